@@ -1,0 +1,12 @@
+//! The domain: frames, recipes, detections, calibrations and verdicts.
+//!
+//! Pure. No burn, no files, no threads, no clock reads; everything here can be tested with plain values.
+
+pub mod anomaly;
+pub mod calibration;
+pub mod detect;
+pub mod frame;
+pub mod recipe;
+pub mod roi;
+pub mod time;
+pub mod verdict;

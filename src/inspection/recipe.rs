@@ -1,0 +1,38 @@
+//! What an operator chooses for one product.
+
+use serde::{Deserialize, Serialize};
+
+use super::detect::{ClassId, Steps};
+use super::roi::Roi;
+
+/// Name of a recipe.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RecipeId(pub String);
+
+/// What a fault does to the line. That it is not a Pass cannot be configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFault {
+    /// Treat the part as rejected.
+    #[default]
+    Reject,
+    /// Stop the line.
+    Hold,
+}
+
+/// One product, validated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recipe {
+    /// Name, carried to the event.
+    pub id: RecipeId,
+    /// The inspected part of the frame.
+    pub roi: Roi,
+    /// The product kind inside a multi-class bundle; `None` is the null class.
+    pub class: Option<ClassId>,
+    /// Denoising steps; the bundle must list and calibrate them.
+    pub steps: Steps,
+    /// 0 to 1, 0.5 is the calibrated point; higher rejects more.
+    pub sensitivity: f64,
+    /// What a fault does to the line.
+    pub on_fault: OnFault,
+}

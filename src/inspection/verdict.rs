@@ -1,0 +1,153 @@
+//! Verdicts, and the record that every frame ends as.
+
+use serde::{Deserialize, Serialize};
+
+use super::anomaly::Region;
+use super::detect::{Detection, Steps};
+use super::frame::FrameMeta;
+use super::recipe::RecipeId;
+
+/// What is said about one part. Nothing but a completed, calibrated, in-time detection can be `Pass`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Good.
+    Pass,
+    /// Defective.
+    Fail,
+    /// Not judged.
+    Fault(FaultReason),
+}
+
+impl Verdict {
+    /// The word on the wire: `pass`, `fail` or `fault`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Verdict::Pass => "pass",
+            Verdict::Fail => "fail",
+            Verdict::Fault(_) => "fault",
+        }
+    }
+}
+
+/// Why a part was not judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultReason {
+    /// The frame could not be inspected in time.
+    Overrun,
+    /// No frame, or one that cannot be used.
+    CameraFault,
+    /// The detector failed, or gave a value that is not finite.
+    DetectorFault,
+    /// No calibration for this bundle, step count or class.
+    Uncalibrated,
+}
+
+impl FaultReason {
+    /// The word on the wire.
+    pub fn word(self) -> &'static str {
+        match self {
+            FaultReason::Overrun => "overrun",
+            FaultReason::CameraFault => "camera_fault",
+            FaultReason::DetectorFault => "detector_fault",
+            FaultReason::Uncalibrated => "uncalibrated",
+        }
+    }
+}
+
+/// Which rule rejected a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailRule {
+    /// The anomaly score is above its threshold.
+    ImageScore,
+    /// A region of at least the minimum area is above the pixel threshold.
+    Region,
+}
+
+impl FailRule {
+    /// The word on the wire.
+    pub fn word(self) -> &'static str {
+        match self {
+            FailRule::ImageScore => "image_score",
+            FailRule::Region => "region",
+        }
+    }
+}
+
+/// A verdict with the numbers that led to it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The rule that rejected, for `Fail`.
+    pub rule: Option<FailRule>,
+    /// The image threshold used.
+    pub threshold: Option<f32>,
+    /// Every region above the pixel threshold, largest peak first.
+    pub regions: Vec<Region>,
+}
+
+/// Time that one frame spent where, milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Latency {
+    /// Waiting between the stages.
+    pub queue: f64,
+    /// Host preprocessing.
+    pub prepare: f64,
+    /// The detector.
+    pub infer: f64,
+    /// The decision.
+    pub decide: f64,
+    /// From capture to verdict.
+    pub total: f64,
+}
+
+/// The full record of one frame: the unit of traceability.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inspection {
+    /// The frame judged.
+    pub frame: FrameMeta,
+    /// The recipe in force.
+    pub recipe: RecipeId,
+    /// Identity of the bundle.
+    pub bundle: String,
+    /// Hash over the bundle's manifest.
+    pub model_hash: String,
+    /// The calibration that judged, if any.
+    pub calibration: Option<String>,
+    /// Map, score and reconstruction; absent for faults before the detector.
+    pub detection: Option<Detection>,
+    /// The verdict and its numbers.
+    pub decision: Decision,
+    /// Where the time went.
+    pub latency: Latency,
+    /// Compute dtype of the detector.
+    pub dtype: String,
+    /// Steps asked for.
+    pub steps: Steps,
+    /// Seed of the noise.
+    pub seed: u64,
+    /// What went wrong, for faults.
+    pub fault: Option<String>,
+}
+
+/// Why a sink could not take an inspection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SinkError(pub String);
+
+impl std::fmt::Display for SinkError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for SinkError {}
+
+/// A destination of inspections. Never blocks on disk or network: work that can block stands behind a worker.
+pub trait VerdictSink: Send {
+    /// Name for logs and counters.
+    fn name(&self) -> &str;
+    /// Takes one inspection.
+    fn publish(&mut self, inspection: &Inspection) -> Result<(), SinkError>;
+}

@@ -1,0 +1,3 @@
+//! Visual inspection of parts on a factory line with a guided diffusion model.
+
+pub mod inspection;
