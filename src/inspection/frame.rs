@@ -14,7 +14,7 @@ pub struct FrameId(pub u64);
 
 /// Name of a camera in the station's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct CameraId(pub Arc<str>);
+pub struct CameraId(pub String);
 
 impl fmt::Display for CameraId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
