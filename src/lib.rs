@@ -1,3 +1,4 @@
 //! Visual inspection of parts on a factory line with a guided diffusion model.
 
 pub mod inspection;
+pub mod model;
