@@ -33,3 +33,268 @@ pub struct Region {
     /// Largest map value in the region.
     pub peak: f32,
 }
+
+impl AnomalyMap {
+    /// The largest value; 0 for an empty map.
+    pub fn max(&self) -> f32 {
+        self.values.iter().copied().fold(0.0, f32::max)
+    }
+
+    /// Whether every value is a number.
+    pub fn is_finite(&self) -> bool {
+        self.values.iter().all(|value| value.is_finite())
+    }
+
+    /// 8-connected regions of cells above `threshold`, largest peak first.
+    pub fn regions(&self, threshold: f32) -> Vec<Region> {
+        let mut labelled = vec![false; self.values.len()];
+        let mut regions = Vec::new();
+        let mut pending = Vec::new();
+        for start in 0..self.values.len() {
+            if labelled[start] || self.values[start] <= threshold {
+                continue;
+            }
+            labelled[start] = true;
+            pending.push(start);
+            let (mut left, mut right) = (usize::MAX, 0);
+            let (mut top, mut bottom) = (usize::MAX, 0);
+            let (mut area, mut peak) = (0, f32::MIN);
+            while let Some(cell) = pending.pop() {
+                let (x, y) = (cell % self.width, cell / self.width);
+                (left, right) = (left.min(x), right.max(x));
+                (top, bottom) = (top.min(y), bottom.max(y));
+                area += 1;
+                peak = peak.max(self.values[cell]);
+                neighbours(x, y, self.width, self.height, |next| {
+                    if !labelled[next] && self.values[next] > threshold {
+                        labelled[next] = true;
+                        pending.push(next);
+                    }
+                });
+            }
+            regions.push(Region {
+                x: left as u32,
+                y: top as u32,
+                width: (right - left + 1) as u32,
+                height: (bottom - top + 1) as u32,
+                area,
+                peak,
+            });
+        }
+        regions.sort_by(|a, b| b.peak.total_cmp(&a.peak));
+        regions
+    }
+
+    /// The level below which some 8-connected region has at least `min_area` cells: `regions(threshold)` holds such a
+    /// region exactly when `threshold` is less than this. 0 if the map has fewer cells.
+    ///
+    /// Cells are added from the highest down and joined (union-find), so one pass answers for every threshold.
+    pub fn region_level(&self, min_area: u32) -> f32 {
+        let mut order: Vec<u32> = (0..self.values.len() as u32).collect();
+        order.sort_unstable_by(|a, b| self.values[*b as usize].total_cmp(&self.values[*a as usize]));
+        let mut parents: Vec<u32> = (0..self.values.len() as u32).collect();
+        let mut areas = vec![0u32; self.values.len()];
+        for &cell in &order {
+            let cell = cell as usize;
+            areas[cell] = 1;
+            let mut root = cell as u32;
+            neighbours(cell % self.width, cell / self.width, self.width, self.height, |next| {
+                if areas[next] > 0 {
+                    let other = find(&mut parents, next as u32);
+                    if other != root {
+                        let (small, large) =
+                            if areas[other as usize] < areas[root as usize] { (other, root) } else { (root, other) };
+                        parents[small as usize] = large;
+                        areas[large as usize] += areas[small as usize];
+                        root = large;
+                    }
+                }
+            });
+            if areas[root as usize] >= min_area {
+                return self.values[cell];
+            }
+        }
+        0.0
+    }
+}
+
+impl AnomalyMap {
+    /// Calls `visit` with the index of every cell that touches `cell`, corners included.
+    pub(super) fn neighbours_of(&self, cell: usize, visit: impl FnMut(usize)) {
+        neighbours(cell % self.width, cell / self.width, self.width, self.height, visit);
+    }
+}
+
+fn find(parents: &mut [u32], mut cell: u32) -> u32 {
+    while parents[cell as usize] != cell {
+        parents[cell as usize] = parents[parents[cell as usize] as usize];
+        cell = parents[cell as usize];
+    }
+    cell
+}
+
+fn neighbours(x: usize, y: usize, width: usize, height: usize, mut visit: impl FnMut(usize)) {
+    for row in y.saturating_sub(1)..=(y + 1).min(height - 1) {
+        for column in x.saturating_sub(1)..=(x + 1).min(width - 1) {
+            if (column, row) != (x, y) {
+                visit(row * width + column);
+            }
+        }
+    }
+}
+
+/// How a map becomes one number.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Pooling {
+    /// Eight successive 8x8 averages with stride 1, then the maximum: the published rule.
+    BoxMax,
+    /// Mean of the largest cells: steadier than a maximum.
+    TopFraction {
+        /// Share of the cells, above 0 and at most 1.
+        fraction: f64,
+    },
+}
+
+impl Pooling {
+    /// The score of a map.
+    pub fn pool(&self, map: &AnomalyMap) -> AnomalyScore {
+        match *self {
+            Pooling::BoxMax => {
+                let (mut values, mut width, mut height) = (map.values.clone(), map.width, map.height);
+                for _ in 0..8 {
+                    (values, width, height) = box_average(&values, width, height, 8);
+                }
+                AnomalyScore(values.into_iter().fold(0.0, f32::max))
+            }
+            Pooling::TopFraction { fraction } => {
+                let count = ((map.values.len() as f64 * fraction).round() as usize).clamp(1, map.values.len().max(1));
+                let mut values = map.values.clone();
+                if count < values.len() {
+                    values.select_nth_unstable_by(count - 1, |a, b| b.total_cmp(a));
+                    values.truncate(count);
+                }
+                AnomalyScore((values.iter().map(|v| f64::from(*v)).sum::<f64>() / count as f64) as f32)
+            }
+        }
+    }
+}
+
+/// Averages of `side x side` cells, stride 1, no padding; a side of the map that is shorter stays as it is.
+fn box_average(values: &[f32], width: usize, height: usize, side: usize) -> (Vec<f32>, usize, usize) {
+    let (across, down) = (side.min(width), side.min(height));
+    let (columns, rows) = (width - across + 1, height - down + 1);
+    let mut out = Vec::with_capacity(columns * rows);
+    for y in 0..rows {
+        for x in 0..columns {
+            let sum: f64 = (y..y + down)
+                .map(|row| values[row * width + x..][..across].iter().map(|v| f64::from(*v)).sum::<f64>())
+                .sum();
+            out.push((sum / (across * down) as f64) as f32);
+        }
+    }
+    (out, columns, rows)
+}
+
+/// Gaussian smoothing with radius `int(4 sigma + 0.5)` and half-sample symmetric borders (`d c b a | a b c d | d c b a`).
+///
+/// `values` are `height * width`, row-major; a sigma of 0 or less changes nothing.
+pub fn gaussian_blur(values: &[f32], width: usize, height: usize, sigma: f64) -> Vec<f32> {
+    let radius = (4.0 * sigma + 0.5) as isize;
+    if sigma <= 0.0 || radius == 0 || values.is_empty() {
+        return values.to_vec();
+    }
+    let weights: Vec<f64> = (-radius..=radius).map(|i| (-0.5 * (i as f64 / sigma).powi(2)).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    let taps: Vec<f32> = weights.iter().map(|w| (w / total) as f32).collect();
+    let mirror = |index: isize, size: usize| {
+        let size = size as isize;
+        let folded = index.rem_euclid(2 * size);
+        (if folded < size { folded } else { 2 * size - 1 - folded }) as usize
+    };
+    let radius = radius as usize;
+    let mut rows = vec![0.0f32; values.len()];
+    let mut padded = vec![0.0f32; width + 2 * radius];
+    for (source, target) in values.chunks_exact(width).zip(rows.chunks_exact_mut(width)) {
+        for (k, cell) in padded.iter_mut().enumerate() {
+            *cell = source[mirror(k as isize - radius as isize, width)];
+        }
+        for (k, tap) in taps.iter().enumerate() {
+            for (out, value) in target.iter_mut().zip(&padded[k..k + width]) {
+                *out += tap * value;
+            }
+        }
+    }
+    let mut out = vec![0.0f32; values.len()];
+    for (y, target) in out.chunks_exact_mut(width).enumerate() {
+        for (k, tap) in taps.iter().enumerate() {
+            let row = mirror(y as isize + k as isize - radius as isize, height);
+            for (out, value) in target.iter_mut().zip(&rows[row * width..(row + 1) * width]) {
+                *out += tap * value;
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    fn map(width: usize, values: &[f32]) -> AnomalyMap {
+        AnomalyMap { width, height: values.len() / width, values: values.to_vec() }
+    }
+
+    #[test]
+    fn diagonal_cells_are_one_region() {
+        let map = map(4, &[5.0, 0.0, 0.0, 0.0, 0.0, 6.0, 0.0, 0.0, 0.0, 0.0, 0.0, 7.0]);
+        let regions = map.regions(1.0);
+        assert_eq!(regions.len(), 2);
+        assert_eq!(regions[0], Region { x: 3, y: 2, width: 1, height: 1, area: 1, peak: 7.0 });
+        assert_eq!(regions[1], Region { x: 0, y: 0, width: 2, height: 2, area: 2, peak: 6.0 });
+    }
+
+    #[test]
+    fn region_level_agrees_with_regions_at_every_threshold() {
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        for _ in 0..50 {
+            let values: Vec<f32> = (0..9 * 7).map(|_| rng.random_range(0..12) as f32).collect();
+            let map = map(9, &values);
+            for min_area in [1, 2, 5, 20] {
+                let level = map.region_level(min_area);
+                for threshold in (0..24).map(|t| t as f32 * 0.5) {
+                    let found = map.regions(threshold).iter().any(|region| region.area >= min_area);
+                    assert_eq!(found, threshold < level, "area {min_area}, threshold {threshold}, level {level}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_blurred_point_is_the_gaussian() {
+        let mut values = vec![0.0; 64 * 64];
+        values[32 * 64 + 32] = 1.0;
+        let blurred = gaussian_blur(&values, 64, 64, 5.0);
+        assert!((f64::from(blurred[32 * 64 + 32]) - 0.079_791_7f64.powi(2)).abs() < 1e-8);
+        assert!((blurred.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+    }
+
+    #[test]
+    fn borders_mirror_half_samples() {
+        // A ramp at the border: the mirrored ramp averages to the plain mean of the first cells.
+        let plane = vec![3.0; 8 * 8];
+        assert!(gaussian_blur(&plane, 8, 8, 4.0).iter().all(|v| (v - 3.0).abs() < 1e-5));
+    }
+
+    #[test]
+    fn pooling_rules() {
+        let values: Vec<f32> = (0..100).map(|v| v as f32).collect();
+        assert_eq!(Pooling::TopFraction { fraction: 0.02 }.pool(&map(10, &values)).0, 98.5);
+        assert_eq!(Pooling::TopFraction { fraction: 1e-9 }.pool(&map(10, &values)).0, 99.0);
+        let plane = map(64, &vec![2.0; 64 * 64]);
+        assert!((Pooling::BoxMax.pool(&plane).0 - 2.0).abs() < 1e-6);
+    }
+}

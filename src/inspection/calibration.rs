@@ -58,3 +58,170 @@ pub struct GoodPart {
     /// Its region level (`AnomalyMap::region_level`).
     pub level: f32,
 }
+
+/// Why no threshold can be stated.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum CalibrationError {
+    /// The rate is finer than the number of good parts allows.
+    #[error(
+        "{have} good parts cannot show a false-reject rate of {alpha}: it needs at least {need}; add good parts, or ask \
+         for a rate of at least {smallest:.4}"
+    )]
+    TooFew {
+        /// Parts given.
+        have: usize,
+        /// The rate asked for.
+        alpha: f64,
+        /// Parts needed for it.
+        need: usize,
+        /// The smallest rate that the given parts can show.
+        smallest: f64,
+    },
+    /// A score is not a number.
+    #[error("good part {index} has score {score} and region level {level}: not finite")]
+    NotFinite {
+        /// Which part.
+        index: usize,
+        /// Its score.
+        score: f32,
+        /// Its region level.
+        level: f32,
+    },
+}
+
+/// The smallest false-reject rate that `samples` good parts can show.
+pub fn smallest_alpha(samples: usize) -> f64 {
+    1.0 / (samples as f64 + 1.0)
+}
+
+/// Thresholds from good parts at the false-reject rate `alpha`, for both rules together.
+///
+/// # Errors
+/// Too few parts for the rate, or a value that is not finite.
+pub fn calibrate(
+    parts: &[GoodPart],
+    alpha: f64,
+    class: Option<ClassId>,
+    steps: Steps,
+    min_area: u32,
+) -> Result<CalibrationEntry, CalibrationError> {
+    let n = parts.len();
+    // Rates come from texts and divisions: a rate that is meant as 1/(n+1) must not fail by its last bit.
+    if n == 0 || alpha < smallest_alpha(n) * (1.0 - 1e-9) {
+        let need = (1.0 / alpha - 1.0).ceil().max(1.0) as usize;
+        return Err(CalibrationError::TooFew { have: n, alpha, need, smallest: smallest_alpha(n) });
+    }
+    if let Some(index) = parts.iter().position(|p| !(p.score.is_finite() && p.level.is_finite())) {
+        let GoodPart { score, level } = parts[index];
+        return Err(CalibrationError::NotFinite { index, score, level });
+    }
+    let rank = (((n + 1) as f64 * (1.0 - alpha) - 1e-9).ceil() as usize).clamp(1, n);
+    let ranked = |mut values: Vec<f32>, rank: usize| {
+        values.sort_unstable_by(f32::total_cmp);
+        values[rank - 1]
+    };
+    // A map of zeros must not make a threshold of zero: nothing could be above or below it by a factor.
+    let floor = |value: f32| value.max(1e-6);
+    let scores: Vec<f32> = parts.iter().map(|p| p.score).collect();
+    let image = floor(ranked(scores.clone(), rank));
+    let region = floor(ranked(parts.iter().map(|p| p.level).collect(), rank));
+    let joint: Vec<f32> = parts.iter().map(|p| (p.score / image).max(p.level / region)).collect();
+    // The next float above: the part that sets the threshold is good and must pass in spite of rounding.
+    let factor = ranked(joint, rank).next_up();
+    Ok(CalibrationEntry {
+        class,
+        steps,
+        image_threshold: (image * factor).next_up(),
+        region_threshold: (region * factor).next_up(),
+        min_area,
+        samples: n as u32,
+        alpha,
+        alpha_bound: rate_bound(n, rank),
+        median_score: ranked(scores, n.div_ceil(2)),
+    })
+}
+
+/// 95 % upper bound of the false-reject rate when the threshold is the `rank`-th smallest of `n`.
+///
+/// Over repeated calibrations the rate follows Beta(n + 1 - rank, rank); its tail is a binomial sum:
+/// `P(rate > p) = P(Binomial(n, p) <= n - rank)`.
+fn rate_bound(n: usize, rank: usize) -> f64 {
+    let tail = |p: f64| {
+        let mut term = (1.0 - p).powi(n as i32);
+        let mut sum = term;
+        for k in 0..n - rank {
+            term *= (n - k) as f64 / (k + 1) as f64 * p / (1.0 - p);
+            sum += term;
+        }
+        sum
+    };
+    let (mut low, mut high) = (0.0, 1.0 - 1e-12);
+    for _ in 0..100 {
+        let middle = 0.5 * (low + high);
+        if tail(middle) > 0.05 { low = middle } else { high = middle }
+    }
+    high
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    fn parts(n: usize, rng: &mut ChaCha8Rng) -> Vec<GoodPart> {
+        // Score and level go together for half of their spread, as on real parts.
+        (0..n)
+            .map(|_| {
+                let common: f32 = rng.random();
+                GoodPart { score: common + rng.random::<f32>(), level: 3.0 * (common + rng.random::<f32>()) }
+            })
+            .collect()
+    }
+
+    fn rejects(parts: &[GoodPart], entry: &CalibrationEntry) -> f64 {
+        let over = |p: &&GoodPart| p.score > entry.image_threshold || p.level > entry.region_threshold;
+        parts.iter().filter(over).count() as f64 / parts.len() as f64
+    }
+
+    #[test]
+    fn the_stated_rate_is_that_of_both_rules_together() {
+        let mut rng = ChaCha8Rng::seed_from_u64(11);
+        let alpha = 0.05;
+        let (mut sum, mut within) = (0.0, 0);
+        let rounds = 400;
+        for _ in 0..rounds {
+            let entry = calibrate(&parts(99, &mut rng), alpha, None, Steps(2), 4).expect("enough parts");
+            let rate = rejects(&parts(2_000, &mut rng), &entry);
+            sum += rate;
+            within += u32::from(rate <= entry.alpha_bound);
+        }
+        let mean = sum / f64::from(rounds);
+        assert!((0.035..=0.055).contains(&mean), "mean rate {mean}");
+        assert!(f64::from(within) / f64::from(rounds) > 0.92, "{within} of {rounds} within the bound");
+    }
+
+    #[test]
+    fn too_few_parts_are_refused_with_the_number_needed() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let error = calibrate(&parts(30, &mut rng), 0.01, None, Steps(1), 4).expect_err("refused");
+        assert!(error.to_string().contains("at least 99"), "{error}");
+        let smallest = smallest_alpha(30);
+        let set = parts(30, &mut rng);
+        let entry = calibrate(&set, smallest, None, Steps(1), 4).expect("the smallest rate works");
+        assert_eq!(rejects(&set, &entry), 0.0);
+    }
+
+    #[test]
+    fn bound_matches_the_closed_form_of_the_largest_value() {
+        // With rank n the rate is the smallest of n uniforms: P(rate > p) = (1 - p)^n.
+        assert!((rate_bound(99, 99) - (1.0 - 0.05f64.powf(1.0 / 99.0))).abs() < 1e-9);
+    }
+
+    #[test]
+    fn values_that_are_not_numbers_are_refused() {
+        let bad = [GoodPart { score: f32::NAN, level: 1.0 }];
+        assert!(matches!(calibrate(&bad, 0.5, None, Steps(1), 1), Err(CalibrationError::NotFinite { index: 0, .. })));
+    }
+}

@@ -4,8 +4,10 @@
 
 pub mod anomaly;
 pub mod calibration;
+pub mod decide;
 pub mod detect;
 pub mod frame;
+pub mod metrics;
 pub mod recipe;
 pub mod roi;
 pub mod time;

@@ -263,14 +263,14 @@ impl GuidanceConfig {
             .map(|(level, &width)| {
                 let entry = std::mem::replace(&mut input, width);
                 TrunkLevel {
-                    down: (level > 0).then(|| Downsample::symmetric(entry, width, device)),
+                    down: (level > 0).then(|| style.down(entry, width, device)),
                     block: style.block(width, width, None, device),
                 }
             })
             .collect();
         let multi_scale = self.multi_scale.then(|| MultiScale {
             laterals: self.channels.iter().map(|&width| pointwise(width, first)).collect(),
-            downs: self.channels[1..].iter().map(|_| Downsample::symmetric(first, first, device)).collect(),
+            downs: self.channels[1..].iter().map(|_| style.down(first, first, device)).collect(),
             weights: self.channels[1..].iter().map(|_| Initializer::Ones.init([1], device)).collect(),
             activation,
         });

@@ -89,7 +89,7 @@ impl ModelConfig {
                 latent_scale: 1.0,
                 denoiser: DenoiserConfig {
                     latent_channels: 8,
-                    channels: vec![64, 128, 192],
+                    channels: vec![64, 96, 160],
                     blocks: 1,
                     attention: vec![false, false, true],
                     heads: 4,

@@ -55,7 +55,7 @@ impl RefineConfig {
             middle_features: pointwise(2 * stage_channels[1], self.coarse),
             coarse_features: pointwise(2 * stage_channels[2], self.coarse),
             fine_in: run(self.fine),
-            down: Downsample::symmetric(self.fine, self.coarse, device),
+            down: self.style.down(self.fine, self.coarse, device),
             coarse: run(self.coarse),
             up: pointwise(self.coarse, self.fine),
             fine_out: run(self.fine),

@@ -138,7 +138,7 @@ impl DenoiserConfig {
                     .collect();
                 let down = (level + 1 < levels).then(|| {
                     skips.push(output);
-                    Downsample::symmetric(output, output, device)
+                    style.down(output, output, device)
                 });
                 Level { units, down, up: None }
             })
@@ -155,7 +155,7 @@ impl DenoiserConfig {
                         unit(std::mem::replace(&mut width, output) + skip, output, self.attention[level])
                     })
                     .collect();
-                Level { units, down: None, up: (level > 0).then(|| Upsample::new(output, output, device)) }
+                Level { units, down: None, up: (level > 0).then(|| style.up(output, output, device)) }
             })
             .collect();
         let mut conv_out = conv3(first, self.latent_channels).init(device);

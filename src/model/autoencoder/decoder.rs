@@ -49,7 +49,7 @@ impl Decoder {
                 let blocks = (0..config.blocks + 1)
                     .map(|_| style.block(std::mem::replace(&mut input, width), width, None, device))
                     .collect();
-                DecoderLevel { blocks, up: (level > 0).then(|| Upsample::new(width, width, device)) }
+                DecoderLevel { blocks, up: (level > 0).then(|| style.up(width, width, device)) }
             })
             .collect();
         Self {

@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor};
 use super::super::blocks::activation::Activation;
 use super::super::blocks::attention::{AttentionBlock, AttentionBlockConfig};
 use super::super::blocks::resample::{Downsample, space_to_depth};
-use super::super::blocks::stage::{Block, BlockStyle};
+use super::super::blocks::stage::{Block, BlockKind, BlockStyle};
 use super::AutoencoderConfig;
 
 /// Blocks around an optional attention at the coarsest level; shared with the decoder.
@@ -75,7 +75,10 @@ impl Encoder {
                 let blocks = (0..config.blocks)
                     .map(|_| style.block(std::mem::replace(&mut input, width), width, None, device))
                     .collect();
-                let down = (level + 1 < widths.len()).then(|| Downsample::asymmetric(width, width, device));
+                let down = (level + 1 < widths.len()).then(|| match style.kind {
+                    BlockKind::Residual => Downsample::asymmetric(width, width, device),
+                    BlockKind::Edge => style.down(width, width, device),
+                });
                 EncoderLevel { blocks, down }
             })
             .collect();

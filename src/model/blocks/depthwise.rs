@@ -61,7 +61,7 @@ impl Depthwise {
         let weight = self.weight.val();
         let [channels, _, _, _] = weight.dims();
         assert_shape!(input, [_, channels, _, _]);
-        if input.device().is_autodiff() { self.by_taps(input, weight) } else { self.by_convolution(input, weight) }
+        if weight.device().is_autodiff() { self.by_taps(input, weight) } else { self.by_convolution(input, weight) }
     }
 
     fn by_convolution(&self, input: Tensor<4>, weight: Tensor<4>) -> Tensor<4> {

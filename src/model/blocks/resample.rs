@@ -5,51 +5,65 @@ use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, Tensor};
 
-/// A 3x3 convolution with stride 2.
+/// Halves both sides.
 #[derive(Module, Debug)]
 pub struct Downsample {
     conv: Conv2d,
+    folds: bool,
 }
 
 impl Downsample {
-    /// Zero padding of 1 on every side: the denoiser's form.
+    /// A 3x3 convolution with stride 2 and zero padding of 1 on every side: the denoiser's form.
     pub fn symmetric(input: usize, output: usize, device: &Device) -> Self {
-        Self::padded(input, output, PaddingConfig2d::Explicit(1, 1, 1, 1), device)
+        Self::strided(input, output, PaddingConfig2d::Explicit(1, 1, 1, 1), device)
     }
 
-    /// Zero padding right and bottom only: the autoencoder's form. Symmetric padding there shifts the features.
+    /// The same with zero padding right and below only: the autoencoder's form. Symmetric padding there shifts the
+    /// features.
     pub fn asymmetric(input: usize, output: usize, device: &Device) -> Self {
-        Self::padded(input, output, PaddingConfig2d::Explicit(0, 0, 1, 1), device)
+        Self::strided(input, output, PaddingConfig2d::Explicit(0, 0, 1, 1), device)
     }
 
-    fn padded(input: usize, output: usize, padding: PaddingConfig2d, device: &Device) -> Self {
+    /// Blocks of 2x2 cells become channels and are mixed by a pointwise convolution: the edge profiles' form, one matrix
+    /// product instead of a strided convolution.
+    pub fn folding(input: usize, output: usize, device: &Device) -> Self {
+        Self { conv: Conv2dConfig::new([4 * input, output], [1, 1]).init(device), folds: true }
+    }
+
+    fn strided(input: usize, output: usize, padding: PaddingConfig2d, device: &Device) -> Self {
         let conv = Conv2dConfig::new([input, output], [3, 3]).with_stride([2, 2]).with_padding(padding).init(device);
-        Self { conv }
+        Self { conv, folds: false }
     }
 
     /// `[b, input, h, w]` to `[b, output, h/2, w/2]`.
     pub fn forward(&self, input: Tensor<4>) -> Tensor<4> {
-        self.conv.forward(input)
+        self.conv.forward(if self.folds { space_to_depth(input, 2) } else { input })
     }
 }
 
-/// Nearest doubling, then a convolution.
+/// Doubles both sides, nearest.
 #[derive(Module, Debug)]
 pub struct Upsample {
     conv: Conv2d,
+    mixes_first: bool,
 }
 
 impl Upsample {
     /// A 3x3 convolution behind the doubling: the paper's form.
-    pub fn new(input: usize, output: usize, device: &Device) -> Self {
+    pub fn smoothing(input: usize, output: usize, device: &Device) -> Self {
         let conv =
             Conv2dConfig::new([input, output], [3, 3]).with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1)).init(device);
-        Self { conv }
+        Self { conv, mixes_first: false }
+    }
+
+    /// A pointwise convolution, done before the doubling on a quarter of the cells: the edge profiles' form.
+    pub fn pointwise(input: usize, output: usize, device: &Device) -> Self {
+        Self { conv: Conv2dConfig::new([input, output], [1, 1]).init(device), mixes_first: true }
     }
 
     /// `[b, input, h, w]` to `[b, output, 2h, 2w]`.
     pub fn forward(&self, input: Tensor<4>) -> Tensor<4> {
-        self.conv.forward(double(input))
+        if self.mixes_first { double(self.conv.forward(input)) } else { self.conv.forward(double(input)) }
     }
 }
 
@@ -119,7 +133,7 @@ mod tests {
         let x =
             Tensor::<1>::from_floats([1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15., 16.], &device)
                 .reshape([1, 1, 4, 4]);
-        let expected = TensorData::from([[[[54.0f32, 45.0], [78.0, 54.0]]]]);
+        let expected = TensorData::from([[[[54.0f32, 45.0], [72.0, 54.0]]]]);
         down.forward(x).into_data().assert_eq(&expected, true);
     }
 }

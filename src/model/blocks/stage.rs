@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::activation::Activation;
 use super::edge::{EdgeBlock, EdgeBlockConfig};
+use super::resample::{Downsample, Upsample};
 use super::residual::{ResidualBlock, ResidualBlockConfig};
 
 /// Which block a network is built of.
@@ -44,6 +45,22 @@ pub enum Block {
 }
 
 impl BlockStyle {
+    /// Halves the sides in the form that goes with the block kind.
+    pub fn down(&self, input: usize, output: usize, device: &Device) -> Downsample {
+        match self.kind {
+            BlockKind::Residual => Downsample::symmetric(input, output, device),
+            BlockKind::Edge => Downsample::folding(input, output, device),
+        }
+    }
+
+    /// Doubles the sides in the form that goes with the block kind.
+    pub fn up(&self, input: usize, output: usize, device: &Device) -> Upsample {
+        match self.kind {
+            BlockKind::Residual => Upsample::smoothing(input, output, device),
+            BlockKind::Edge => Upsample::pointwise(input, output, device),
+        }
+    }
+
     /// Makes a block of this style.
     pub fn block(&self, input: usize, output: usize, embedding: Option<usize>, device: &Device) -> Block {
         match self.kind {

@@ -1,0 +1,3 @@
+//! What an operator writes, and what it means.
+
+pub mod device;

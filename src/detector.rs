@@ -1,0 +1,252 @@
+//! The detector of a bundle: prepared frames in, maps and scores out. The only place where tensors meet frames.
+//!
+//! `trainer test` and the daemon both use it, so a good test result says something about the daemon.
+
+use std::sync::Arc;
+
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+
+use crate::bundle::error::BundleError;
+use crate::bundle::manifest::{Golden, MapSpec, NumberFormat};
+use crate::bundle::{Bundle, WEIGHTS};
+use crate::config::device::DeviceChoice;
+use crate::device::Compute;
+use crate::inspection::anomaly::{AnomalyMap, gaussian_blur};
+use crate::inspection::detect::{ClassId, Detection, Detector, DetectorError, Plan, Reconstruction, Steps};
+use crate::inspection::frame::{CameraId, FrameId, FrameMeta, Prepared};
+use crate::inspection::roi::Roi;
+use crate::inspection::time::{Clock, Timestamp};
+use crate::model::network::Network;
+use crate::model::profile::ModelConfig;
+use crate::preprocess::spec::PreprocessSpec;
+use crate::preprocess::{decode, prepare};
+
+/// Why a detector could not be made from a bundle.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A file of the bundle is not what it should be.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// The network's sizes contradict each other.
+    #[error("{bundle}: manifest.json: model: {reason}; make the bundle again with `trainer fit`")]
+    Model {
+        /// The bundle's directory.
+        bundle: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The golden picture did not give its map.
+    #[error("{bundle}: self-test with '{picture}' failed on {device}: {reason}; do not use this device with this bundle")]
+    SelfTest {
+        /// The bundle's directory.
+        bundle: String,
+        /// The golden picture.
+        picture: String,
+        /// Where it ran.
+        device: DeviceChoice,
+        /// Which value differed by how much.
+        reason: String,
+    },
+}
+
+/// What the detector takes from a manifest.
+#[derive(Debug, Clone)]
+pub struct DetectorSpec {
+    /// Classes in the order of their embeddings.
+    pub classes: Vec<ClassId>,
+    /// Weights, smoothing and pooling of the map.
+    pub map: MapSpec,
+    /// Seed of the noise.
+    pub seed: u64,
+    /// Latent channels, for the noise.
+    pub latent_channels: usize,
+}
+
+/// A network on a device, ready to judge.
+pub struct DiffusionDetector {
+    network: Network,
+    spec: DetectorSpec,
+    device: Device,
+    dtype: FloatDType,
+    clock: Arc<dyn Clock>,
+}
+
+impl DiffusionDetector {
+    /// Loads a bundle's weights onto a device.
+    ///
+    /// # Errors
+    /// Missing, unused, mis-shaped or non-finite tensors, or sizes that contradict each other.
+    pub fn load(bundle: &Bundle, compute: &Compute, clock: Arc<dyn Clock>) -> Result<Self, LoadError> {
+        let manifest = &bundle.manifest;
+        let config: &ModelConfig = &manifest.model;
+        if let Some(reason) = config.problem() {
+            return Err(LoadError::Model { bundle: bundle.dir.display().to_string(), reason });
+        }
+        let format = match compute.choice {
+            DeviceChoice::Cpu => manifest.compute_dtype.cpu,
+            DeviceChoice::Cuda(_) => manifest.compute_dtype.cuda,
+        };
+        let network = bundle.tensors(WEIGHTS)?.load_into(config.init(&compute.device), format)?;
+        let spec = DetectorSpec {
+            classes: manifest.classes.clone(),
+            map: manifest.map.clone(),
+            seed: manifest.seed,
+            latent_channels: config.autoencoder.latent_channels,
+        };
+        Ok(Self::new(network, spec, &compute.device, format, clock))
+    }
+
+    /// A detector around a network that is already on its device, in the number format `format`.
+    pub fn new(
+        network: Network,
+        spec: DetectorSpec,
+        device: &Device,
+        format: NumberFormat,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let dtype = match format {
+            NumberFormat::F16 => FloatDType::F16,
+            NumberFormat::F32 => FloatDType::F32,
+        };
+        Self { network, spec, device: device.clone(), dtype, clock }
+    }
+
+    /// The number format it computes in, as events name it.
+    pub fn dtype(&self) -> &'static str {
+        if self.dtype == FloatDType::F16 { "f16" } else { "f32" }
+    }
+
+    /// Judges the bundle's golden pictures and compares with the maps in the bundle.
+    ///
+    /// # Errors
+    /// A map or a score that differs by more than the stated tolerance.
+    pub fn self_test(&mut self, bundle: &Bundle, device: DeviceChoice) -> Result<(), LoadError> {
+        for golden in &bundle.manifest.golden {
+            let fail = |reason: String| LoadError::SelfTest {
+                bundle: bundle.dir.display().to_string(),
+                picture: golden.picture.clone(),
+                device,
+                reason,
+            };
+            let expected = bundle.tensors(&golden.map)?.entries()?;
+            let expected = expected.get("map").ok_or_else(|| fail("the expected map has no tensor 'map'".into()))?;
+            let picture = bundle.read(&golden.picture)?;
+            let prepared = prepare_picture(&picture, &bundle.manifest.preprocess).map_err(&fail)?;
+            let plan = Plan { steps: golden.steps, class: golden.class.clone() };
+            let detections = self.detect(std::slice::from_ref(&prepared), &plan).map_err(|e| fail(e.to_string()))?;
+            compare(&detections[0], &expected.values(), golden).map_err(fail)?;
+        }
+        Ok(())
+    }
+
+    fn class_index(&self, class: Option<&ClassId>) -> Result<usize, DetectorError> {
+        let Some(class) = class else { return Ok(0) };
+        let index = self.spec.classes.iter().position(|known| known == class);
+        index.map(|index| index + 1).ok_or_else(|| {
+            let known: Vec<&str> = self.spec.classes.iter().map(|class| class.0.as_str()).collect();
+            DetectorError(format!("class '{}' is not known to the bundle (it knows: {})", class.0, known.join(", ")))
+        })
+    }
+
+    /// One noise per frame from the bundle's seed alone, so that a frame judged twice, or in another batch, gets the same.
+    fn noise(&self, batch: usize, height: usize, width: usize) -> Option<Tensor<4>> {
+        if !self.network.sampler().needs_noise() {
+            return None;
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(self.spec.seed);
+        let shape = [1, self.spec.latent_channels, height / 8, width / 8];
+        let values: Vec<f32> =
+            (0..shape.iter().product()).map(|_| StandardNormal.sample(&mut rng)).collect();
+        Some(self.upload(values, shape).repeat_dim(0, batch))
+    }
+
+    fn upload(&self, values: Vec<f32>, shape: [usize; 4]) -> Tensor<4> {
+        Tensor::<4>::from_data(TensorData::new(values, shape), (&self.device, DType::F32)).cast(self.dtype)
+    }
+}
+
+impl Detector for DiffusionDetector {
+    fn detect(&mut self, batch: &[Prepared], plan: &Plan) -> Result<Vec<Detection>, DetectorError> {
+        let Some(first) = batch.first() else { return Ok(Vec::new()) };
+        let (height, width) = (first.height, first.width);
+        if let Some(other) = batch.iter().find(|p| (p.height, p.width) != (height, width)) {
+            return Err(DetectorError(format!(
+                "frames of {width}x{height} and {}x{} cannot share a batch",
+                other.width, other.height
+            )));
+        }
+        let timesteps = self.network.sampler().schedule().timesteps();
+        if plan.steps.0 == 0 || plan.steps.0 as usize > timesteps {
+            return Err(DetectorError(format!("{} steps: the sampler has 1 to {timesteps}", plan.steps.0)));
+        }
+        let classes = vec![self.class_index(plan.class.as_ref())?; batch.len()];
+        let started = self.clock.now();
+        let count = batch.len();
+        let pixels: Vec<f32> = batch.iter().flat_map(|p| p.image.iter().copied()).collect();
+        let image = self.upload(pixels, [count, 3, height, width]);
+        let canny: Option<Vec<f32>> = batch.iter().map(|p| p.sketch.as_deref()).collect::<Option<Vec<_>>>().map(|s| s.concat());
+        let canny = canny.map(|planes| self.upload(planes, [count, 1, height, width]));
+        let noise = self.noise(count, height, width);
+        let reconstructed = self.network.reconstruct(image.clone(), canny, &classes, plan.steps.0, noise);
+        let map = self.network.components(image, &reconstructed).combine(&self.spec.map.weights);
+        // One read-back for both: the device is waited for once.
+        let answer = Tensor::cat(vec![map, reconstructed.image], 1).cast(FloatDType::F32);
+        let values = answer
+            .try_into_vec_as::<f32>()
+            .map_err(|error| DetectorError(format!("the device gave no answer: {error}")))?;
+        let infer_ms = self.clock.now().millis_since(started);
+        let plane = height * width;
+        Ok(values
+            .chunks_exact(4 * plane)
+            .map(|planes| self.detection(planes, height, width, plan.steps, infer_ms))
+            .collect())
+    }
+}
+
+impl DiffusionDetector {
+    /// Smooths and pools one frame's map on the host, in f32, and turns its reconstruction into bytes.
+    fn detection(&self, planes: &[f32], height: usize, width: usize, steps: Steps, infer_ms: f64) -> Detection {
+        let plane = height * width;
+        let mut values = gaussian_blur(&planes[..plane], width, height, self.spec.map.sigma);
+        // Cosine distances are never negative, but for rounding.
+        values.iter_mut().for_each(|value| *value = if *value < 0.0 { 0.0 } else { *value });
+        let map = AnomalyMap { width, height, values };
+        let score = self.spec.map.pooling.pool(&map);
+        let byte = |value: f32| ((value + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8;
+        let rgb = (0..plane)
+            .flat_map(|cell| [1, 2, 3].map(|channel| byte(planes[channel * plane + cell])))
+            .collect();
+        Detection { map, score, reconstruction: Reconstruction { width, height, rgb }, steps, infer_ms }
+    }
+}
+
+/// A picture file as model input, whole frame.
+fn prepare_picture(bytes: &[u8], spec: &PreprocessSpec) -> Result<Prepared, String> {
+    let picture = decode::decode(bytes).map_err(|error| error.to_string())?;
+    let meta = FrameMeta {
+        id: FrameId(0),
+        camera: CameraId("golden".into()),
+        captured_at: Timestamp::default(),
+        sequence: 0,
+        trigger: None,
+        width: picture.width,
+        height: picture.height,
+    };
+    prepare(&picture.into_frame(meta), &Roi::FULL, spec).map_err(|error| error.to_string())
+}
+
+fn compare(detection: &Detection, expected: &[f32], golden: &Golden) -> Result<(), String> {
+    if expected.len() != detection.map.values.len() {
+        return Err(format!("the expected map has {} cells, the map {}", expected.len(), detection.map.values.len()));
+    }
+    let off = |a: f32, b: f32| if a.is_finite() { (a - b).abs() } else { f32::INFINITY };
+    let worst = detection.map.values.iter().zip(expected).map(|(a, b)| off(*a, *b)).fold(0.0, f32::max);
+    let score = off(detection.score.0, golden.score);
+    if worst > golden.tolerance || score > golden.tolerance {
+        return Err(format!("the map differs by {worst}, the score by {score}, allowed is {}", golden.tolerance));
+    }
+    Ok(())
+}

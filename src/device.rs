@@ -1,0 +1,81 @@
+//! From a configured device to one that burn runs on. The only place that knows which backends are built in.
+
+use burn::tensor::{Device, Tensor};
+
+use crate::config::device::DeviceChoice;
+
+/// Why a device cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The backend is not part of this program.
+    #[error("device '{choice}': this program was built without the feature '{feature}'; rebuild with --features {feature}")]
+    NotBuilt {
+        /// What was asked for.
+        choice: DeviceChoice,
+        /// The cargo feature that brings it.
+        feature: &'static str,
+    },
+    /// The driver or the device does not answer.
+    #[error("device '{choice}' cannot be used: {reason}; check the driver (nvidia-smi), or use --device cpu")]
+    Unusable {
+        /// What was asked for.
+        choice: DeviceChoice,
+        /// What the driver says.
+        reason: String,
+    },
+}
+
+/// An opened device.
+#[derive(Debug, Clone)]
+pub struct Compute {
+    /// Where tensors live.
+    pub device: Device,
+    /// What was asked for.
+    pub choice: DeviceChoice,
+}
+
+/// Opens a device and proves with one small operation that it works.
+///
+/// # Errors
+/// The backend is not built in, or the device does not answer.
+pub fn open(choice: DeviceChoice) -> Result<Compute, DeviceError> {
+    let device = match choice {
+        DeviceChoice::Cpu => cpu(choice)?,
+        DeviceChoice::Cuda(index) => cuda(choice, index)?,
+    };
+    // The CUDA runtime panics where there is no driver: the answer must be an error, not an end.
+    let probe = std::panic::catch_unwind(|| {
+        let sum = (Tensor::<1>::ones([4], &device) * 2.0).sum();
+        sum.try_into_scalar::<f32>().map_err(|error| error.to_string())
+    });
+    let reason = match probe {
+        Ok(Ok(8.0)) => return Ok(Compute { device, choice }),
+        Ok(Ok(other)) => format!("2 * 4 is {other} there"),
+        Ok(Err(error)) => error,
+        Err(panic) => (panic.downcast_ref::<String>().map(String::as_str))
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("the driver could not be initialised")
+            .to_owned(),
+    };
+    Err(DeviceError::Unusable { choice, reason })
+}
+
+#[cfg(feature = "cpu")]
+fn cpu(_: DeviceChoice) -> Result<Device, DeviceError> {
+    Ok(Device::flex())
+}
+
+#[cfg(not(feature = "cpu"))]
+fn cpu(choice: DeviceChoice) -> Result<Device, DeviceError> {
+    Err(DeviceError::NotBuilt { choice, feature: "cpu" })
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(_: DeviceChoice, index: usize) -> Result<Device, DeviceError> {
+    Ok(Device::new(burn_cuda::CudaDevice::new(index)))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(choice: DeviceChoice, _: usize) -> Result<Device, DeviceError> {
+    Err(DeviceError::NotBuilt { choice, feature: "cuda" })
+}

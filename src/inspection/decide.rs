@@ -1,0 +1,107 @@
+//! From a detection to a verdict: the only place where a verdict on pixels is made.
+
+use super::calibration::Calibration;
+use super::detect::{Detection, Plan};
+use super::verdict::{Decision, FailRule, FaultReason, Verdict};
+
+/// Judges a detection: Fail if the score is above the image threshold, or a region of at least the minimum area lies
+/// above the region threshold.
+///
+/// `sensitivity` is 0 to 1; 0.5 is the calibrated point, and thresholds are scaled by `4^(0.5 - sensitivity)`: half at 1,
+/// double at 0. Without a calibration for the plan's class and steps the verdict is `Fault(Uncalibrated)`; a map or score
+/// that is not finite is `Fault(DetectorFault)`. Neither is ever a Pass.
+pub fn decide(detection: &Detection, plan: &Plan, calibration: Option<&Calibration>, sensitivity: f64) -> Decision {
+    let fault = |reason| Decision { verdict: Verdict::Fault(reason), rule: None, threshold: None, regions: Vec::new() };
+    if !(detection.score.0.is_finite() && detection.map.is_finite()) || detection.map.values.is_empty() {
+        return fault(FaultReason::DetectorFault);
+    }
+    let Some(entry) = calibration.and_then(|calibration| calibration.entry(plan.class.as_ref(), detection.steps)) else {
+        return fault(FaultReason::Uncalibrated);
+    };
+    let scale = 4f64.powf(0.5 - sensitivity.clamp(0.0, 1.0)) as f32;
+    let threshold = entry.image_threshold * scale;
+    let mut regions = detection.map.regions(entry.region_threshold * scale);
+    regions.retain(|region| region.area >= entry.min_area);
+    let rule = if detection.score.0 > threshold {
+        Some(FailRule::ImageScore)
+    } else {
+        (!regions.is_empty()).then_some(FailRule::Region)
+    };
+    let verdict = if rule.is_some() { Verdict::Fail } else { Verdict::Pass };
+    Decision { verdict, rule, threshold: Some(threshold), regions }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::anomaly::{AnomalyMap, AnomalyScore};
+    use super::super::calibration::CalibrationEntry;
+    use super::super::detect::{ClassId, Reconstruction, Steps};
+    use super::*;
+
+    fn detection(values: Vec<f32>, score: f32) -> Detection {
+        let map = AnomalyMap { width: 4, height: values.len() / 4, values };
+        let reconstruction = Reconstruction { width: 4, height: 2, rgb: vec![0; 24] };
+        Detection { map, score: AnomalyScore(score), reconstruction, steps: Steps(2), infer_ms: 1.0 }
+    }
+
+    fn calibration() -> Calibration {
+        let entry = CalibrationEntry {
+            class: None,
+            steps: Steps(2),
+            image_threshold: 1.0,
+            region_threshold: 2.0,
+            min_area: 2,
+            samples: 99,
+            alpha: 0.01,
+            alpha_bound: 0.03,
+            median_score: 0.5,
+        };
+        Calibration { id: "test".into(), entries: vec![entry] }
+    }
+
+    fn verdict(values: [f32; 8], score: f32, sensitivity: f64) -> (Verdict, Option<FailRule>) {
+        let plan = Plan { steps: Steps(2), class: None };
+        let decision = decide(&detection(values.to_vec(), score), &plan, Some(&calibration()), sensitivity);
+        (decision.verdict, decision.rule)
+    }
+
+    #[test]
+    fn both_rules_reject_and_a_small_region_does_not() {
+        let quiet = [0.1; 8];
+        let mut speck = quiet;
+        speck[2] = 9.0;
+        let mut patch = speck;
+        patch[3] = 2.5;
+        assert_eq!(verdict(quiet, 0.9, 0.5), (Verdict::Pass, None));
+        assert_eq!(verdict(quiet, 1.1, 0.5), (Verdict::Fail, Some(FailRule::ImageScore)));
+        assert_eq!(verdict(speck, 0.9, 0.5), (Verdict::Pass, None));
+        assert_eq!(verdict(patch, 0.9, 0.5), (Verdict::Fail, Some(FailRule::Region)));
+    }
+
+    #[test]
+    fn sensitivity_moves_both_thresholds_by_up_to_two() {
+        assert_eq!(verdict([0.1; 8], 0.6, 1.0).0, Verdict::Fail);
+        assert_eq!(verdict([0.1; 8], 1.9, 0.0).0, Verdict::Pass);
+    }
+
+    #[test]
+    fn what_is_not_finite_or_not_calibrated_never_passes() {
+        let plan = Plan { steps: Steps(2), class: None };
+        let mut broken = detection(vec![0.1; 8], 0.1);
+        broken.map.values[5] = f32::NAN;
+        let fault = |detection: &Detection, plan: &Plan, calibration: Option<&Calibration>| {
+            decide(detection, plan, calibration, 0.5).verdict
+        };
+        let calibration = calibration();
+        let good = detection(vec![0.1; 8], 0.1);
+        assert_eq!(fault(&broken, &plan, Some(&calibration)), Verdict::Fault(FaultReason::DetectorFault));
+        let infinite = detection(vec![0.1; 8], f32::INFINITY);
+        assert_eq!(fault(&infinite, &plan, Some(&calibration)), Verdict::Fault(FaultReason::DetectorFault));
+        assert_eq!(fault(&good, &plan, None), Verdict::Fault(FaultReason::Uncalibrated));
+        let other = Plan { steps: Steps(2), class: Some(ClassId("x".into())) };
+        assert_eq!(fault(&good, &other, Some(&calibration)), Verdict::Fault(FaultReason::Uncalibrated));
+        let mut four = good.clone();
+        four.steps = Steps(4);
+        assert_eq!(fault(&four, &plan, Some(&calibration)), Verdict::Fault(FaultReason::Uncalibrated));
+    }
+}

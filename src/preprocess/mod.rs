@@ -1,0 +1,277 @@
+//! From sensor bytes to model input, on the host. The only such path: `trainer` and `dsad` both go through [`prepare`].
+
+pub mod canny;
+pub mod decode;
+pub mod spec;
+
+use fast_image_resize::images::Image;
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+
+use self::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
+use crate::inspection::frame::{Frame, PixelFormat, Prepared};
+use crate::inspection::roi::{Roi, Transform};
+
+/// Why a frame cannot become model input.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum PrepareError {
+    /// The buffer does not hold the frame.
+    #[error("frame of {width}x{height} {format:?} needs {expected} bytes and has {actual}")]
+    Length {
+        /// Columns stated.
+        width: u32,
+        /// Rows stated.
+        height: u32,
+        /// Layout stated.
+        format: PixelFormat,
+        /// Bytes that this takes.
+        expected: usize,
+        /// Bytes there are.
+        actual: usize,
+    },
+    /// The region is not inside the frame, or has no pixel.
+    #[error("roi: {0}")]
+    Roi(String),
+    /// The resize library refused.
+    #[error("resize: {0}")]
+    Resize(String),
+}
+
+/// Rows and columns of a crop, in frame pixels.
+struct Crop {
+    x: usize,
+    y: usize,
+    width: usize,
+    height: usize,
+}
+
+/// Crops, resizes and normalises a frame. The same frame gives the same bits.
+///
+/// Triangle filter with antialias (its support grows with the reduction); grey becomes three equal channels; 16-bit
+/// samples are scaled by their bit depth, never by the image's own maximum.
+///
+/// # Errors
+/// A buffer of the wrong length, or a region outside of the frame.
+pub fn prepare(frame: &Frame, roi: &Roi, spec: &PreprocessSpec) -> Result<Prepared, PrepareError> {
+    let meta = &frame.meta;
+    let (frame_width, frame_height) = (meta.width as usize, meta.height as usize);
+    let expected = frame_width * frame_height * frame.format.bytes_per_pixel();
+    let bytes: &[u8] = &frame.pixels.0;
+    if bytes.len() != expected || expected == 0 {
+        return Err(PrepareError::Length {
+            width: meta.width,
+            height: meta.height,
+            format: frame.format,
+            expected,
+            actual: bytes.len(),
+        });
+    }
+    let crop = crop(roi, frame_width, frame_height)?;
+    let (inner_width, inner_height) = match spec.geometry {
+        Geometry::Stretch => (spec.width, spec.height),
+        Geometry::Letterbox => {
+            let scale = (spec.width as f64 / crop.width as f64).min(spec.height as f64 / crop.height as f64);
+            let side = |length: usize, limit: usize| ((length as f64 * scale).round() as usize).clamp(1, limit);
+            (side(crop.width, spec.width), side(crop.height, spec.height))
+        }
+    };
+    let (left, top) = ((spec.width - inner_width) / 2, (spec.height - inner_height) / 2);
+    let pixels = resized(bytes, frame.format, frame_width, &crop, inner_width, inner_height)?;
+    let plane = spec.width * spec.height;
+    let mut unit = vec![0.5f32; 3 * plane];
+    for y in 0..inner_height {
+        for x in 0..inner_width {
+            let cell = (top + y) * spec.width + left + x;
+            for channel in 0..3 {
+                unit[channel * plane + cell] = pixels[(y * inner_width + x) * 3 + channel];
+            }
+        }
+    }
+    let sketch = (spec.sketch == SketchPlane::Canny).then(|| canny::canny(&unit, spec.width, spec.height));
+    normalise(&mut unit, plane, spec.normalisation);
+    let (scale_x, scale_y) = (crop.width as f64 / inner_width as f64, crop.height as f64 / inner_height as f64);
+    let transform = Transform {
+        offset_x: crop.x as f64 - left as f64 * scale_x,
+        offset_y: crop.y as f64 - top as f64 * scale_y,
+        scale_x,
+        scale_y,
+    };
+    Ok(Prepared { width: spec.width, height: spec.height, image: unit, sketch, transform })
+}
+
+fn crop(roi: &Roi, width: usize, height: usize) -> Result<Crop, PrepareError> {
+    if let Some(problem) = roi.problem() {
+        return Err(PrepareError::Roi(problem));
+    }
+    let edge = |start: f64, length: f64, size: usize| {
+        let first = ((start * size as f64).round() as usize).min(size - 1);
+        let last = (((start + length) * size as f64).round() as usize).clamp(first + 1, size);
+        (first, last - first)
+    };
+    let (x, crop_width) = edge(roi.x, roi.width, width);
+    let (y, crop_height) = edge(roi.y, roi.height, height);
+    Ok(Crop { x, y, width: crop_width, height: crop_height })
+}
+
+/// The crop at the size asked for, interleaved RGB in 0 to 1.
+fn resized(
+    bytes: &[u8],
+    format: PixelFormat,
+    stride: usize,
+    crop: &Crop,
+    width: usize,
+    height: usize,
+) -> Result<Vec<f32>, PrepareError> {
+    let size = format.bytes_per_pixel();
+    let rows = (crop.y..crop.y + crop.height).map(|row| &bytes[(row * stride + crop.x) * size..][..crop.width * size]);
+    let (kind, buffer, top): (PixelType, Vec<u8>, f32) = match format {
+        PixelFormat::Gray8 => (PixelType::U8, rows.flatten().copied().collect(), 255.0),
+        PixelFormat::Rgb8 => (PixelType::U8x3, rows.flatten().copied().collect(), 255.0),
+        PixelFormat::Gray16 { bits } => {
+            (PixelType::U16, native(rows, bits), f32::from(u16::MAX >> (16 - bits.clamp(1, 16))))
+        }
+        PixelFormat::Rgb16 => (PixelType::U16x3, native(rows, 16), 65_535.0),
+    };
+    let failed = |error: &dyn std::fmt::Display| PrepareError::Resize(error.to_string());
+    let source = Image::from_vec_u8(crop.width as u32, crop.height as u32, buffer, kind).map_err(|e| failed(&e))?;
+    let mut target = Image::new(width as u32, height as u32, kind);
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
+    Resizer::new().resize(&source, &mut target, &options).map_err(|e| failed(&e))?;
+    let values = target.buffer();
+    let wide = |pair: &[u8]| f32::from(u16::from_ne_bytes([pair[0], pair[1]])) / top;
+    Ok(match format {
+        PixelFormat::Rgb8 => values.iter().map(|v| f32::from(*v) / top).collect(),
+        PixelFormat::Gray8 => values.iter().flat_map(|v| [f32::from(*v) / top; 3]).collect(),
+        PixelFormat::Rgb16 => values.chunks_exact(2).map(wide).collect(),
+        PixelFormat::Gray16 { .. } => values.chunks_exact(2).flat_map(|pair| [wide(pair); 3]).collect(),
+    })
+}
+
+/// Little-endian samples in the order of this machine, as the resize library reads them, without bits above the depth.
+fn native<'a>(rows: impl Iterator<Item = &'a [u8]>, bits: u8) -> Vec<u8> {
+    let mask = u16::MAX >> (16 - bits.clamp(1, 16));
+    rows.flat_map(|row| row.chunks_exact(2))
+        .flat_map(|pair| (u16::from_le_bytes([pair[0], pair[1]]) & mask).to_ne_bytes())
+        .collect()
+}
+
+fn normalise(planes: &mut [f32], plane: usize, normalisation: Normalisation) {
+    const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+    const DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
+    for (channel, values) in planes.chunks_exact_mut(plane).enumerate() {
+        match normalisation {
+            Normalisation::SymmetricOne => values.iter_mut().for_each(|v| *v = *v * 2.0 - 1.0),
+            Normalisation::ImageNet => {
+                values.iter_mut().for_each(|v| *v = (*v - MEAN[channel]) / DEVIATION[channel]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::inspection::frame::{CameraId, FrameBuf, FrameId, FrameMeta};
+    use crate::inspection::time::Timestamp;
+
+    fn frame(width: u32, height: u32, format: PixelFormat, pixels: Vec<u8>) -> Frame {
+        let meta = FrameMeta {
+            id: FrameId(0),
+            camera: CameraId("test".into()),
+            captured_at: Timestamp(0),
+            sequence: 0,
+            trigger: None,
+            width,
+            height,
+        };
+        Frame { meta, format, pixels: FrameBuf(Arc::from(pixels)) }
+    }
+
+    fn spec(geometry: Geometry) -> PreprocessSpec {
+        PreprocessSpec {
+            width: 64,
+            height: 32,
+            geometry,
+            normalisation: Normalisation::SymmetricOne,
+            sketch: SketchPlane::None,
+        }
+    }
+
+    #[test]
+    fn sixteen_bit_samples_are_scaled_by_their_depth() {
+        for (bits, value) in [(10u8, 1023u16), (12, 4095), (16, 65535), (12, 2048)] {
+            let pixels: Vec<u8> = value.to_le_bytes().into_iter().cycle().take(2 * 80 * 40).collect();
+            let prepared = prepare(
+                &frame(80, 40, PixelFormat::Gray16 { bits }, pixels),
+                &Roi::FULL,
+                &spec(Geometry::Stretch),
+            )
+            .expect("prepares");
+            let expected = f32::from(value) / f32::from(u16::MAX >> (16 - bits)) * 2.0 - 1.0;
+            assert!(prepared.image.iter().all(|v| (v - expected).abs() < 1e-4), "{bits} bits");
+        }
+    }
+
+    #[test]
+    fn one_pixel_fills_the_grid() {
+        let prepared = prepare(&frame(1, 1, PixelFormat::Gray8, vec![255]), &Roi::FULL, &spec(Geometry::Stretch));
+        assert!(prepared.expect("prepares").image.iter().all(|v| *v == 1.0));
+    }
+
+    #[test]
+    fn reduction_averages_instead_of_picking() {
+        let pixels = (0..256 * 128).map(|i| if (i % 256 + i / 256) % 2 == 0 { 0 } else { 255 }).collect();
+        let prepared =
+            prepare(&frame(256, 128, PixelFormat::Gray8, pixels), &Roi::FULL, &spec(Geometry::Stretch)).expect("prepares");
+        assert!(prepared.image.iter().all(|v| v.abs() < 0.02));
+    }
+
+    #[test]
+    fn channels_stay_apart_and_in_order() {
+        let pixels = [255u8, 0, 127].into_iter().cycle().take(3 * 64 * 32).collect();
+        let prepared =
+            prepare(&frame(64, 32, PixelFormat::Rgb8, pixels), &Roi::FULL, &spec(Geometry::Stretch)).expect("prepares");
+        let plane = 64 * 32;
+        assert!(prepared.image[..plane].iter().all(|v| *v == 1.0));
+        assert!(prepared.image[plane..2 * plane].iter().all(|v| *v == -1.0));
+        assert!(prepared.image[2 * plane..].iter().all(|v| v.abs() < 0.01));
+    }
+
+    #[test]
+    fn letterbox_keeps_the_aspect_and_maps_back() {
+        let prepared = prepare(
+            &frame(100, 100, PixelFormat::Gray8, vec![255; 10_000]),
+            &Roi::FULL,
+            &spec(Geometry::Letterbox),
+        )
+        .expect("prepares");
+        assert_eq!((prepared.image[0], prepared.image[16]), (0.0, 1.0));
+        let corner = prepared.transform.to_frame(16.0, 0.0, 32.0, 32.0);
+        assert!((corner.x).abs() < 1e-9 && (corner.width - 100.0).abs() < 1e-9 && (corner.height - 100.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_region_is_cropped_and_maps_back() {
+        let mut pixels = vec![0u8; 100 * 100];
+        for y in 50..100 {
+            pixels[y * 100 + 50..(y + 1) * 100].fill(255);
+        }
+        let roi = Roi { x: 0.5, y: 0.5, width: 0.5, height: 0.5 };
+        let frame = frame(100, 100, PixelFormat::Gray8, pixels);
+        let prepared = prepare(&frame, &roi, &spec(Geometry::Stretch)).expect("prepares");
+        assert!(prepared.image.iter().all(|v| *v == 1.0));
+        assert_eq!(prepared.transform.to_frame(0.0, 0.0, 64.0, 32.0).x, 50.0);
+        let outside = Roi { x: 0.6, ..roi };
+        assert!(matches!(prepare(&frame, &outside, &spec(Geometry::Stretch)), Err(PrepareError::Roi(_))));
+    }
+
+    #[test]
+    fn a_short_buffer_is_an_error() {
+        let short = frame(100, 100, PixelFormat::Rgb8, vec![0; 100]);
+        assert!(matches!(
+            prepare(&short, &Roi::FULL, &spec(Geometry::Stretch)),
+            Err(PrepareError::Length { expected: 30_000, actual: 100, .. })
+        ));
+    }
+}

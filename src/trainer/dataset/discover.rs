@@ -1,0 +1,179 @@
+//! Finding the pictures: one set (it has `train/good`), a folder of sets, or a flat folder of good pictures.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::{Discovered, Sample, Set, Skipped};
+use crate::preprocess::decode::EXTENSIONS;
+
+/// Why a folder is no data set.
+#[derive(Debug, thiserror::Error)]
+pub enum DatasetError {
+    /// A folder cannot be listed.
+    #[error("{path}: cannot be read: {reason}")]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// What the system says.
+        reason: std::io::Error,
+    },
+    /// There is no good picture.
+    #[error(
+        "{path}: no good pictures found; give a folder of pictures (PNG, JPEG, BMP, TIFF, PNM), a set with train/good, or \
+         a folder of such sets"
+    )]
+    Empty {
+        /// The folder that was searched.
+        path: PathBuf,
+    },
+}
+
+/// Finds the sets under `data`, sorted by name.
+///
+/// # Errors
+/// A folder that cannot be listed, or no good picture anywhere.
+pub fn discover(data: &Path) -> Result<Discovered, DatasetError> {
+    let mut skipped = Vec::new();
+    let mut sets = Vec::new();
+    if data.join("train").join("good").is_dir() {
+        sets.push(read_set(data, &mut skipped)?);
+    } else {
+        let (folders, _) = list(data)?;
+        for folder in folders {
+            if folder.join("train").join("good").is_dir() {
+                sets.push(read_set(&folder, &mut skipped)?);
+            } else {
+                skipped.push(Skipped { path: folder, reason: "no set: it has no train/good".into() });
+            }
+        }
+        if sets.is_empty() {
+            let train = pictures(data, &mut skipped)?;
+            sets.push(Set { name: name_of(data), train, test: Vec::new() });
+        }
+    }
+    sets.retain(|set| !set.train.is_empty());
+    if sets.is_empty() {
+        return Err(DatasetError::Empty { path: data.to_path_buf() });
+    }
+    Ok(Discovered { sets, skipped })
+}
+
+fn read_set(root: &Path, skipped: &mut Vec<Skipped>) -> Result<Set, DatasetError> {
+    let train = pictures(&root.join("train").join("good"), skipped)?;
+    let mut test = Vec::new();
+    let tests = root.join("test");
+    if tests.is_dir() {
+        for folder in list(&tests)?.0 {
+            let defect = name_of(&folder);
+            let good = defect == "good";
+            let masks = masks(&root.join("ground_truth").join(&defect))?;
+            for path in pictures(&folder, skipped)? {
+                let stem = stem_of(&path);
+                let mask = masks.get(&format!("{stem}_mask")).or_else(|| masks.get(&stem)).cloned();
+                test.push(Sample { path, mask, defect: (!good).then(|| defect.clone()) });
+            }
+        }
+    }
+    Ok(Set { name: name_of(root), train, test })
+}
+
+fn masks(folder: &Path) -> Result<BTreeMap<String, PathBuf>, DatasetError> {
+    if !folder.is_dir() {
+        return Ok(BTreeMap::new());
+    }
+    Ok(list(folder)?.1.into_iter().map(|path| (stem_of(&path), path)).collect())
+}
+
+fn pictures(folder: &Path, skipped: &mut Vec<Skipped>) -> Result<Vec<PathBuf>, DatasetError> {
+    let (known, unknown): (Vec<_>, Vec<_>) = list(folder)?.1.into_iter().partition(|path| is_picture(path));
+    skipped.extend(unknown.into_iter().map(|path| Skipped { path, reason: "not a picture by its extension".into() }));
+    Ok(known)
+}
+
+/// Whether a path has the extension of a picture, in any case.
+pub fn is_picture(path: &Path) -> bool {
+    let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+    extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
+}
+
+/// Folders and files of a folder, each sorted; hidden ones are left out.
+fn list(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), DatasetError> {
+    let unreadable = |reason| DatasetError::Unreadable { path: folder.to_path_buf(), reason };
+    let mut entries = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if !name_of(&path).starts_with('.') {
+            entries.push(path);
+        }
+    }
+    entries.sort();
+    Ok(entries.into_iter().partition(|path| path.is_dir()))
+}
+
+fn name_of(path: &Path) -> String {
+    // A relative path such as `.` has no name of its own.
+    let named = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    named.or_else(|| path.canonicalize().ok()?.file_name().map(|n| n.to_string_lossy().into_owned())).unwrap_or_default()
+}
+
+fn stem_of(path: &Path) -> String {
+    path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(files: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("directory");
+        for file in files {
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().expect("parent")).expect("makes folders");
+            std::fs::write(path, b"x").expect("writes");
+        }
+        dir
+    }
+
+    #[test]
+    fn a_set_with_masks_by_stem() {
+        let dir = tree(&[
+            "train/good/000.PNG",
+            "train/good/readme.txt",
+            "test/good/000.jpg",
+            "test/hole/000.jpg",
+            "test/hole/001.jpg",
+            "ground_truth/hole/000_mask.png",
+        ]);
+        let found = discover(dir.path()).expect("a set");
+        assert_eq!(found.sets.len(), 1);
+        let set = &found.sets[0];
+        assert_eq!((set.train.len(), set.test.len()), (1, 3));
+        assert_eq!(set.test.iter().filter(|s| s.mask.is_some()).count(), 1);
+        assert_eq!(set.test.iter().filter(|s| s.defect.is_none()).count(), 1);
+        assert!(found.skipped[0].path.ends_with("readme.txt"));
+    }
+
+    #[test]
+    fn a_folder_of_sets_skips_what_is_none() {
+        let dir = tree(&["b/train/good/0.png", "a/train/good/0.bmp", "textures/0.png"]);
+        let found = discover(dir.path()).expect("sets");
+        let names: Vec<_> = found.sets.iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert!(found.skipped.iter().any(|s| s.path.ends_with("textures")));
+    }
+
+    #[test]
+    fn a_flat_folder_is_one_set_of_good_pictures() {
+        let dir = tree(&["1.tiff", "2.pgm", ".hidden.png"]);
+        let found = discover(dir.path()).expect("a set");
+        assert_eq!((found.sets[0].train.len(), found.sets[0].test.len()), (2, 0));
+    }
+
+    #[test]
+    fn an_empty_folder_is_an_error_with_a_remedy() {
+        let dir = tree(&["notes.txt"]);
+        let error = discover(dir.path()).expect_err("refused").to_string();
+        assert!(error.contains("train/good"), "{error}");
+        assert!(discover(&dir.path().join("missing")).is_err());
+    }
+}

@@ -1,0 +1,222 @@
+//! The three things that are trained, one after the other: each knows its module, its loss, and nothing of the loop.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::batches::Batch;
+use super::config::TrainConfig;
+use crate::model::autoencoder::Autoencoder;
+use crate::model::guidance::GuidanceNetwork;
+use crate::model::loss::{dice, feature_distance, focal, l1};
+use crate::model::network::Network;
+use crate::model::refine::RefineHead;
+use crate::model::sketch::soft_sketch;
+use crate::model::unet::{Denoiser, Guidance};
+
+/// A loss of one stage. `network` is off the gradient graph, `trained` on it.
+pub trait Objective {
+    /// The part of the network that learns.
+    type Trained: Module + Clone;
+
+    /// Name of the stage, in logs and checkpoints.
+    fn name(&self) -> &'static str;
+
+    /// The part as it stands, off the graph.
+    fn extract(&self, network: &Network) -> Self::Trained;
+
+    /// Puts the trained part back, off the graph.
+    fn install(&self, network: Network, trained: Self::Trained) -> Network;
+
+    /// The loss of a batch, `[1]`.
+    fn loss(&self, network: &Network, trained: &Self::Trained, batch: &Batch, device: &Device) -> Tensor<1>;
+}
+
+fn upload(values: &[f32], shape: [usize; 4], device: &Device) -> Tensor<4> {
+    Tensor::from_data(TensorData::new(values.to_vec(), shape), device)
+}
+
+/// Rows and columns of the model grid, and the pictures of the batch on `device`.
+fn images(batch: &Batch, config: &TrainConfig, device: &Device) -> (Tensor<4>, Tensor<4>) {
+    let shape = [batch.size, 3, config.height, config.width];
+    (upload(&batch.clean, shape, device), upload(&batch.seen, shape, device))
+}
+
+fn column(values: impl Iterator<Item = f32>, size: usize, device: &Device) -> Tensor<4> {
+    upload(&values.collect::<Vec<_>>(), [size, 1, 1, 1], device)
+}
+
+/// Pictures through the latent and back. Defects must survive: what the autoencoder erases, nothing after it can see.
+#[derive(Debug)]
+pub struct AutoencoderObjective<'a> {
+    /// Weights of the terms.
+    pub config: &'a TrainConfig,
+}
+
+impl Objective for AutoencoderObjective<'_> {
+    type Trained = Autoencoder;
+
+    fn name(&self) -> &'static str {
+        "autoencoder"
+    }
+
+    fn extract(&self, network: &Network) -> Autoencoder {
+        network.autoencoder.clone()
+    }
+
+    fn install(&self, mut network: Network, trained: Autoencoder) -> Network {
+        network.autoencoder = trained;
+        network
+    }
+
+    fn loss(&self, network: &Network, trained: &Autoencoder, batch: &Batch, device: &Device) -> Tensor<1> {
+        let (_, seen) = images(batch, self.config, device);
+        let posterior = trained.posterior(seen.clone());
+        let shape = posterior.mean.dims();
+        let latent = posterior.sample(upload(&batch.noise, shape, device));
+        let shown = trained.decode(latent, 1.0);
+        let expected = network.features.forward(seen.clone());
+        let features = network.features.forward(shown.clone());
+        l1(shown, seen)
+            + feature_distance(&features, &expected) * self.config.feature_weight
+            + posterior.kl() * self.config.kl_weight
+    }
+}
+
+/// What the second stage trains together.
+#[derive(Module, Debug)]
+pub struct GuidedDenoiser {
+    denoiser: Denoiser,
+    guidance: GuidanceNetwork,
+}
+
+/// Deviation from normal: `x_t = z0 + sqrt(1 - alpha_bar_t) d`, and the network predicts `d` (DeCo-Diff).
+///
+/// A synthetic defect in the *picture* gives `d = (z_seen - z0) / sqrt(1 - alpha_bar_T)`, so that at the first step, where
+/// inference starts, `x_T` is exactly the latent of the defective picture, and at later steps what is left of the defect.
+/// Corruption of the *latent* gives `d = m (n - k z0)` on random patches `m`, `n` noise or another picture's latent.
+#[derive(Debug)]
+pub struct DenoiserObjective<'a> {
+    /// Batch shape.
+    pub config: &'a TrainConfig,
+    /// Whether the bundle has classes; without them every picture is of the null class.
+    pub classes: bool,
+}
+
+/// Share of pictures whose class is replaced by the null class, so that a recipe without a class works too.
+const CLASS_DROP: f64 = 0.2;
+/// Share of pictures whose guidance is dropped: the denoiser must not lean on it alone.
+const GUIDANCE_DROP: f64 = 0.15;
+/// Weight of corrupted cells over the others in the loss: they are few.
+const DEFECT_WEIGHT: f64 = 4.0;
+
+impl Objective for DenoiserObjective<'_> {
+    type Trained = GuidedDenoiser;
+
+    fn name(&self) -> &'static str {
+        "denoiser"
+    }
+
+    fn extract(&self, network: &Network) -> GuidedDenoiser {
+        GuidedDenoiser { denoiser: network.denoiser.clone(), guidance: network.guidance.clone() }
+    }
+
+    fn install(&self, mut network: Network, trained: GuidedDenoiser) -> Network {
+        network.denoiser = trained.denoiser;
+        network.guidance = trained.guidance;
+        network
+    }
+
+    fn loss(&self, network: &Network, trained: &GuidedDenoiser, batch: &Batch, device: &Device) -> Tensor<1> {
+        let size = batch.size;
+        let (clean, seen) = images(batch, self.config, device);
+        let scale = network.latent_scale();
+        let normal = network.autoencoder.encode(clean, scale);
+        let observed = network.autoencoder.encode(seen.clone(), scale);
+        let shape = normal.dims();
+        let schedule = network.sampler().schedule();
+        let last = schedule.timesteps() - 1;
+        let sigma = |t: usize| (1.0 - schedule.alpha_bar(t)).sqrt();
+        // Half of the pictures are at the level at which inference starts: one step is trained for directly.
+        let level = |draw: f64| if draw < 0.5 { last } else { ((draw - 0.5) * 2.0 * last as f64) as usize };
+        let levels: Vec<usize> = batch.draws.iter().map(|draw| level(draw[0])).collect();
+        let per_picture = |value: &dyn Fn(usize) -> f64| {
+            column((0..size).map(|k| value(k) as f32), size, device)
+        };
+        let noise = {
+            let own = upload(&batch.noise, shape, device);
+            let source: Vec<i32> = (0..size).map(|k| batch.swap[k].unwrap_or(k) as i32).collect();
+            let others = normal.clone().select(0, Tensor::from_data(TensorData::new(source, [size]), device));
+            let swapped = per_picture(&|k| f64::from(u8::from(batch.swap[k].is_some())));
+            own.clone() + (others - own) * swapped
+        };
+        let mask = upload(&batch.latent_mask, [size, 1, shape[2], shape[3]], device);
+        let kept = per_picture(&|k| {
+            let alpha_bar = schedule.alpha_bar(levels[k]);
+            (1.0 - alpha_bar.sqrt()) / (1.0 - alpha_bar).sqrt()
+        });
+        let by_latent = (noise - normal.clone() * kept) * mask;
+        let by_picture = (observed - normal.clone()) / sigma(last);
+        let which = per_picture(&|k| f64::from(u8::from(batch.latent[k])));
+        let deviation = by_picture.clone() + (by_latent - by_picture) * which;
+        let latent = normal + deviation.clone() * per_picture(&|k| sigma(levels[k]));
+        let stages = network.features.forward(seen.clone());
+        let sketch = soft_sketch(seen.clone());
+        let guidance = trained.guidance.forward(seen, Some(sketch), Some(&stages));
+        let keep = per_picture(&|k| f64::from(u8::from(batch.draws[k][1] >= GUIDANCE_DROP)));
+        let guidance = Guidance {
+            middle: guidance.middle * keep.clone(),
+            skips: guidance.skips.into_iter().map(|skip| skip * keep.clone()).collect(),
+        };
+        let classes: Vec<i32> = (0..size)
+            .map(|k| if self.classes && batch.draws[k][2] >= CLASS_DROP { batch.sets[k] as i32 + 1 } else { 0 })
+            .collect();
+        let class = trained.guidance.class_embedding(Tensor::from_data(TensorData::new(classes, [size]), device));
+        let timesteps: Vec<f64> = levels.iter().map(|&t| t as f64).collect();
+        let predicted = trained.denoiser.forward(latent, &timesteps, Some(class), Some(&guidance));
+        let weight = deviation.clone().abs().mean_dim(1).greater_elem(0.05).float() * DEFECT_WEIGHT + 1.0;
+        let error = (predicted - deviation).square() * weight.clone();
+        error.mean() / weight.mean()
+    }
+}
+
+/// Where are the synthetic defects, given a picture and its reconstruction?
+#[derive(Debug)]
+pub struct RefineObjective<'a> {
+    /// Batch shape.
+    pub config: &'a TrainConfig,
+    /// Whether the bundle has classes.
+    pub classes: bool,
+}
+
+impl Objective for RefineObjective<'_> {
+    type Trained = RefineHead;
+
+    fn name(&self) -> &'static str {
+        "refine"
+    }
+
+    fn extract(&self, network: &Network) -> RefineHead {
+        network.refine.clone().expect("this stage runs for profiles with a refine head")
+    }
+
+    fn install(&self, mut network: Network, trained: RefineHead) -> Network {
+        network.refine = Some(trained);
+        network
+    }
+
+    fn loss(&self, network: &Network, trained: &RefineHead, batch: &Batch, device: &Device) -> Tensor<1> {
+        let (_, seen) = images(batch, self.config, device);
+        let classes: Vec<usize> = (0..batch.size)
+            .map(|k| if self.classes && batch.draws[k][2] >= CLASS_DROP { batch.sets[k] + 1 } else { 0 })
+            .collect();
+        // All step counts are met in turn: the head must not depend on one.
+        let listed = &self.config.steps;
+        let steps = listed[(batch.draws[0][0] * listed.len() as f64) as usize % listed.len()];
+        let redrawn = network.reconstruct(seen.clone(), None, &classes, steps.0, None);
+        let features = network.features.forward(redrawn.image.clone());
+        let logits = trained.forward(seen, redrawn.image, &redrawn.seen, &features);
+        let shape = [batch.size, 1, self.config.height / 4, self.config.width / 4];
+        let mask = upload(&batch.mask, shape, device).greater_elem(0.2).float();
+        focal(logits.clone(), mask.clone()) * 10.0 + dice(logits, mask) * 0.5
+    }
+}

@@ -1,0 +1,119 @@
+//! Training pictures in memory, on the model grid, and what is held out of them.
+
+use std::path::{Path, PathBuf};
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use crate::inspection::frame::{CameraId, FrameId, FrameMeta, Prepared};
+use crate::inspection::roi::Roi;
+use crate::inspection::time::Timestamp;
+use crate::preprocess::spec::PreprocessSpec;
+use crate::preprocess::{decode, prepare};
+use crate::trainer::dataset::Skipped;
+
+/// One good picture: `height * width * 3` bytes RGB on the model grid.
+#[derive(Debug, Clone)]
+pub struct Picture {
+    /// Where it came from.
+    pub path: PathBuf,
+    /// Its pixels.
+    pub rgb: Vec<u8>,
+    /// Index of its set.
+    pub set: usize,
+}
+
+/// Reads a picture file as model input, whole frame: the way of `trainer` and of `dsad inspect`.
+///
+/// # Errors
+/// An unreadable file, or one that is not a picture; the message has no path.
+pub fn prepare_file(path: &Path, spec: &PreprocessSpec) -> Result<Prepared, String> {
+    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    let picture = decode::decode(&bytes).map_err(|error| error.to_string())?;
+    let meta = FrameMeta {
+        id: FrameId(0),
+        camera: CameraId("file".into()),
+        captured_at: Timestamp::default(),
+        sequence: 0,
+        trigger: None,
+        width: picture.width,
+        height: picture.height,
+    };
+    prepare(&picture.into_frame(meta), &Roi::FULL, spec).map_err(|error| error.to_string())
+}
+
+/// Model input in -1 to 1 as interleaved bytes.
+pub fn to_bytes(prepared: &Prepared) -> Vec<u8> {
+    let plane = prepared.width * prepared.height;
+    let byte = |value: f32| ((value + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8;
+    (0..plane).flat_map(|cell| [0, 1, 2].map(|channel| byte(prepared.image[channel * plane + cell]))).collect()
+}
+
+/// Loads every readable picture; the others are listed.
+pub fn load(paths: &[PathBuf], set: usize, spec: &PreprocessSpec, skipped: &mut Vec<Skipped>) -> Vec<Picture> {
+    let mut pictures = Vec::with_capacity(paths.len());
+    for path in paths {
+        match prepare_file(path, spec) {
+            Ok(prepared) => pictures.push(Picture { path: path.clone(), rgb: to_bytes(&prepared), set }),
+            Err(reason) => skipped.push(Skipped { path: path.clone(), reason }),
+        }
+    }
+    pictures
+}
+
+/// How the good pictures of one set are divided. The three parts share no picture.
+#[derive(Debug, Clone)]
+pub struct Split {
+    /// For the networks.
+    pub train: Vec<Picture>,
+    /// For choices by pseudo-validation.
+    pub select: Vec<Picture>,
+    /// For the thresholds.
+    pub calibrate: Vec<Picture>,
+}
+
+/// Pictures held out for the thresholds, of `n`: `max(20 %, min(99, n / 3))`, at least 1 of two or more.
+pub fn calibration_count(n: usize) -> usize {
+    (n / 5).max(99.min(n / 3)).max(usize::from(n > 1))
+}
+
+/// Divides the pictures of one set by a seeded shuffle.
+pub fn split(mut pictures: Vec<Picture>, seed: u64) -> Split {
+    pictures.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    let held = calibration_count(pictures.len());
+    let select = (pictures.len() / 10).clamp(usize::from(pictures.len() > 2), 48);
+    let calibrate = pictures.split_off(pictures.len() - held);
+    let chosen = pictures.split_off(pictures.len().saturating_sub(select).max(1.min(pictures.len())));
+    Split { train: pictures, select: chosen, calibrate }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_share_no_picture_and_lose_none() {
+        for n in [1usize, 2, 3, 5, 31, 200, 900] {
+            let pictures = (0..n).map(|i| Picture { path: i.to_string().into(), rgb: vec![], set: 0 }).collect();
+            let parts = split(pictures, 7);
+            let mut names: Vec<_> = [&parts.train, &parts.select, &parts.calibrate]
+                .into_iter()
+                .flatten()
+                .map(|p| p.path.clone())
+                .collect();
+            names.sort();
+            names.dedup();
+            assert_eq!(names.len(), n, "n = {n}");
+            assert!(!parts.train.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_hold_out_follows_the_recipe() {
+        assert_eq!(calibration_count(31), 10);
+        assert_eq!(calibration_count(209), 69);
+        assert_eq!(calibration_count(300), 99);
+        assert_eq!(calibration_count(1_000), 200);
+    }
+}
