@@ -1,3 +1,6 @@
 //! Visual inspection of parts on a factory line with a guided diffusion model.
 
+pub mod bundle;
 pub mod inspection;
+#[cfg(feature = "train")]
+pub mod trainer;

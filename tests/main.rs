@@ -1,1 +1,5 @@
-//! t
+//! One integration target: each module below is one subject.
+#![allow(clippy::unwrap_used)]
+
+/// Bundles: what is refused, and by which message.
+mod bundle;

@@ -1,0 +1,3 @@
+//! Training and everything around it.
+
+pub mod commands;
