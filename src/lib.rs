@@ -2,5 +2,6 @@
 
 pub mod bundle;
 pub mod inspection;
+pub mod model;
 #[cfg(feature = "train")]
 pub mod trainer;

@@ -14,6 +14,7 @@ use dsad::bundle::signature::{KeyList, PrivateKey};
 use dsad::bundle::weights::{TensorFile, encode_module, encode_tensor};
 use dsad::bundle::{Bundle, MANIFEST, SIGNATURE, WEIGHTS};
 use dsad::inspection::detect::{ClassId, Steps};
+use dsad::model::profile::{ModelConfig, Profile};
 use tempfile::TempDir;
 
 const MAP: &str = "golden/part.map.safetensors";
@@ -49,7 +50,7 @@ fn manifest() -> Manifest {
         profile: "edge-small".into(),
         classes: vec![ClassId("washer".into())],
         steps: vec![Steps(1), Steps(2)],
-        model: Default::default(),
+        model: ModelConfig::of(Profile::EdgeSmall, 1),
         preprocess: Default::default(),
         map: Default::default(),
         calibration: None,
@@ -298,6 +299,8 @@ fn a_manifest_that_contradicts_itself_is_refused_by_key_and_value() {
         ("\"steps\": 2,", "\"steps\": 3,", vec!["golden", "3", "steps"]),
         ("\"class\": \"washer\"", "\"class\": \"nut\"", vec!["golden", "nut", "classes"]),
         ("\"map\": \"golden/part.map", "\"map\": \"golden/other.map", vec!["golden/other.map", "files"]),
+        ("\"classes\": [\n    \"washer\"", "\"classes\": [\n    \"washer\", \"nut\"", vec!["model: classes: 1", "2"]),
+        ("\"latent_scale\": 1.0", "\"latent_scale\": 0.0", vec!["model", "latent_scale 0"]),
         ("\"storage_dtype\": \"f16\"", "\"storage_dtype\": \"f64\"", vec!["f64"]),
     ];
     for (from, to, named) in cases {

@@ -8,9 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::error::BundleError;
 use crate::inspection::calibration::Calibration;
 use crate::inspection::detect::{ClassId, Steps};
+use crate::model::profile::ModelConfig;
 
-/// Sizes of the networks.
-pub type ModelConfig = serde_json::Value;
 /// Smoothing, pooling and weights of the anomaly map.
 pub type MapSpec = serde_json::Value;
 /// How sensor bytes become model input.
@@ -171,6 +170,12 @@ impl Manifest {
         }
         if let Some(steps) = self.steps.iter().find(|steps| steps.0 == 0) {
             return Some(format!("steps: {} is not a step count", steps.0));
+        }
+        if let Some(problem) = self.model.problem() {
+            return Some(format!("model: {problem}"));
+        }
+        if self.model.classes != self.classes.len() {
+            return Some(format!("model: classes: {}, but 'classes' lists {}", self.model.classes, self.classes.len()));
         }
         if let Some((name, hash)) = self.files.iter().find(|(_, hash)| !is_hash(hash)) {
             return Some(format!("files: '{name}': '{hash}' is not a blake3 hash of 64 lower-case hex digits"));

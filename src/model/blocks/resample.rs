@@ -1,0 +1,125 @@
+//! Halving and doubling a feature map, and moving pixels into channels and back.
+
+use burn::module::Module;
+use burn::nn::PaddingConfig2d;
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::tensor::{Device, Tensor};
+
+/// A 3x3 convolution with stride 2.
+#[derive(Module, Debug)]
+pub struct Downsample {
+    conv: Conv2d,
+}
+
+impl Downsample {
+    /// Zero padding of 1 on every side: the denoiser's form.
+    pub fn symmetric(input: usize, output: usize, device: &Device) -> Self {
+        Self::padded(input, output, PaddingConfig2d::Explicit(1, 1, 1, 1), device)
+    }
+
+    /// Zero padding right and bottom only: the autoencoder's form. Symmetric padding there shifts the features.
+    pub fn asymmetric(input: usize, output: usize, device: &Device) -> Self {
+        Self::padded(input, output, PaddingConfig2d::Explicit(0, 0, 1, 1), device)
+    }
+
+    fn padded(input: usize, output: usize, padding: PaddingConfig2d, device: &Device) -> Self {
+        let conv = Conv2dConfig::new([input, output], [3, 3]).with_stride([2, 2]).with_padding(padding).init(device);
+        Self { conv }
+    }
+
+    /// `[b, input, h, w]` to `[b, output, h/2, w/2]`.
+    pub fn forward(&self, input: Tensor<4>) -> Tensor<4> {
+        self.conv.forward(input)
+    }
+}
+
+/// Nearest doubling, then a convolution.
+#[derive(Module, Debug)]
+pub struct Upsample {
+    conv: Conv2d,
+}
+
+impl Upsample {
+    /// A 3x3 convolution behind the doubling: the paper's form.
+    pub fn new(input: usize, output: usize, device: &Device) -> Self {
+        let conv =
+            Conv2dConfig::new([input, output], [3, 3]).with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1)).init(device);
+        Self { conv }
+    }
+
+    /// `[b, input, h, w]` to `[b, output, 2h, 2w]`.
+    pub fn forward(&self, input: Tensor<4>) -> Tensor<4> {
+        self.conv.forward(double(input))
+    }
+}
+
+/// Repeats every cell twice on both axes: `[b, c, h, w]` to `[b, c, 2h, 2w]`.
+pub fn double(input: Tensor<4>) -> Tensor<4> {
+    let [b, c, h, w] = input.dims();
+    let wide: Tensor<6> = input.reshape([b, c, h, 1, w, 1]).expand([b, c, h, 2, w, 2]);
+    wide.reshape([b, c, 2 * h, 2 * w])
+}
+
+/// Moves blocks of `factor x factor` pixels into channels: `[b, c, h, w]` to `[b, c f f, h/f, w/f]`.
+///
+/// # Panics
+/// If `factor` does not divide the sides.
+pub fn space_to_depth(input: Tensor<4>, factor: usize) -> Tensor<4> {
+    if factor == 1 {
+        return input;
+    }
+    let [b, c, h, w] = input.dims();
+    assert!(h % factor == 0 && w % factor == 0, "{h}x{w} does not split into blocks of {factor}");
+    let split: Tensor<6> = input.reshape([b, c, h / factor, factor, w / factor, factor]);
+    split.permute([0, 1, 3, 5, 2, 4]).reshape([b, c * factor * factor, h / factor, w / factor])
+}
+
+/// The inverse of [`space_to_depth`]: `[b, c f f, h, w]` to `[b, c, h f, w f]`.
+///
+/// # Panics
+/// If the channels do not split.
+pub fn depth_to_space(input: Tensor<4>, factor: usize) -> Tensor<4> {
+    if factor == 1 {
+        return input;
+    }
+    let [b, c, h, w] = input.dims();
+    assert_eq!(c % (factor * factor), 0, "{c} channels do not split into blocks of {factor}");
+    let channels = c / (factor * factor);
+    let split: Tensor<6> = input.reshape([b, channels, factor, factor, h, w]);
+    split.permute([0, 1, 4, 2, 5, 3]).reshape([b, channels, h * factor, w * factor])
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Distribution, TensorData};
+
+    use super::*;
+
+    #[test]
+    fn space_to_depth_round_trip_is_exact() {
+        let x = Tensor::<4>::random([2, 3, 8, 4], Distribution::Default, &Device::flex());
+        let back = depth_to_space(space_to_depth(x.clone(), 4), 4);
+        back.into_data().assert_eq(&x.into_data(), true);
+    }
+
+    #[test]
+    fn double_repeats_cells() {
+        let x = Tensor::<4>::from_floats([[[[1.0, 2.0]]]], &Device::flex());
+        let expected = TensorData::from([[[[1.0f32, 1.0, 2.0, 2.0], [1.0, 1.0, 2.0, 2.0]]]]);
+        double(x).into_data().assert_eq(&expected, true);
+    }
+
+    #[test]
+    fn asymmetric_padding_reads_right_and_below() {
+        // With a kernel of ones, the top left output is the sum of the top left 3x3 cells: nothing is read from above.
+        let device = Device::flex();
+        let mut down = Downsample::asymmetric(1, 1, &device);
+        down.conv.weight = down.conv.weight.map(|w| w.zeros_like() + 1.0);
+        down.conv.bias = None;
+        let x =
+            Tensor::<1>::from_floats([1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15., 16.], &device)
+                .reshape([1, 1, 4, 4]);
+        let expected = TensorData::from([[[[54.0f32, 45.0], [78.0, 54.0]]]]);
+        down.forward(x).into_data().assert_eq(&expected, true);
+    }
+}

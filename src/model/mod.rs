@@ -1,0 +1,33 @@
+//! Networks and diffusion mathematics.
+//!
+//! burn only: no files, no threads, no `dsad` types, no `cfg(feature)`.
+//!
+//! Shapes: `b` batch, `c` channels, `h` and `w` rows and columns of the model grid. A latent is `[b, c, h/8, w/8]`,
+//! its `c` comes from the configuration, and it is already scaled by the autoencoder's `latent_scale`.
+//!
+//! | file | what |
+//! |---|---|
+//! | `profile` | `ModelConfig` and the sizes `edge` and `edge-small` |
+//! | `blocks` | residual and edge blocks, attention, resampling, timestep embedding |
+//! | `autoencoder` | KL autoencoder with a factor of 8 |
+//! | `unet` | the denoiser |
+//! | `sketch`, `guidance` | edges of the picture; the semantic and sketch guided network |
+//! | `features` | frozen backbone whose stages score and guide |
+//! | `schedule`, `sampler` | noise schedules on the host; reduced-step DDIM and deviation correction |
+//! | `score`, `refine` | anomaly components; the refine head |
+//! | `network` | all of the above as one module: a picture in, a reconstruction and maps out |
+//! | `loss` | what training minimises |
+
+pub mod autoencoder;
+pub mod blocks;
+pub mod features;
+pub mod guidance;
+pub mod loss;
+pub mod network;
+pub mod profile;
+pub mod refine;
+pub mod sampler;
+pub mod schedule;
+pub mod score;
+pub mod sketch;
+pub mod unet;

@@ -1,0 +1,201 @@
+//! The sizes of the one design: everything a network is made from, as data.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::autoencoder::AutoencoderConfig;
+use super::blocks::activation::Activation;
+use super::blocks::stage::{BlockKind, BlockStyle};
+use super::features::Backbone;
+use super::guidance::{GuidanceConfig, SketchOperator};
+use super::network::Network;
+use super::refine::RefineConfig;
+use super::sampler::Sampler;
+use super::unet::DenoiserConfig;
+
+/// A size that ships with a configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// 8 to 30 M parameters: CUDA and Jetson.
+    Edge,
+    /// At most 5 M parameters and 5 GFLOP a frame at 2 steps: a CPU, and the shipped demo.
+    EdgeSmall,
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Profile::Edge => "edge",
+            Profile::EdgeSmall => "edge-small",
+        })
+    }
+}
+
+impl FromStr for Profile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "edge" => Ok(Profile::Edge),
+            "edge-small" => Ok(Profile::EdgeSmall),
+            _ => Err(format!("unknown profile '{text}': use edge or edge-small")),
+        }
+    }
+}
+
+/// Everything a [`Network`] is made from. Written by machine, with every field present.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// The autoencoder.
+    pub autoencoder: AutoencoderConfig,
+    /// Factor that gives the latents of the training pictures a standard deviation of 1.
+    pub latent_scale: f64,
+    /// The denoiser.
+    pub denoiser: DenoiserConfig,
+    /// The semantic and sketch guided network.
+    pub guidance: GuidanceConfig,
+    /// The refine head, if there is one.
+    pub refine: Option<RefineConfig>,
+    /// The frozen feature extractor.
+    pub backbone: Backbone,
+    /// How a latent is brought back to normal.
+    pub sampler: Sampler,
+    /// Classes that the network knows besides the null class.
+    pub classes: usize,
+}
+
+fn edge_style(expansion: usize) -> BlockStyle {
+    BlockStyle { kind: BlockKind::Edge, activation: Activation::Relu, groups: 8, epsilon: 1e-5, expansion }
+}
+
+impl ModelConfig {
+    /// The configuration of a profile for `classes` classes.
+    pub fn of(profile: Profile, classes: usize) -> Self {
+        match profile {
+            Profile::EdgeSmall => Self {
+                autoencoder: AutoencoderConfig {
+                    latent_channels: 8,
+                    patch: 4,
+                    encoder_channels: vec![32, 64],
+                    decoder_channels: vec![48, 96],
+                    blocks: 1,
+                    middle_attention: false,
+                    style: edge_style(2),
+                },
+                latent_scale: 1.0,
+                denoiser: DenoiserConfig {
+                    latent_channels: 8,
+                    channels: vec![64, 128, 192],
+                    blocks: 1,
+                    attention: vec![false, false, true],
+                    heads: 4,
+                    style: edge_style(2),
+                },
+                guidance: GuidanceConfig {
+                    patch: 4,
+                    branch_channels: 32,
+                    channels: vec![64, 96, 128],
+                    semantic: true,
+                    sketch: Some(SketchOperator::Soft),
+                    multi_scale: true,
+                    style: edge_style(2),
+                },
+                refine: Some(RefineConfig { fine: 32, coarse: 64, blocks: 2, style: edge_style(2) }),
+                backbone: Backbone::EfficientnetLite0,
+                sampler: Sampler::DeviationCorrection { levels: 10 },
+                classes,
+            },
+            Profile::Edge => Self {
+                autoencoder: AutoencoderConfig {
+                    latent_channels: 8,
+                    patch: 4,
+                    encoder_channels: vec![64, 128],
+                    decoder_channels: vec![128, 256],
+                    blocks: 2,
+                    middle_attention: false,
+                    style: edge_style(2),
+                },
+                latent_scale: 1.0,
+                denoiser: DenoiserConfig {
+                    latent_channels: 8,
+                    channels: vec![128, 256, 384],
+                    blocks: 2,
+                    attention: vec![false, true, true],
+                    heads: 4,
+                    style: edge_style(3),
+                },
+                guidance: GuidanceConfig {
+                    patch: 4,
+                    branch_channels: 64,
+                    channels: vec![128, 192, 256],
+                    semantic: true,
+                    sketch: Some(SketchOperator::Soft),
+                    multi_scale: true,
+                    style: edge_style(2),
+                },
+                refine: Some(RefineConfig { fine: 64, coarse: 128, blocks: 2, style: edge_style(2) }),
+                backbone: Backbone::EfficientnetLite0,
+                sampler: Sampler::DeviationCorrection { levels: 10 },
+                classes,
+            },
+        }
+    }
+
+    /// What is wrong with the configuration, if anything: checked before a bundle's weights are read.
+    pub fn problem(&self) -> Option<String> {
+        if self.autoencoder.latent_channels != self.denoiser.latent_channels {
+            return Some(format!(
+                "autoencoder.latent_channels {} and denoiser.latent_channels {} differ",
+                self.autoencoder.latent_channels, self.denoiser.latent_channels
+            ));
+        }
+        if self.guidance.channels.len() != self.denoiser.channels.len() {
+            return Some("guidance.channels and denoiser.channels need the same number of levels".into());
+        }
+        if !(self.latent_scale.is_finite() && self.latent_scale > 0.0) {
+            return Some(format!("latent_scale {} is not a positive number", self.latent_scale));
+        }
+        (self.autoencoder.problem().map(|p| format!("autoencoder: {p}")))
+            .or_else(|| self.denoiser.problem().map(|p| format!("denoiser: {p}")))
+            .or_else(|| self.guidance.problem().map(|p| format!("guidance: {p}")))
+    }
+
+    /// Makes the network with fresh weights.
+    ///
+    /// # Panics
+    /// If [`Self::problem`] finds one.
+    pub fn init(&self, device: &burn::tensor::Device) -> Network {
+        Network::new(self, device)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::module::Module;
+    use burn::tensor::Device;
+
+    use super::*;
+
+    fn parameters(profile: Profile) -> usize {
+        ModelConfig::of(profile, 3).init(&Device::flex()).num_params()
+    }
+
+    #[test]
+    fn profiles_keep_their_size() {
+        let small = parameters(Profile::EdgeSmall);
+        assert!(small <= 5_000_000, "edge-small has {small} parameters");
+        let edge = parameters(Profile::Edge);
+        assert!((8_000_000..=30_000_000).contains(&edge), "edge has {edge} parameters");
+    }
+
+    #[test]
+    fn a_configuration_survives_json() {
+        let config = ModelConfig::of(Profile::Edge, 2);
+        let text = serde_json::to_string(&config).expect("serialises");
+        assert_eq!(serde_json::from_str::<ModelConfig>(&text).expect("parses"), config);
+    }
+}
