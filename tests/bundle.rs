@@ -1,8 +1,13 @@
 //! What a bundle is refused for, and by which message.
 
+/// Keys and signatures.
+mod signature;
+/// Headers, values, and the way into a module.
+mod tensors;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
@@ -10,8 +15,8 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, TensorData};
 use dsad::bundle::error::BundleError;
 use dsad::bundle::manifest::{ComputeDtype, Golden, Manifest, NumberFormat, Provenance};
-use dsad::bundle::signature::{KeyList, PrivateKey};
-use dsad::bundle::weights::{TensorFile, encode_module, encode_tensor};
+use dsad::bundle::signature::KeyList;
+use dsad::bundle::weights::{encode_module, encode_tensor};
 use dsad::bundle::{Bundle, MANIFEST, SIGNATURE, WEIGHTS};
 use dsad::inspection::detect::{ClassId, Steps};
 use dsad::model::profile::{ModelConfig, Profile};
@@ -29,18 +34,6 @@ struct Tiny {
 fn tiny(width: usize) -> Tiny {
     let device = Device::flex();
     Tiny { first: LinearConfig::new(3, width).init(&device), second: LinearConfig::new(width, 2).init(&device) }
-}
-
-#[derive(Module, Debug)]
-struct Half {
-    first: Linear,
-}
-
-#[derive(Module, Debug)]
-struct More {
-    first: Linear,
-    second: Linear,
-    third: Linear,
 }
 
 fn manifest() -> Manifest {
@@ -98,11 +91,6 @@ fn made() -> (TempDir, PathBuf) {
     (home, dir)
 }
 
-fn key_pair(home: &Path, name: &str) -> (PrivateKey, KeyList) {
-    let (private, public) = PrivateKey::generate().unwrap().write(home, name).unwrap();
-    (PrivateKey::read(&private).unwrap(), KeyList::read(&[public]).unwrap())
-}
-
 fn refusal(dir: &Path, keys: &KeyList) -> BundleError {
     Bundle::open(dir, keys).expect_err("the bundle must be refused")
 }
@@ -157,20 +145,6 @@ fn a_bundle_comes_back_as_it_was_written() {
 }
 
 #[test]
-fn the_same_weights_have_the_same_bytes() {
-    let module = tiny(4);
-    assert_eq!(files(&module), files(&module.clone()));
-}
-
-#[test]
-fn single_precision_survives_bit_for_bit() {
-    let module = tiny(5);
-    let bytes = encode_module(&module, NumberFormat::F32, Path::new("w")).unwrap();
-    let loaded = TensorFile::from_bytes(bytes, Path::new("w")).unwrap().load_into(tiny(5), NumberFormat::F32).unwrap();
-    loaded.second.weight.val().into_data().assert_eq(&module.second.weight.val().into_data(), true);
-}
-
-#[test]
 fn an_existing_bundle_is_replaced_only_when_asked() {
     let (home, dir) = made();
     let before = Bundle::open(&dir, &KeyList::empty()).unwrap().model_hash;
@@ -203,7 +177,7 @@ fn a_bundle_that_could_not_be_opened_is_never_published() {
 #[test]
 fn a_flipped_byte_is_refused_in_every_file() {
     let (home, dir) = made();
-    let (key, keys) = key_pair(home.path(), "station");
+    let (key, keys) = signature::key_pair(home.path(), "station");
     let bundle = Bundle::sign(&dir, &key).unwrap();
     Bundle::open(&dir, &keys).unwrap();
     let names = bundle.manifest.files.keys().map(String::as_str).chain([MANIFEST, SIGNATURE]);
@@ -319,192 +293,4 @@ fn oversized_text_files_are_refused_before_they_are_read() {
     assert_refused(&refusal(&dir, &KeyList::empty()), "too_large", &[SIGNATURE]);
     fs::File::create(dir.join(MANIFEST)).unwrap().set_len(1 << 40).unwrap();
     assert_refused(&refusal(&dir, &KeyList::empty()), "too_large", &[MANIFEST, "1048576"]);
-}
-
-#[test]
-fn unsigned_bundles_are_refused_once_keys_are_listed() {
-    let (home, dir) = made();
-    let (key, keys) = key_pair(home.path(), "station");
-    assert_refused(&refusal(&dir, &keys), "unsigned", &[SIGNATURE, "trainer sign"]);
-    Bundle::sign(&dir, &key).unwrap();
-    assert_eq!(Bundle::open(&dir, &keys).unwrap().signed_by, Some(key.public_hex()));
-    assert_eq!(Bundle::open(&dir, &KeyList::empty()).unwrap().signed_by, Some(key.public_hex()));
-}
-
-#[test]
-fn wrong_signatures_are_refused_with_and_without_keys() {
-    let (home, dir) = made();
-    let (key, keys) = key_pair(home.path(), "station");
-    let (stranger, _) = key_pair(home.path(), "stranger");
-    Bundle::sign(&dir, &stranger).unwrap();
-    assert_refused(&refusal(&dir, &keys), "signature_invalid", &[SIGNATURE, &stranger.public_hex(), "station's keys"]);
-
-    // The right key over another manifest.
-    let other = key.sign(b"another manifest").to_line();
-    fs::write(dir.join(SIGNATURE), &other).unwrap();
-    for keys in [&keys, &KeyList::empty()] {
-        assert_refused(&refusal(&dir, keys), "signature_invalid", &[SIGNATURE, "does not belong"]);
-    }
-    // A listed key's name on a stranger's signature.
-    let forged = stranger.sign(&fs::read(dir.join(MANIFEST)).unwrap()).to_line();
-    fs::write(dir.join(SIGNATURE), forged.replace(&stranger.public_hex(), &key.public_hex())).unwrap();
-    assert_refused(&refusal(&dir, &keys), "signature_invalid", &["does not belong"]);
-    // No signature at all inside the file.
-    for text in ["", "\n", "dsad-ed25519-signature\n", &other.to_uppercase(), other.trim_end()] {
-        fs::write(dir.join(SIGNATURE), text).unwrap();
-        assert_refused(&refusal(&dir, &KeyList::empty()), "signature_invalid", &[SIGNATURE]);
-    }
-    // Signing again is the remedy.
-    Bundle::sign(&dir, &key).unwrap();
-    Bundle::open(&dir, &keys).unwrap();
-}
-
-#[test]
-fn a_changed_bundle_cannot_be_signed() {
-    let (home, dir) = made();
-    let (key, _) = key_pair(home.path(), "station");
-    change(&dir.join(PICTURE), |bytes| bytes[0] ^= 1);
-    assert_refused(&Bundle::sign(&dir, &key).unwrap_err(), "hash_mismatch", &[PICTURE]);
-    assert!(!dir.join(SIGNATURE).exists());
-}
-
-#[test]
-fn keys_are_private_never_overwritten_and_never_silently_absent() {
-    let home = tempfile::tempdir().unwrap();
-    let (private, public) = PrivateKey::generate().unwrap().write(home.path(), "a").unwrap();
-    assert_eq!(fs::metadata(&private).unwrap().permissions().mode() & 0o777, 0o600);
-    let again = PrivateKey::generate().unwrap().write(home.path(), "a").unwrap_err();
-    assert_refused(&again, "exists", &["a.pub"]);
-    fs::set_permissions(&private, fs::Permissions::from_mode(0o640)).unwrap();
-    let open = PrivateKey::read(&private).err().expect("others can read it");
-    assert_refused(&open, "key_invalid", &["a.key", "640", "chmod 600"]);
-
-    assert!(!KeyList::read(&[home.path().into()]).unwrap().is_empty());
-    let private_as_public = KeyList::read(std::slice::from_ref(&private)).unwrap_err();
-    assert_refused(&private_as_public, "key_invalid", &["a.key", "dsad-ed25519"]);
-    fs::remove_file(&public).unwrap();
-    assert_refused(&KeyList::read(&[home.path().into()]).unwrap_err(), "key_invalid", &["no *.pub file"]);
-    assert_refused(&KeyList::read(&[public]).unwrap_err(), "file_missing", &["a.pub"]);
-    // The neutral point verifies signatures that nobody made.
-    let weak = home.path().join("weak.pub");
-    fs::write(&weak, format!("dsad-ed25519 01{} weak\n", "00".repeat(31))).unwrap();
-    assert_refused(&KeyList::read(&[weak]).unwrap_err(), "key_invalid", &["weak.pub"]);
-}
-
-/// A safetensors file with any header.
-fn raw(header: &str, data: &[u8]) -> Vec<u8> {
-    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(header.as_bytes());
-    bytes.extend(data);
-    bytes
-}
-
-#[test]
-fn lying_headers_are_refused_before_anything_is_allocated() {
-    let home = tempfile::tempdir().unwrap();
-    let path = home.path().join(WEIGHTS);
-    let huge = usize::MAX;
-    let length = |given: u64| [given.to_le_bytes().to_vec(), b"{}".to_vec()].concat();
-    let cases = [
-        (vec![], "0 bytes"),
-        (vec![1; 7], "7 bytes"),
-        (length(u64::MAX), "18446744073709551615"),
-        (length(u64::MAX - 7), "18446744073709551608"),
-        (length(1 << 40), "1099511627776"),
-        (length(3), "only 2 bytes follow"),
-        (raw("{", &[]), "EOF"),
-        (raw("{}", &[1]), "1 bytes"),
-        (raw(&"[".repeat(100_000), &[]), "invalid type"),
-        (raw(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#, &[0; 3]), "3 bytes"),
-        (raw(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#, &[0; 5]), "5 bytes"),
-        (raw(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}"#, &[0; 4]), "invalid shape"),
-        (raw(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#, &[0; 8]), "`a`"),
-        (raw(r#"{"a":{"dtype":"F64","shape":[1],"data_offsets":[0,8]}}"#, &[0; 8]), "only F16 and F32"),
-        (raw(r#"{"a":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}"#, &[0; 8]), "'a'"),
-        (
-            raw(&format!(r#"{{"a":{{"dtype":"F32","shape":[{huge},{huge}],"data_offsets":[0,4]}}}}"#), &[0; 4]),
-            "overflow",
-        ),
-        (raw(&format!(r#"{{"a":{{"dtype":"F32","shape":[1],"data_offsets":[0,{huge}]}}}}"#), &[0; 4]), "invalid"),
-    ];
-    for (bytes, word) in cases {
-        fs::write(&path, &bytes).unwrap();
-        let error = TensorFile::open(&path).unwrap_err();
-        assert_refused(&error, "tensor_header", &[WEIGHTS, word]);
-        assert_refused(&TensorFile::from_bytes(bytes, &path).unwrap_err(), "tensor_header", &[WEIGHTS, word]);
-    }
-    // A sparse file of 1 TiB whose header claims most of it.
-    fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
-    assert_refused(&TensorFile::open(&path).unwrap_err(), "too_large", &[WEIGHTS]);
-    let file = fs::File::create(&path).unwrap();
-    std::io::Write::write_all(&mut &file, &(1u64 << 31).to_le_bytes()).unwrap();
-    file.set_len(3 << 30).unwrap();
-    assert_refused(&TensorFile::open(&path).unwrap_err(), "tensor_header", &["2147483648", "16777216"]);
-}
-
-#[test]
-fn a_bundle_with_a_lying_header_and_the_right_hash_is_refused() {
-    let (_home, dir) = made();
-    let bundle = Bundle::open(&dir, &KeyList::empty()).unwrap();
-    let lying = length_lie();
-    fs::write(dir.join(WEIGHTS), &lying).unwrap();
-    edit_manifest(&dir, &bundle.manifest.files[WEIGHTS], blake3::hash(&lying).to_hex().as_str());
-    assert_refused(&refusal(&dir, &KeyList::empty()), "tensor_header", &[WEIGHTS]);
-}
-
-fn length_lie() -> Vec<u8> {
-    [u64::MAX.to_le_bytes().to_vec(), b"{}".to_vec()].concat()
-}
-
-#[test]
-fn weights_that_are_not_finite_are_refused_by_tensor_and_index() {
-    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        let error = encode_tensor("map", &[3], &[0.0, 1.0, value], Path::new(MAP)).unwrap_err();
-        assert_refused(&error, "tensor_not_finite", &[MAP, "'map'", "element 2", &value.to_string()]);
-    }
-    let header = r#"{"a":{"dtype":"F16","shape":[2],"data_offsets":[0,4]}}"#;
-    let error = TensorFile::from_bytes(raw(header, &[0, 0, 0, 0x7e]), Path::new(WEIGHTS)).unwrap_err();
-    assert_refused(&error, "tensor_not_finite", &[WEIGHTS, "'a'", "element 1", "NaN"]);
-    // 1e6 is a fine f32 and an infinite f16.
-    let mut module = tiny(4);
-    module.first.weight = module.first.weight.map(|weight| weight.full_like(1e6));
-    encode_module(&module, NumberFormat::F32, Path::new(WEIGHTS)).unwrap();
-    let error = encode_module(&module, NumberFormat::F16, Path::new(WEIGHTS)).unwrap_err();
-    assert_refused(&error, "tensor_not_finite", &["'first.weight'", "inf"]);
-}
-
-#[test]
-fn missing_unused_and_misshaped_tensors_are_named() {
-    let device = Device::flex();
-    let file = |bytes| TensorFile::from_bytes(bytes, Path::new(WEIGHTS)).unwrap();
-    let bytes = encode_module(&tiny(4), NumberFormat::F16, Path::new(WEIGHTS)).unwrap();
-
-    let half = Half { first: LinearConfig::new(3, 4).init(&device) };
-    let error = file(bytes.clone()).load_into(half, NumberFormat::F32).unwrap_err();
-    assert_refused(&error, "tensors_unused", &[WEIGHTS, "'second.weight'", "'second.bias'", "'model'"]);
-
-    let Tiny { first, second } = tiny(4);
-    let more = More { first, second, third: LinearConfig::new(1, 1).init(&device) };
-    let error = file(bytes.clone()).load_into(more, NumberFormat::F32).unwrap_err();
-    assert_refused(&error, "tensors_missing", &[WEIGHTS, "'third.weight'", "'third.bias'"]);
-
-    let error = file(bytes).load_into(tiny(5), NumberFormat::F32).unwrap_err();
-    assert_refused(&error, "tensor_mismatch", &[WEIGHTS, "'first.weight'", "[3, 4]", "[3, 5]"]);
-}
-
-#[cfg(feature = "train")]
-#[test]
-fn the_verbs_make_a_pair_and_sign_with_it() {
-    use dsad::trainer::commands::{keygen, sign};
-    let (home, dir) = made();
-    let pair = keygen::KeygenArgs { out: home.path().join("keys"), name: "plant-1".into() };
-    keygen::run(&pair).unwrap();
-    let key = home.path().join("keys/plant-1.key");
-    sign::run(&sign::SignArgs { bundle: dir.clone(), key: key.clone() }).unwrap();
-    let opened = Bundle::open(&dir, &KeyList::read(&[home.path().join("keys")]).unwrap()).unwrap();
-    assert_eq!(opened.signed_by, Some(PrivateKey::read(&key).unwrap().public_hex()));
-
-    assert!(keygen::run(&pair).unwrap_err().to_string().contains("exists"));
-    let escaping = keygen::KeygenArgs { out: home.path().into(), name: "../plant".into() };
-    assert!(keygen::run(&escaping).unwrap_err().to_string().contains("../plant"));
 }

@@ -3,3 +3,5 @@
 
 /// Bundles: what is refused, and by which message.
 mod bundle;
+/// Networks, schedules and samplers against PyTorch.
+mod golden_model;
