@@ -1,4 +1,4 @@
-//! Networks, schedules and samplers against published PyTorch modules.
+//! Networks, schedules and samplers against published PyTorch modules, and where there are none against plain torch.
 //!
 //! The fixtures and what they come from: `tests/data/golden/generate.py`.
 
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::store::{ModuleSnapshot, PyTorchToBurnAdapter, SafetensorsStore};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use dsad::bundle::weights::{TensorEntry, TensorFile};
 use dsad::model::autoencoder::posterior::Posterior;
 use dsad::model::autoencoder::{Autoencoder, AutoencoderConfig};
@@ -19,7 +19,9 @@ use dsad::model::blocks::residual::ResidualBlockConfig;
 use dsad::model::blocks::stage::{BlockKind, BlockStyle};
 use dsad::model::blocks::timestep::sinusoidal;
 use dsad::model::features::Stages;
+use dsad::model::guidance::{GuidanceConfig, SketchOperator};
 use dsad::model::loss::{dice, focal};
+use dsad::model::refine::RefineConfig;
 use dsad::model::sampler::Sampler;
 use dsad::model::schedule::{NoiseSchedule, ScheduleKind};
 use dsad::model::score::{feature_map, latent_map};
@@ -279,8 +281,8 @@ fn deviation_correction_matches_its_formula_in_numpy() {
 #[test]
 fn maps_match_torch() {
     let fixture = Fixture::open("score");
-    let stages = |name: &str| -> Stages { std::array::from_fn(|k| fixture.tensor(&format!("{name}.{k}"))) };
-    fixture.assert_close(feature_map(&stages("seen"), &stages("redrawn"), 32, 64), "feature_map");
+    let (seen, redrawn) = (stages(&fixture, "seen"), stages(&fixture, "redrawn"));
+    fixture.assert_close(feature_map(&seen, &redrawn, 32, 64), "feature_map");
     let map = latent_map(fixture.tensor("latent.seen"), fixture.tensor("latent.after"), 32, 64);
     fixture.assert_close(map, "latent_map");
 }
@@ -297,6 +299,65 @@ fn losses_match_torch() {
     let (logits, mask) = (|| fixture.tensor::<4>("logits"), || fixture.tensor::<4>("mask"));
     fixture.assert_close(focal(logits(), mask()), "focal");
     fixture.assert_close(dice(logits(), mask()), "dice");
+}
+
+fn edge() -> BlockStyle {
+    BlockStyle { activation: Activation::Relu, ..style(BlockKind::Edge, 1e-5) }
+}
+
+fn stages(fixture: &Fixture, name: &str) -> Stages {
+    std::array::from_fn(|k| fixture.tensor(&format!("{name}.{k}")))
+}
+
+#[test]
+fn edge_autoencoder_matches_torch() {
+    let fixture = Fixture::open("edge");
+    let config = AutoencoderConfig {
+        latent_channels: 5,
+        patch: 4,
+        encoder_channels: vec![8, 12],
+        decoder_channels: vec![12, 16],
+        blocks: 1,
+        middle_attention: false,
+        style: edge(),
+    };
+    let autoencoder = fixture.load(config.init(&fixture.device), "autoencoder");
+    let posterior = autoencoder.posterior(fixture.tensor("image"));
+    fixture.assert_close(Tensor::cat(vec![posterior.mean, posterior.log_variance], 1), "moments");
+    fixture.assert_close(autoencoder.decode(fixture.tensor::<4>("latent") * 0.5, 0.5), "decoded");
+}
+
+#[test]
+fn guidance_matches_torch() {
+    let fixture = Fixture::open("edge");
+    let config = GuidanceConfig {
+        patch: 2,
+        branch_channels: 8,
+        channels: vec![8, 12, 16],
+        semantic: true,
+        sketch: Some(SketchOperator::Canny),
+        multi_scale: true,
+        style: edge(),
+    };
+    let network = config.init(20, &[12, 20], 24, 2, [6, 10, 12], &fixture.device);
+    let network = fixture.load(network, "guidance");
+    let seen = stages(&fixture, "seen");
+    let guidance = network.forward(fixture.tensor("image"), Some(fixture.tensor("sketch")), Some(&seen));
+    let [first, second] = <[Tensor<4>; 2]>::try_from(guidance.skips).unwrap();
+    fixture.assert_close(first, "control.0");
+    fixture.assert_close(second, "control.1");
+    fixture.assert_close(guidance.middle, "control.2");
+    let classes = Tensor::<1, Int>::from_data(TensorData::from([2i32, 0]), &fixture.device);
+    fixture.assert_close(network.class_embedding(classes), "class_embedding");
+}
+
+#[test]
+fn refine_head_matches_torch() {
+    let fixture = Fixture::open("edge");
+    let config = RefineConfig { fine: 8, coarse: 12, blocks: 1, style: edge() };
+    let head = fixture.load(config.init([6, 10, 12], &fixture.device), "refine");
+    let (seen, redrawn) = (stages(&fixture, "seen"), stages(&fixture, "redrawn"));
+    fixture.assert_close(head.forward(fixture.tensor("image"), fixture.tensor("again"), &seen, &redrawn), "logits");
 }
 
 #[test]

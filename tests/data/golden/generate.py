@@ -5,8 +5,8 @@
     python tests/data/golden/generate.py
 
 The reference is `diffusers` wherever it has the layer: ResnetBlock2D, Attention, Downsample2D, Upsample2D,
-AutoencoderKL, UNet2DModel, DDPMScheduler, DDIMScheduler. Where it has none (edge blocks, maps, sketch, deviation
-correction) the reference is the formula in plain torch or numpy operations.
+AutoencoderKL, UNet2DModel, DDPMScheduler, DDIMScheduler. Where it has none (edge networks, guidance, refine head, maps,
+sketch, losses, deviation correction) the reference is the formula in plain torch or numpy operations.
 
 Weights are seeded random numbers, also in the norms, so that no parameter is neutral. They are stored under our names,
 in PyTorch's layout; the test loads them through burn-store's PyTorch adapter. Sides and batch differ from each other
@@ -349,11 +349,182 @@ def scores():
     save("score", out)
 
 
+class EdgeBlock(torch.nn.Module):
+    """y = skip(x) + W2 relu(W1 norm(dw(x)))"""
+
+    def __init__(self, channels, output):
+        super().__init__()
+        self.depthwise = torch.nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.norm = torch.nn.GroupNorm(GROUPS, channels, eps=1e-5)
+        self.expand = torch.nn.Conv2d(channels, 2 * output, 1)
+        self.project = torch.nn.Conv2d(2 * output, output, 1)
+        if channels != output:
+            self.shortcut = torch.nn.Conv2d(channels, output, 1)
+
+    def forward(self, x):
+        skip = self.shortcut(x) if hasattr(self, "shortcut") else x
+        return skip + self.project(F.relu(self.expand(self.norm(self.depthwise(x)))))
+
+
+class Fold(torch.nn.Module):
+    def __init__(self, channels, output):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(4 * channels, output, 1)
+
+    def forward(self, x):
+        return self.conv(F.pixel_unshuffle(x, 2))
+
+
+def tree(**parts):
+    """A module with named parts: its state has the names of our modules."""
+    module = torch.nn.Module()
+    for name, part in parts.items():
+        setattr(module, name, part)
+    return module
+
+
+double = lambda x: F.interpolate(x, scale_factor=2, mode="nearest")
+conv1 = lambda channels, output: torch.nn.Conv2d(channels, output, 1)
+conv3 = lambda channels, output, stride=1: torch.nn.Conv2d(channels, output, 3, stride=stride, padding=1)
+parts = torch.nn.ModuleList
+run = lambda blocks, x: [x := block(x) for block in blocks][-1]
+
+
+def edge_networks():
+    """The networks of the edge profiles, small, from their description: nothing published has this shape."""
+    out = {}
+    image, again = torch.rand(2, 3, 32, 64) * 2 - 1, torch.rand(2, 3, 32, 64) * 2 - 1
+    sketch = torch.rand(2, 1, 32, 64)
+    seen = [torch.randn(2, c, h, w) for c, h, w in [(6, 8, 16), (10, 4, 8), (12, 2, 4)]]
+    redrawn = [torch.randn_like(stage) for stage in seen]
+    out.update({"image": image, "again": again, "sketch": sketch})
+    out.update({f"seen.{k}": stage for k, stage in enumerate(seen)})
+    out.update({f"redrawn.{k}": stage for k, stage in enumerate(redrawn)})
+
+    # Autoencoder: patch 4, encoder 8 and 12 channels, decoder 12 and 16, one block a level, 5 latent channels.
+    middle = lambda channels: tree(block1=EdgeBlock(channels, channels), block2=EdgeBlock(channels, channels))
+    encoder = tree(
+        conv_in=conv3(48, 8),
+        levels=parts([tree(blocks=parts([EdgeBlock(8, 8)]), down=Fold(8, 8)), tree(blocks=parts([EdgeBlock(8, 12)]))]),
+        middle=middle(12),
+        norm=torch.nn.GroupNorm(GROUPS, 12, eps=1e-5),
+        conv_out=conv3(12, 10),
+    )
+    decoder = tree(
+        conv_in=conv3(5, 16),
+        middle=middle(16),
+        levels=parts(
+            [
+                tree(blocks=parts([EdgeBlock(16, 16), EdgeBlock(16, 16)]), up=tree(conv=conv1(16, 16))),
+                tree(blocks=parts([EdgeBlock(16, 12), EdgeBlock(12, 12)])),
+            ]
+        ),
+        norm=torch.nn.GroupNorm(GROUPS, 12, eps=1e-5),
+        conv_out=conv3(12, 48),
+    )
+    coder = randomise(tree(encoder=encoder, decoder=decoder, quant=conv1(10, 10), post_quant=conv1(5, 5)))
+    x = encoder.conv_in(F.pixel_unshuffle(image, 4))
+    x = encoder.levels[0].down(run(encoder.levels[0].blocks, x))
+    x = run(encoder.levels[1].blocks, x)
+    x = encoder.middle.block2(encoder.middle.block1(x))
+    moments = coder.quant(encoder.conv_out(F.relu(encoder.norm(x))))
+    latent = torch.randn(2, 5, 4, 8)
+    x = decoder.conv_in(coder.post_quant(latent))
+    x = decoder.middle.block2(decoder.middle.block1(x))
+    x = double(decoder.levels[0].up.conv(run(decoder.levels[0].blocks, x)))
+    x = run(decoder.levels[1].blocks, x)
+    decoded = F.pixel_shuffle(decoder.conv_out(F.relu(decoder.norm(x))), 4)
+    out.update(weights("autoencoder", coder, []))
+    out.update({"moments": moments, "latent": latent, "decoded": decoded})
+
+    # Guidance: patch 2, branches of 8, trunk of 8, 12 and 16 channels, control of 20, skips of 12 and 20, 2 classes.
+    branch = lambda planes, width: tree(convs=parts([conv3(4 * planes, width // 2, 2), conv3(width // 2, width, 2)]))
+    semantic = tree(fine=conv1(10, 4), coarse=conv1(12, 4), norm=torch.nn.GroupNorm(GROUPS, 8, eps=1e-5))
+    gates = tree(squeeze=torch.nn.Linear(8, 2), excite=torch.nn.Linear(2, 8), spatial=torch.nn.Conv2d(2, 1, 7, padding=3))
+    fusion = tree(
+        picture=branch(3, 8),
+        sketch=branch(1, 4),
+        semantic=semantic,
+        mix=conv1(20, 8),
+        norm=torch.nn.GroupNorm(GROUPS, 8, eps=1e-5),
+        gates=gates,
+    )
+    trunk = parts(
+        [
+            tree(block=EdgeBlock(8, 8)),
+            tree(down=Fold(8, 12), block=EdgeBlock(12, 12)),
+            tree(down=Fold(12, 16), block=EdgeBlock(16, 16)),
+        ]
+    )
+    scales = tree(
+        laterals=parts([conv1(8, 8), conv1(12, 8), conv1(16, 8)]),
+        downs=parts([Fold(8, 8), Fold(8, 8)]),
+        weights=torch.nn.ParameterList([torch.empty(1), torch.empty(1)]),
+    )
+    outputs = (12, 20, 20)
+    guide = randomise(
+        tree(
+            fusion=fusion,
+            trunk=trunk,
+            multi_scale=scales,
+            direct=parts([conv1(16, width) for width in outputs]),
+            fused=parts([conv1(8, width) for width in outputs]),
+            classes=torch.nn.Embedding(3, 24),
+        )
+    )
+    see = lambda part, planes: run(
+        [lambda x, conv=conv: F.relu(conv(x)) for conv in part.convs], F.pixel_unshuffle(planes, 2)
+    )
+    coarse = F.interpolate(seen[2], size=seen[1].shape[2:], mode="bilinear", align_corners=False)
+    meaning = F.relu(semantic.norm(torch.cat([semantic.fine(seen[1]), semantic.coarse(coarse)], 1)))
+    views = torch.cat([see(fusion.picture, image), see(fusion.sketch, sketch), meaning], 1)
+    mixed = F.relu(fusion.norm(fusion.mix(views)))
+    channel = torch.sigmoid(gates.excite(F.relu(gates.squeeze(mixed.mean((2, 3))))))[:, :, None, None]
+    spatial = torch.sigmoid(gates.spatial(torch.cat([mixed.mean(1, keepdim=True), mixed.amax(1, keepdim=True)], 1)))
+    levels, x = [], mixed + mixed * channel * spatial
+    for level in trunk:
+        x = level.block(level.down(x) if hasattr(level, "down") else x)
+        levels.append(x)
+    fused = F.relu(scales.laterals[0](levels[0]))
+    for lateral, down, weight, level in zip(scales.laterals[1:], scales.downs, scales.weights, levels[1:]):
+        fused = F.relu(lateral(level)) + weight * F.relu(down(fused))
+    controls = [direct(x) + late(fused) for direct, late in zip(guide.direct, guide.fused)]
+    out.update(weights("guidance", guide, []))
+    out.update({f"control.{k}": control for k, control in enumerate(controls)})
+    out["class_embedding"] = guide.classes(torch.tensor([2, 0]))
+
+    # Refine head: 8 channels fine, 12 coarse, one block on each run.
+    refine = randomise(
+        tree(
+            pixels=conv1(96, 8),
+            fine_features=conv1(12, 8),
+            middle_features=conv1(20, 12),
+            coarse_features=conv1(24, 12),
+            fine_in=parts([EdgeBlock(8, 8)]),
+            down=Fold(8, 12),
+            coarse=parts([EdgeBlock(12, 12)]),
+            up=conv1(12, 8),
+            fine_out=parts([EdgeBlock(8, 8)]),
+            output=conv1(8, 1),
+        )
+    )
+    pair = lambda a, b: torch.cat([a, (a - b).abs()], 1)
+    fine = refine.pixels(F.pixel_unshuffle(pair(image, again), 4)) + refine.fine_features(pair(seen[0], redrawn[0]))
+    fine = run(refine.fine_in, fine)
+    low = refine.down(fine) + refine.middle_features(pair(seen[1], redrawn[1]))
+    low = run(refine.coarse, low + double(refine.coarse_features(pair(seen[2], redrawn[2]))))
+    fine = run(refine.fine_out, fine + double(refine.up(low)))
+    out.update(weights("refine", refine, []))
+    out["logits"] = refine.output(F.relu(fine))
+    save("edge", out)
+
+
 blocks()
 autoencoder()
 predict = denoiser()
 schedules()
 samplers(predict)
 scores()
+edge_networks()
 print(f"{total:>9} bytes in all")
 assert total < LIMIT, f"fixtures must stay under {LIMIT} bytes"
