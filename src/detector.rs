@@ -92,7 +92,7 @@ impl DiffusionDetector {
         let network = bundle.tensors(WEIGHTS)?.load_into(config.init(&compute.device), format)?;
         let spec = DetectorSpec {
             classes: manifest.classes.clone(),
-            map: manifest.map.clone(),
+            map: manifest.map,
             seed: manifest.seed,
             latent_channels: config.autoencoder.latent_channels,
         };
@@ -137,7 +137,7 @@ impl DiffusionDetector {
             let prepared = prepare_picture(&picture, &bundle.manifest.preprocess).map_err(&fail)?;
             let plan = Plan { steps: golden.steps, class: golden.class.clone() };
             let detections = self.detect(std::slice::from_ref(&prepared), &plan).map_err(|e| fail(e.to_string()))?;
-            compare(&detections[0], &expected.values(), golden).map_err(fail)?;
+            compare(&detections[0], &expected.values, golden).map_err(fail)?;
         }
         Ok(())
     }

@@ -64,14 +64,14 @@ pub struct Batch {
 fn augment(rgb: &[u8], width: usize, height: usize, rng: &mut impl Rng) -> Vec<u8> {
     let gain = rng.random_range(0.92..1.08f32);
     let offset = rng.random_range(-6.0..6.0f32);
-    let reach = (width.min(height) / 64) as isize;
+    let reach = (width.min(height) / 64) as i32;
     let (dx, dy) = (rng.random_range(-reach..=reach), rng.random_range(-reach..=reach));
     let table: Vec<u8> = (0..=255).map(|v| (v as f32 * gain + offset).round().clamp(0.0, 255.0) as u8).collect();
     let mut out = Vec::with_capacity(rgb.len());
     for y in 0..height as isize {
-        let row = (y + dy).clamp(0, height as isize - 1) as usize * width;
+        let row = (y + dy as isize).clamp(0, height as isize - 1) as usize * width;
         for x in 0..width as isize {
-            let cell = (row + (x + dx).clamp(0, width as isize - 1) as usize) * 3;
+            let cell = (row + (x + dx as isize).clamp(0, width as isize - 1) as usize) * 3;
             out.extend(rgb[cell..cell + 3].iter().map(|&v| table[v as usize]));
         }
     }

@@ -18,14 +18,13 @@ impl<M: Module> Ema<M> {
     }
 
     /// Moves the average towards `module`; early steps move faster, so that the start is forgotten.
-    pub fn update(self, module: &M, step: usize) -> Self {
+    pub fn update(&mut self, module: &M, step: usize) {
         let warm = (1.0 + step as f64) / (10.0 + step as f64);
         let decay = self.decay.min(warm);
         // A container of tensors by parameter id is what burn's gradients are.
         let mut current = Collect { tensors: GradientsParams::new() };
         module.valid().visit(&mut current);
-        let module = self.module.map(&mut Mix { current: current.tensors, decay });
-        Self { module, ..self }
+        self.module = self.module.clone().map(&mut Mix { current: current.tensors, decay });
     }
 
     /// The average.
@@ -34,8 +33,8 @@ impl<M: Module> Ema<M> {
     }
 
     /// The same average with other parameters, from a checkpoint.
-    pub fn with_module(self, module: M) -> Self {
-        Self { module, ..self }
+    pub fn restore(&mut self, module: M) {
+        self.module = module;
     }
 }
 
@@ -79,7 +78,8 @@ mod tests {
             layer.weight = layer.weight.map(|w| w.zeros_like() + value);
             layer
         };
-        let ema = Ema::new(&at(&layer, 1.0), 0.75).update(&at(&layer, 5.0), 1_000);
+        let mut ema = Ema::new(&at(&layer, 1.0), 0.75);
+        ema.update(&at(&layer, 5.0), 1_000);
         assert_eq!(ema.module().weight.val().into_scalar::<f32>(), 2.0);
     }
 }

@@ -8,6 +8,7 @@
 
 pub mod batches;
 pub mod checkpoint;
+pub mod commands;
 pub mod config;
 pub mod dataset;
 pub mod ema;

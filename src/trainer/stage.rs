@@ -73,7 +73,7 @@ pub fn run<O: Objective>(
         let load = |name: &str| ModuleRecord::load(saved.join(name)).with_context(|| format!("{name} of {saved:?}"));
         trained = trained.try_load_record(load("trained.bpk")?).context("trained.bpk")?;
         let average = ema.module().clone().try_load_record(load("average.bpk")?).context("average.bpk")?;
-        ema = ema.with_module(average);
+        ema.restore(average);
         optimizer = optimizer.load(saved.join("optimizer.bpk")).context("optimizer.bpk")?;
     }
     let workers = std::thread::available_parallelism().map_or(1, NonZero::get).saturating_sub(1).clamp(1, 12);
@@ -97,7 +97,7 @@ pub fn run<O: Objective>(
             let gradients = GradientsParams::from_grads(loss.backward(), &trained);
             let gradients = clip(&trained, gradients);
             trained = optimizer.step(rate, trained, gradients);
-            ema = ema.update(&trained, state.step);
+            ema.update(&trained, state.step);
             state.step += 1;
             let loss = loss.inner();
             sum = Some(match sum {

@@ -1,0 +1,4 @@
+//! The verbs of `trainer`, one file each.
+
+pub mod keygen;
+pub mod sign;
