@@ -108,7 +108,8 @@ pub(super) fn paint(size: usize, rng: &mut impl Rng) -> Scene {
             if body > 0.02 {
                 continue;
             }
-            let across = if half.0 > half.1 { (p.0 - centre.0).abs() / half.0 } else { (p.1 - centre.1).abs() / half.1 };
+            let across =
+                if half.0 > half.1 { (p.0 - centre.0).abs() / half.0 } else { (p.1 - centre.1).abs() / half.1 };
             let cap = smooth_step(0.52, 0.62, across);
             let ceramic = [0.50, 0.39, 0.27].map(|c: f32| c * (1.0 + 0.1 * speckle));
             colour = mix(colour, mix(ceramic, tin(solder), cap), cover(body));

@@ -199,13 +199,15 @@ fn draw(source: &Source<'_>, family: CorruptionFamily, rng: &mut impl Rng) -> Ve
             let level = rng.random_range(0.35..0.5f32);
             paint(&mut out, width, height, centre, reach, |x, y, colour| {
                 let fall = 1.0 - (x - centre.0).hypot(y - centre.1) / reach;
-                let cover = smooth_step(level, level + 0.06, noise.fractal(x * scale, y * scale, 2) * fall.max(0.0).sqrt());
+                let cover =
+                    smooth_step(level, level + 0.06, noise.fractal(x * scale, y * scale, 2) * fall.max(0.0).sqrt());
                 let fill = texture.at(x, y);
                 std::array::from_fn(|c| colour[c] + (fill[c] - colour[c]) * cover * opacity)
             });
         }
         CorruptionFamily::CutPaste | CorruptionFamily::PasteOther => {
-            let donor = if family == CorruptionFamily::PasteOther { source.other.unwrap_or(source.rgb) } else { source.rgb };
+            let donor =
+                if family == CorruptionFamily::PasteOther { source.other.unwrap_or(source.rgb) } else { source.rgb };
             let half = (radius(source, rng), radius(source, rng));
             let from = (rng.random_range(0.0..width as f32), rng.random_range(0.0..height as f32));
             let (sin, cos) = rng.random_range(-1.6..1.6f32).sin_cos();
@@ -214,11 +216,8 @@ fn draw(source: &Source<'_>, family: CorruptionFamily, rng: &mut impl Rng) -> Ve
             let reach = half.0.max(half.1);
             paint(&mut out, width, height, centre, reach, |x, y, colour| {
                 let (dx, dy) = (x - centre.0, y - centre.1);
-                let inside = if round {
-                    (dx / half.0).hypot(dy / half.1) < 1.0
-                } else {
-                    dx.abs() < half.0 && dy.abs() < half.1
-                };
+                let inside =
+                    if round { (dx / half.0).hypot(dy / half.1) < 1.0 } else { dx.abs() < half.0 && dy.abs() < half.1 };
                 if !inside {
                     return colour;
                 }
@@ -262,10 +261,7 @@ fn draw(source: &Source<'_>, family: CorruptionFamily, rng: &mut impl Rng) -> Ve
             let spread = radius(source, rng) * 2.0;
             let depth = sign * rng.random_range(25.0..110.0f32);
             for _ in 0..rng.random_range(1..12) {
-                let dot = (
-                    centre.0 + rng.random_range(-spread..spread),
-                    centre.1 + rng.random_range(-spread..spread),
-                );
+                let dot = (centre.0 + rng.random_range(-spread..spread), centre.1 + rng.random_range(-spread..spread));
                 let size = rng.random_range(1.0..4.0f32);
                 paint(&mut out, width, height, dot, size, |x, y, colour| {
                     let cover = smooth_step(size, size * 0.4, (x - dot.0).hypot(y - dot.1));

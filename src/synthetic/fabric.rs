@@ -27,7 +27,8 @@ pub(super) fn paint(size: usize, rng: &mut impl Rng) -> Scene {
         let rise = 0.65 + 0.35 * (PI * along).sin();
         let fibre = hair.fractal(u * 9.0, v * 9.0, 2) - 0.5;
         let tone = if over { 1.06 } else { 0.9 };
-        let level = (0.45 + 0.55 * round * rise) * tone * (1.0 + 0.16 * fibre) * (0.95 + 0.1 * dye.at(x * 5.0, y * 5.0));
+        let level =
+            (0.45 + 0.55 * round * rise) * tone * (1.0 + 0.16 * fibre) * (0.95 + 0.1 * dye.at(x * 5.0, y * 5.0));
         base.map(|c| c * level * 1.35)
     });
     Scene { canvas, part: vec![true; size * size], behind: [0.06, 0.06, 0.07] }
