@@ -1,0 +1,189 @@
+//! Both programs from the outside.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::{DSAD, TRAINER, run, tiny_bundle};
+
+fn home() -> tempfile::TempDir {
+    tempfile::tempdir().expect("directory")
+}
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"))).collect()
+}
+
+fn config(dir: &Path, bundle: &Path, source: &str, events: &str) {
+    std::fs::write(dir.join("r.toml"), format!("id = 'r'\nbundle = '{}'\nsteps = 2\n", bundle.display())).expect("writes");
+    let text = format!(
+        "station = 's'\n[[cameras]]\nname = 'a'\nrecipe = 'r.toml'\nsource = {source}\n[outputs]\nevents = '{events}'\n"
+    );
+    std::fs::write(dir.join("dsad.toml"), text).expect("writes");
+}
+
+#[test]
+fn wrong_usage_is_exit_2() {
+    let dir = home();
+    for (program, args) in [(DSAD, vec!["inspect"]), (DSAD, vec!["nonsense"]), (TRAINER, vec!["fit", "--out", "x"])] {
+        assert_eq!(run(program, &args, dir.path()).0, 2, "{args:?}");
+    }
+}
+
+#[test]
+fn inspect_judges_files_and_says_so_by_its_exit_code() {
+    let (bundle, parts) = tiny_bundle();
+    let dir = home();
+    let bundle = bundle.to_str().expect("path");
+    let good = parts.join("washer/test/good");
+    let args = ["inspect", "--bundle", bundle, "--json", "--out", "drawn", good.to_str().expect("path")];
+    let (code, out, error) = run(DSAD, &args, dir.path());
+    assert!(code == 0 || code == 1, "{code}: {error}");
+    let events = lines(&out);
+    let (summary, events) = events.split_last().expect("lines");
+    assert_eq!(summary["images"], 3);
+    for event in events {
+        assert!(event["score"].is_number() && event["verdict"].is_string(), "{event}");
+        assert!(dir.path().join(event["image"].as_str().expect("drawn")).is_file());
+    }
+    // The same file gives the same numbers, bit for bit.
+    let again = lines(&run(DSAD, &args[..4], dir.path()).1);
+    assert!(again.is_empty(), "no path is a usage error");
+    let again = lines(&run(DSAD, &["inspect", "--bundle", bundle, "--json", args[6]], dir.path()).1);
+    for (a, b) in events.iter().zip(&again) {
+        assert_eq!(a["score"], b["score"]);
+    }
+    std::fs::write(dir.path().join("broken.png"), b"\x89PNG\r\n\x1a\n broken").expect("writes");
+    let (code, out, _) = run(DSAD, &["inspect", "--bundle", bundle, "--json", "broken.png"], dir.path());
+    assert_eq!(code, 3);
+    let event = &lines(&out)[0];
+    assert_eq!((&event["verdict"], &event["reason"], &event["score"]), (&"fault".into(), &"camera_fault".into(), &Value::Null));
+    let (code, _, error) = run(DSAD, &["inspect", "--bundle", bundle, "--steps", "8", args[6]], dir.path());
+    assert!(code == 3 && error.contains("steps 8"), "{code}: {error}");
+    std::fs::create_dir(dir.path().join("empty")).expect("directory");
+    let (code, _, error) = run(DSAD, &["inspect", "--bundle", bundle, "empty"], dir.path());
+    assert!(code == 3 && error.contains("no picture"), "{code}: {error}");
+}
+
+#[test]
+fn trainer_and_daemon_see_the_same_score() {
+    let (bundle, parts) = tiny_bundle();
+    let dir = home();
+    let bundle = bundle.to_str().expect("path");
+    let set = parts.join("washer");
+    let (code, out, error) =
+        run(TRAINER, &["test", "--bundle", bundle, "--data", set.to_str().expect("path"), "--json"], dir.path());
+    assert_eq!(code, 0, "{error}");
+    let rows = lines(&out);
+    assert_eq!(rows.last().expect("rows")["class"], "mean");
+    let keys: Vec<&String> = rows[0].as_object().expect("object").keys().collect();
+    assert_eq!(
+        keys,
+        [
+            "class", "image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "pro",
+            "false_reject_rate", "recall", "images", "frame_ms"
+        ]
+    );
+    assert_eq!(rows[0]["images"], 10);
+}
+
+#[test]
+fn a_folder_is_judged_whole_by_the_daemon() {
+    let (bundle, parts) = tiny_bundle();
+    let dir = home();
+    let folder = parts.join("washer/train/good");
+    config(dir.path(), bundle, &format!("{{ kind = 'replay', folder = '{}' }}", folder.display()), "out/events.ndjson");
+    let (code, out, error) = run(DSAD, &["check", "--config", "dsad.toml", "--json"], dir.path());
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(lines(&out).last().expect("station")["ok"], true);
+    let (code, out, error) = run(DSAD, &["run", "--config", "dsad.toml", "--json"], dir.path());
+    assert_eq!(code, 0, "{error}");
+    let summary = lines(&out).pop().expect("summary");
+    assert_eq!((&summary["counts"]["frames_in"], &summary["events_lost"]), (&12.into(), &0.into()));
+    let events = lines(&std::fs::read_to_string(dir.path().join("out/events.ndjson")).expect("events"));
+    assert_eq!(events.len(), 12);
+    let mut ids: Vec<&str> = events.iter().filter_map(|event| event["event_id"].as_str()).collect();
+    ids.dedup();
+    assert_eq!(ids.len(), 12);
+}
+
+#[test]
+fn a_full_disk_is_said_and_is_no_clean_end() {
+    let (bundle, parts) = tiny_bundle();
+    let dir = home();
+    let folder = parts.join("washer/test/good");
+    config(dir.path(), bundle, &format!("{{ kind = 'replay', folder = '{}' }}", folder.display()), "/dev/full");
+    let (code, out, error) = run(DSAD, &["run", "--config", "dsad.toml", "--json"], dir.path());
+    assert_eq!(code, 1, "{error}");
+    assert!(error.contains("/dev/full") && error.contains("lost"), "{error}");
+    let summary = lines(&out).pop().expect("summary");
+    assert_eq!((&summary["counts"]["frames_in"], &summary["events_lost"]), (&3.into(), &3.into()));
+}
+
+#[test]
+fn a_refused_configuration_is_exit_78_with_a_suggestion() {
+    let dir = home();
+    config(dir.path(), Path::new("none"), "{ kind = 'synthetic', product = 'washer' }", "e.ndjson");
+    let text = std::fs::read_to_string(dir.path().join("dsad.toml")).expect("reads").replace("events", "evnts");
+    std::fs::write(dir.path().join("dsad.toml"), text).expect("writes");
+    let (code, _, error) = run(DSAD, &["run", "--config", "dsad.toml"], dir.path());
+    assert!(code == 78 && error.contains("did you mean 'events'"), "{code}: {error}");
+    let (code, _, error) = run(DSAD, &["check", "--config", "missing.toml"], dir.path());
+    assert!(code == 3 && error.contains("missing.toml"), "{code}: {error}");
+}
+
+#[test]
+fn a_changed_bundle_is_refused_by_name() {
+    let (bundle, _) = tiny_bundle();
+    let dir = home();
+    let (code, _, error) = run(DSAD, &["bundle", "verify", bundle.to_str().expect("path")], dir.path());
+    assert_eq!(code, 0, "{error}");
+    let copy = dir.path().join("copy");
+    std::fs::create_dir_all(copy.join("golden")).expect("directory");
+    for name in ["manifest.json", "weights.safetensors", "NOTICE.txt", "golden/0.png", "golden/0.map.safetensors"] {
+        std::fs::copy(bundle.join(name), copy.join(name)).expect("copies");
+    }
+    let path = copy.join("weights.safetensors");
+    let mut bytes = std::fs::read(&path).expect("reads");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).expect("writes");
+    let (code, out, error) = run(DSAD, &["bundle", "verify", "copy", "--json"], dir.path());
+    assert!(code == 1 && error.contains("weights.safetensors"), "{code}: {error}");
+    assert_eq!(lines(&out)[0]["ok"], false);
+}
+
+#[test]
+fn trainer_refuses_bad_data_with_a_remedy() {
+    let dir = home();
+    std::fs::create_dir(dir.path().join("empty")).expect("directory");
+    let (code, _, error) = run(TRAINER, &["fit", "--data", "empty", "--out", "b"], dir.path());
+    assert!(code == 1 && error.contains("train/good"), "{code}: {error}");
+    std::fs::create_dir(dir.path().join("bad")).expect("directory");
+    std::fs::write(dir.path().join("bad/1.png"), b"no picture").expect("writes");
+    let (code, _, error) = run(TRAINER, &["fit", "--data", "bad", "--out", "b"], dir.path());
+    assert!(code == 1 && error.contains("usable good pictures"), "{code}: {error}");
+}
+
+#[test]
+fn a_signed_bundle_needs_its_key() {
+    let (bundle, _) = tiny_bundle();
+    let dir = home();
+    let copy = dir.path().join("copy");
+    std::fs::create_dir_all(copy.join("golden")).expect("directory");
+    for name in ["manifest.json", "weights.safetensors", "NOTICE.txt", "golden/0.png", "golden/0.map.safetensors"] {
+        std::fs::copy(bundle.join(name), copy.join(name)).expect("copies");
+    }
+    for name in ["mine", "theirs"] {
+        assert_eq!(run(TRAINER, &["keygen", "--out", name, "--name", "key"], dir.path()).0, 0);
+    }
+    let verify = |keys: &str| run(DSAD, &["bundle", "verify", "copy", "--keys", keys], dir.path());
+    assert_eq!(verify("mine").0, 1, "unsigned");
+    let key = std::fs::read_dir(dir.path().join("mine")).expect("keys");
+    let private = key.filter_map(Result::ok).map(|e| e.path()).find(|p| p.extension().is_none_or(|e| e != "pub"));
+    let private = private.expect("private key");
+    let (code, _, error) = run(TRAINER, &["sign", "--bundle", "copy", "--key", private.to_str().expect("path")], dir.path());
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(verify("mine").0, 0, "its own key");
+    assert_eq!(verify("theirs").0, 1, "another key");
+}

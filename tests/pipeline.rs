@@ -1,0 +1,161 @@
+//! The whole daemon with scripted parts: every frame ends as exactly one inspection.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use dsad::daemon::pipeline::{Camera, Ending, Parts, run};
+use dsad::daemon::stages::{Job, Jobs};
+use dsad::inspection::calibration::Calibration;
+use dsad::inspection::detect::{Detector, Steps};
+use dsad::inspection::frame::CameraId;
+use dsad::inspection::recipe::{OnFault, Recipe, RecipeId};
+use dsad::inspection::roi::Roi;
+use dsad::inspection::verdict::{FaultReason, Inspection, Verdict};
+use dsad::preprocess::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
+
+use crate::support::{ManualClock, RecordingSink, ScriptedCamera, ScriptedDetector, Shot, calibration};
+
+fn job(calibration: Option<Calibration>) -> Job {
+    Job {
+        recipe: Recipe {
+            id: RecipeId("scripted".into()),
+            roi: Roi::FULL,
+            class: None,
+            steps: Steps(1),
+            sensitivity: 0.5,
+            on_fault: OnFault::Reject,
+        },
+        detector: 0,
+        bundle: "scripted".into(),
+        model_hash: "0".into(),
+        spec: PreprocessSpec {
+            width: 32,
+            height: 32,
+            geometry: Geometry::Stretch,
+            normalisation: Normalisation::SymmetricOne,
+            sketch: SketchPlane::None,
+        },
+        calibration,
+        dtype: "f32".into(),
+        seed: 0,
+    }
+}
+
+struct Run {
+    ending: Ending,
+    inspections: Vec<Inspection>,
+}
+
+fn play(cameras: Vec<(ScriptedCamera, bool)>, calibration: Option<Calibration>, delay: Duration, stop: Arc<AtomicBool>) -> Run {
+    let sink = RecordingSink::default();
+    let jobs: Jobs =
+        cameras.iter().map(|(camera, _)| (CameraId(camera.name.into()), job(calibration.clone()))).collect();
+    let ending = run(Parts {
+        cameras: cameras
+            .into_iter()
+            .map(|(camera, paced)| Camera { source: Box::new(camera), paced })
+            .collect(),
+        jobs,
+        detectors: Box::new(move || Ok(vec![Box::new(ScriptedDetector { delay }) as Box<dyn Detector>])),
+        sinks: vec![Box::new(sink.clone())],
+        workers: Vec::new(),
+        clock: ManualClock::new(),
+        stop,
+        shutdown: Duration::from_secs(20),
+        ready: Box::new(|| {}),
+        alive: Box::new(|| {}),
+    });
+    let inspections = sink.0.lock().expect("sink").clone();
+    Run { ending, inspections }
+}
+
+fn values(count: usize, value: u8) -> Vec<Shot> {
+    vec![Shot::Value(value); count]
+}
+
+fn never() -> Arc<AtomicBool> {
+    Arc::new(AtomicBool::new(false))
+}
+
+fn ids(inspections: &[Inspection], camera: &str) -> Vec<u64> {
+    let mut ids: Vec<u64> =
+        inspections.iter().filter(|i| i.frame.camera.0 == camera).map(|i| i.frame.id.0).collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[test]
+fn every_frame_of_an_unhurried_source_is_judged_once() {
+    let mut shots = values(40, 20);
+    shots[7] = Shot::Value(200);
+    let run = play(vec![(ScriptedCamera::new("a", shots), false)], Some(calibration()), Duration::ZERO, never());
+    assert_eq!(ids(&run.inspections, "a"), (0..40).collect::<Vec<_>>());
+    let failed: Vec<u64> =
+        run.inspections.iter().filter(|i| i.decision.verdict == Verdict::Fail).map(|i| i.frame.id.0).collect();
+    assert_eq!(failed, [7]);
+    let Ending::Drained(counts) = run.ending else { panic!("{:?}", run.ending) };
+    assert_eq!((counts.frames_in, counts.pass, counts.fail, counts.overrun), (40, 39, 1, 0));
+}
+
+#[test]
+fn a_slow_detector_loses_no_frame_without_a_record() {
+    let cameras = vec![(ScriptedCamera::new("a", values(150, 20)), true), (ScriptedCamera::new("b", values(90, 20)), true)];
+    let run = play(cameras, Some(calibration()), Duration::from_millis(3), never());
+    assert_eq!(ids(&run.inspections, "a"), (0..150).collect::<Vec<_>>());
+    assert_eq!(ids(&run.inspections, "b"), (0..90).collect::<Vec<_>>());
+    let Ending::Drained(counts) = run.ending else { panic!("{:?}", run.ending) };
+    assert!(counts.overrun > 0, "the detector was meant to be too slow");
+    assert_eq!(counts.frames_in, counts.pass + counts.fail + counts.overrun + counts.fault);
+}
+
+#[test]
+fn a_stop_drains_what_was_captured() {
+    let stop = never();
+    let setter = Arc::clone(&stop);
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(80));
+        setter.store(true, Ordering::Relaxed);
+    });
+    let camera = ScriptedCamera::new("a", values(100_000, 20));
+    let run = play(vec![(camera, false)], Some(calibration()), Duration::from_millis(2), stop);
+    let Ending::Drained(counts) = run.ending else { panic!("{:?}", run.ending) };
+    assert!(counts.frames_in > 0 && counts.frames_in < 100_000);
+    assert_eq!(run.inspections.len() as u64, counts.frames_in);
+}
+
+#[test]
+fn faults_are_named_and_never_pass() {
+    let shots = vec![Shot::Value(20), Shot::Damaged, Shot::Value(255), Shot::Lost, Shot::Value(254), Shot::Value(20)];
+    let run = play(vec![(ScriptedCamera::new("a", shots), false)], Some(calibration()), Duration::ZERO, never());
+    let verdicts: Vec<Verdict> = run.inspections.iter().map(|i| i.decision.verdict).collect();
+    let fault = Verdict::Fault;
+    assert_eq!(
+        verdicts,
+        [
+            Verdict::Pass,
+            fault(FaultReason::CameraFault),
+            fault(FaultReason::DetectorFault),
+            fault(FaultReason::DetectorFault),
+            Verdict::Pass
+        ]
+    );
+    assert!(run.inspections.iter().all(|i| (i.fault.is_some()) == matches!(i.decision.verdict, Verdict::Fault(_))));
+}
+
+#[test]
+fn without_a_calibration_everything_is_a_fault() {
+    let run = play(vec![(ScriptedCamera::new("a", values(5, 20)), false)], None, Duration::ZERO, never());
+    assert_eq!(run.inspections.len(), 5);
+    let uncalibrated = Verdict::Fault(FaultReason::Uncalibrated);
+    assert!(run.inspections.iter().all(|i| i.decision.verdict == uncalibrated));
+}
+
+#[test]
+fn a_panic_in_a_stage_ends_the_run() {
+    let mut shots = values(10, 20);
+    shots.push(Shot::Value(253));
+    let run = play(vec![(ScriptedCamera::new("a", shots), false)], Some(calibration()), Duration::ZERO, never());
+    let Ending::Failed(reason) = run.ending else { panic!("{:?}", run.ending) };
+    assert!(reason.contains("inspect") && reason.contains("scripted"), "{reason}");
+}

@@ -1,0 +1,181 @@
+//! Scripted parts for the pipeline's tests, and a tiny bundle made by the trainer itself.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use dsad::inspection::anomaly::{AnomalyMap, AnomalyScore};
+use dsad::inspection::calibration::{Calibration, CalibrationEntry};
+use dsad::inspection::detect::{Detection, Detector, DetectorError, Plan, Reconstruction, Steps};
+use dsad::inspection::frame::{
+    CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, Prepared, SourceError,
+};
+use dsad::inspection::time::{Clock, Timestamp};
+use dsad::inspection::verdict::{Inspection, SinkError, VerdictSink};
+
+/// A clock that moves a microsecond at every look.
+pub struct ManualClock(AtomicU64);
+
+impl ManualClock {
+    pub fn new() -> Arc<dyn Clock> {
+        Arc::new(Self(AtomicU64::new(1)))
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.fetch_add(1_000, Ordering::Relaxed))
+    }
+
+    fn wall_nanos(&self) -> u64 {
+        1_700_000_000_000_000_000
+    }
+}
+
+/// What a scripted camera does next.
+#[derive(Clone)]
+pub enum Shot {
+    /// A frame whose first pixel is this value.
+    Value(u8),
+    /// A damaged frame.
+    Damaged,
+    /// The camera is lost for a moment.
+    Lost,
+}
+
+/// A camera that plays a script, then ends.
+pub struct ScriptedCamera {
+    pub name: &'static str,
+    pub shots: Vec<Shot>,
+    next: usize,
+    id: u64,
+}
+
+impl ScriptedCamera {
+    pub fn new(name: &'static str, shots: Vec<Shot>) -> Self {
+        Self { name, shots, next: 0, id: 0 }
+    }
+
+    fn meta(&mut self) -> FrameMeta {
+        let id = self.id;
+        self.id += 1;
+        FrameMeta {
+            id: FrameId(id),
+            camera: CameraId(self.name.into()),
+            captured_at: Timestamp(1),
+            sequence: id,
+            trigger: None,
+            width: 32,
+            height: 32,
+        }
+    }
+}
+
+impl FrameSource for ScriptedCamera {
+    fn next_frame(&mut self) -> Result<Frame, SourceError> {
+        let Some(shot) = self.shots.get(self.next).cloned() else { return Err(SourceError::Ended) };
+        self.next += 1;
+        match shot {
+            Shot::Value(value) => {
+                let pixels = FrameBuf(Arc::from(vec![value; 32 * 32]));
+                Ok(Frame { meta: self.meta(), format: PixelFormat::Gray8, pixels })
+            }
+            Shot::Damaged => Err(SourceError::Damaged { meta: self.meta(), reason: "scripted".into() }),
+            Shot::Lost => Err(SourceError::Lost { reason: "scripted".into() }),
+        }
+    }
+}
+
+/// A detector whose score is the brightness of the frame, 0 to 1. 255 fails, 254 gives no number, 253 panics.
+pub struct ScriptedDetector {
+    pub delay: Duration,
+}
+
+impl Detector for ScriptedDetector {
+    fn detect(&mut self, batch: &[Prepared], plan: &Plan) -> Result<Vec<Detection>, DetectorError> {
+        std::thread::sleep(self.delay);
+        batch
+            .iter()
+            .map(|prepared| {
+                let level = (prepared.image[0] + 1.0) * 0.5;
+                let score = match (level * 255.0).round() as u8 {
+                    255 => return Err(DetectorError("scripted".into())),
+                    254 => f32::NAN,
+                    253 => panic!("scripted"),
+                    _ => level,
+                };
+                Ok(Detection {
+                    map: AnomalyMap { width: 32, height: 32, values: vec![0.0; 1024] },
+                    score: AnomalyScore(score),
+                    reconstruction: Reconstruction { width: 32, height: 32, rgb: vec![0; 3072] },
+                    steps: plan.steps,
+                    infer_ms: 1.0,
+                })
+            })
+            .collect()
+    }
+}
+
+/// A sink that keeps everything.
+#[derive(Clone, Default)]
+pub struct RecordingSink(pub Arc<Mutex<Vec<Inspection>>>);
+
+impl VerdictSink for RecordingSink {
+    fn name(&self) -> &str {
+        "recording"
+    }
+
+    fn publish(&mut self, inspection: &Inspection) -> Result<(), SinkError> {
+        self.0.lock().expect("sink").push(inspection.clone());
+        Ok(())
+    }
+}
+
+/// Thresholds of one half.
+pub fn calibration() -> Calibration {
+    let entry = CalibrationEntry {
+        class: None,
+        steps: Steps(1),
+        image_threshold: 0.5,
+        region_threshold: 1.0,
+        min_area: 4,
+        samples: 99,
+        alpha: 0.01,
+        alpha_bound: 0.03,
+        median_score: 0.2,
+    };
+    Calibration { id: "scripted".into(), entries: vec![entry] }
+}
+
+/// Runs a program of this package: exit code, standard output, standard error.
+pub fn run(program: &str, args: &[&str], dir: &Path) -> (i32, String, String) {
+    let output = Command::new(program).args(args).current_dir(dir).env("RUST_LOG", "warn").output().expect("runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+/// `dsad` and `trainer` as built for this test.
+pub const DSAD: &str = env!("CARGO_BIN_EXE_dsad");
+pub const TRAINER: &str = env!("CARGO_BIN_EXE_trainer");
+
+/// A bundle that `trainer fit` made of synthetic parts in a few steps at 64x64, and the parts. Made once per process.
+pub fn tiny_bundle() -> &'static (PathBuf, PathBuf) {
+    static MADE: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("tiny-{}", std::process::id()));
+        std::fs::create_dir_all(&home).expect("directory");
+        let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/train/edge-small.toml"))
+            .expect("ships");
+        let text = text.replace("width = 256", "width = 64").replace("height = 256", "height = 64");
+        std::fs::write(home.join("tiny.toml"), text.replace("steps = [1, 2, 4]", "steps = [1, 2]")).expect("writes");
+        let synth = ["synth", "--count", "12", "--test-good", "3", "--test-defective", "7", "--size", "64", "--out", "parts"];
+        let (code, _, error) = run(TRAINER, &synth, &home);
+        assert_eq!(code, 0, "{error}");
+        let fit = ["fit", "--data", "parts/washer", "--out", "bundle", "--config", "tiny.toml", "--stage-steps", "3"];
+        let (code, _, error) = run(TRAINER, &fit, &home);
+        assert_eq!(code, 0, "{error}");
+        (home.join("bundle"), home.join("parts"))
+    })
+}
