@@ -107,8 +107,8 @@ pub fn calibrate(
 ) -> Result<CalibrationEntry, CalibrationError> {
     let n = parts.len();
     // Rates come from texts and divisions: a rate that is meant as 1/(n+1) must not fail by its last bit.
-    if n == 0 || alpha < smallest_alpha(n) * (1.0 - 1e-9) {
-        let need = (1.0 / alpha - 1.0).ceil().max(1.0) as usize;
+    if n == 0 || alpha.is_nan() || alpha < smallest_alpha(n) * (1.0 - 1e-9) {
+        let need = (1.0 / alpha - 1.0 - 1e-9).ceil().max(1.0) as usize;
         return Err(CalibrationError::TooFew { have: n, alpha, need, smallest: smallest_alpha(n) });
     }
     if let Some(index) = parts.iter().position(|p| !(p.score.is_finite() && p.level.is_finite())) {
@@ -146,14 +146,17 @@ pub fn calibrate(
 /// Over repeated calibrations the rate follows Beta(n + 1 - rank, rank); its tail is a binomial sum:
 /// `P(rate > p) = P(Binomial(n, p) <= n - rank)`.
 fn rate_bound(n: usize, rank: usize) -> f64 {
+    // In logarithms: with thousands of parts the first terms are below the smallest float.
     let tail = |p: f64| {
-        let mut term = (1.0 - p).powi(n as i32);
+        let odds = (p / (1.0 - p)).ln();
+        let mut term = n as f64 * (1.0 - p).ln();
         let mut sum = term;
         for k in 0..n - rank {
-            term *= (n - k) as f64 / (k + 1) as f64 * p / (1.0 - p);
-            sum += term;
+            term += ((n - k) as f64 / (k + 1) as f64).ln() + odds;
+            let (large, small) = if term > sum { (term, sum) } else { (sum, term) };
+            sum = large + (small - large).exp().ln_1p();
         }
-        sum
+        sum.exp()
     };
     let (mut low, mut high) = (0.0, 1.0 - 1e-12);
     for _ in 0..100 {
@@ -217,6 +220,19 @@ mod tests {
     fn bound_matches_the_closed_form_of_the_largest_value() {
         // With rank n the rate is the smallest of n uniforms: P(rate > p) = (1 - p)^n.
         assert!((rate_bound(99, 99) - (1.0 - 0.05f64.powf(1.0 / 99.0))).abs() < 1e-9);
+    }
+
+    #[test]
+    fn bound_matches_scipy_also_for_many_parts() {
+        // scipy.stats.beta.ppf(.95, n + 1 - rank, rank)
+        assert!((rate_bound(99, 95) - 0.090_073_558_191_967_66).abs() < 1e-9);
+        assert!((rate_bound(20_000, 19_001) - 0.052_557_536_102_277_425).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_rate_that_is_not_a_number_is_refused() {
+        let good = [GoodPart { score: 1.0, level: 1.0 }];
+        assert!(matches!(calibrate(&good, f64::NAN, None, Steps(1), 1), Err(CalibrationError::TooFew { .. })));
     }
 
     #[test]
