@@ -9,7 +9,7 @@ use super::verdict::{Decision, FailRule, FaultReason, Verdict};
 ///
 /// `sensitivity` is 0 to 1; 0.5 is the calibrated point, and thresholds are scaled by `4^(0.5 - sensitivity)`: half at 1,
 /// double at 0. Without a calibration for the plan's class and steps the verdict is `Fault(Uncalibrated)`; a map or score
-/// that is not finite is `Fault(DetectorFault)`. Neither is ever a Pass.
+/// that is not finite is `Fault(DetectorFault)`; thresholds that are not finite are no calibration. None is ever a Pass.
 pub fn decide(detection: &Detection, plan: &Plan, calibration: Option<&Calibration>, sensitivity: f64) -> Decision {
     let fault = |reason| Decision { verdict: Verdict::Fault(reason), rule: None, threshold: None, regions: Vec::new() };
     if !(detection.score.0.is_finite() && detection.map.is_finite()) || detection.map.values.is_empty() {
@@ -21,7 +21,12 @@ pub fn decide(detection: &Detection, plan: &Plan, calibration: Option<&Calibrati
     };
     let scale = 4f64.powf(0.5 - sensitivity.clamp(0.0, 1.0)) as f32;
     let threshold = entry.image_threshold * scale;
-    let mut regions = detection.map.regions(entry.region_threshold * scale);
+    let region_threshold = entry.region_threshold * scale;
+    // Nothing compares as above NaN: without this a sensitivity of NaN would pass every part.
+    if !(threshold.is_finite() && region_threshold.is_finite()) {
+        return fault(FaultReason::Uncalibrated);
+    }
+    let mut regions = detection.map.regions(region_threshold);
     regions.retain(|region| region.area >= entry.min_area);
     let rule = if detection.score.0 > threshold {
         Some(FailRule::ImageScore)
@@ -98,6 +103,7 @@ mod tests {
         assert_eq!(fault(&broken, &plan, Some(&calibration)), Verdict::Fault(FaultReason::DetectorFault));
         let infinite = detection(vec![0.1; 8], f32::INFINITY);
         assert_eq!(fault(&infinite, &plan, Some(&calibration)), Verdict::Fault(FaultReason::DetectorFault));
+        assert_eq!(verdict([9.0; 8], 9.0, f64::NAN).0, Verdict::Fault(FaultReason::Uncalibrated));
         assert_eq!(fault(&good, &plan, None), Verdict::Fault(FaultReason::Uncalibrated));
         let other = Plan { steps: Steps(2), class: Some(ClassId("x".into())) };
         assert_eq!(fault(&good, &other, Some(&calibration)), Verdict::Fault(FaultReason::Uncalibrated));

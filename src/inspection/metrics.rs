@@ -13,9 +13,9 @@ fn descending(scores: &[f32], positive: &[bool]) -> Vec<u64> {
     keys
 }
 
-/// The bits of a float in an order that follows its value.
+/// The bits of a float in an order that follows its value; both zeros are one value, a tie.
 fn ordered(value: f32) -> u32 {
-    let bits = value.to_bits();
+    let bits = (value + 0.0).to_bits();
     if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
 }
 
@@ -160,6 +160,12 @@ mod tests {
         assert!((auroc(&SCORES, &LABELS).expect("both classes") - 0.8).abs() < 1e-9);
         assert!((average_precision(&SCORES, &LABELS).expect("both classes") - 0.759_523_809_523_809_5).abs() < 1e-9);
         assert!((f1_max(&SCORES, &LABELS).expect("both classes") - 0.833_333_333_333_333_4).abs() < 1e-9);
+    }
+
+    #[test]
+    fn both_zeros_are_a_tie() {
+        // roc_auc_score([0, 1], [0.0, -0.0])
+        assert_eq!(auroc(&[0.0, -0.0], &[false, true]), Some(0.5));
     }
 
     #[test]
