@@ -14,12 +14,15 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, TensorData};
 use dsad::bundle::error::BundleError;
-use dsad::bundle::manifest::{ComputeDtype, Golden, Manifest, NumberFormat, Provenance};
+use dsad::bundle::manifest::{ComputeDtype, Golden, Manifest, MapSpec, NumberFormat, Provenance};
 use dsad::bundle::signature::KeyList;
 use dsad::bundle::weights::{encode_module, encode_tensor};
 use dsad::bundle::{Bundle, MANIFEST, SIGNATURE, WEIGHTS};
+use dsad::inspection::anomaly::Pooling;
 use dsad::inspection::detect::{ClassId, Steps};
+use dsad::model::network::MapWeights;
 use dsad::model::profile::{ModelConfig, Profile};
+use dsad::preprocess::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
 use tempfile::TempDir;
 
 const MAP: &str = "golden/part.map.safetensors";
@@ -44,8 +47,18 @@ fn manifest() -> Manifest {
         classes: vec![ClassId("washer".into())],
         steps: vec![Steps(1), Steps(2)],
         model: ModelConfig::of(Profile::EdgeSmall, 1),
-        preprocess: Default::default(),
-        map: Default::default(),
+        preprocess: PreprocessSpec {
+            width: 64,
+            height: 64,
+            geometry: Geometry::Stretch,
+            normalisation: Normalisation::SymmetricOne,
+            sketch: SketchPlane::None,
+        },
+        map: MapSpec {
+            weights: MapWeights { features: 1.0, latent: 0.0, refine: 1.0 },
+            sigma: 2.5,
+            pooling: Pooling::BoxMax,
+        },
         calibration: None,
         storage_dtype: NumberFormat::F16,
         compute_dtype: ComputeDtype { cpu: NumberFormat::F32, cuda: NumberFormat::F16 },

@@ -15,7 +15,8 @@ fn lines(text: &str) -> Vec<Value> {
 }
 
 fn config(dir: &Path, bundle: &Path, source: &str, events: &str) {
-    std::fs::write(dir.join("r.toml"), format!("id = 'r'\nbundle = '{}'\nsteps = 2\n", bundle.display())).expect("writes");
+    std::fs::write(dir.join("r.toml"), format!("id = 'r'\nbundle = '{}'\nsteps = 2\n", bundle.display()))
+        .expect("writes");
     let text = format!(
         "station = 's'\n[[cameras]]\nname = 'a'\nrecipe = 'r.toml'\nsource = {source}\n[outputs]\nevents = '{events}'\n"
     );
@@ -57,7 +58,10 @@ fn inspect_judges_files_and_says_so_by_its_exit_code() {
     let (code, out, _) = run(DSAD, &["inspect", "--bundle", bundle, "--json", "broken.png"], dir.path());
     assert_eq!(code, 3);
     let event = &lines(&out)[0];
-    assert_eq!((&event["verdict"], &event["reason"], &event["score"]), (&"fault".into(), &"camera_fault".into(), &Value::Null));
+    assert_eq!(
+        (&event["verdict"], &event["reason"], &event["score"]),
+        (&"fault".into(), &"camera_fault".into(), &Value::Null)
+    );
     let (code, _, error) = run(DSAD, &["inspect", "--bundle", bundle, "--steps", "8", args[6]], dir.path());
     assert!(code == 3 && error.contains("steps 8"), "{code}: {error}");
     std::fs::create_dir(dir.path().join("empty")).expect("directory");
@@ -80,8 +84,18 @@ fn trainer_and_daemon_see_the_same_score() {
     assert_eq!(
         keys,
         [
-            "class", "image_auroc", "image_ap", "image_f1max", "pixel_auroc", "pixel_ap", "pixel_f1max", "pro",
-            "false_reject_rate", "recall", "images", "frame_ms"
+            "class",
+            "image_auroc",
+            "image_ap",
+            "image_f1max",
+            "pixel_auroc",
+            "pixel_ap",
+            "pixel_f1max",
+            "pro",
+            "false_reject_rate",
+            "recall",
+            "images",
+            "frame_ms"
         ]
     );
     assert_eq!(rows[0]["images"], 10);
@@ -182,7 +196,8 @@ fn a_signed_bundle_needs_its_key() {
     let key = std::fs::read_dir(dir.path().join("mine")).expect("keys");
     let private = key.filter_map(Result::ok).map(|e| e.path()).find(|p| p.extension().is_none_or(|e| e != "pub"));
     let private = private.expect("private key");
-    let (code, _, error) = run(TRAINER, &["sign", "--bundle", "copy", "--key", private.to_str().expect("path")], dir.path());
+    let (code, _, error) =
+        run(TRAINER, &["sign", "--bundle", "copy", "--key", private.to_str().expect("path")], dir.path());
     assert_eq!(code, 0, "{error}");
     assert_eq!(verify("mine").0, 0, "its own key");
     assert_eq!(verify("theirs").0, 1, "another key");

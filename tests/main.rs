@@ -1,4 +1,5 @@
 //! The integration tests: one program, one module per concern.
+#![allow(clippy::unwrap_used)]
 
 /// Dependency rules, file sizes, tracked assets, shipped configurations.
 mod architecture;

@@ -47,15 +47,17 @@ struct Run {
     inspections: Vec<Inspection>,
 }
 
-fn play(cameras: Vec<(ScriptedCamera, bool)>, calibration: Option<Calibration>, delay: Duration, stop: Arc<AtomicBool>) -> Run {
+fn play(
+    cameras: Vec<(ScriptedCamera, bool)>,
+    calibration: Option<Calibration>,
+    delay: Duration,
+    stop: Arc<AtomicBool>,
+) -> Run {
     let sink = RecordingSink::default();
     let jobs: Jobs =
         cameras.iter().map(|(camera, _)| (CameraId(camera.name.into()), job(calibration.clone()))).collect();
     let ending = run(Parts {
-        cameras: cameras
-            .into_iter()
-            .map(|(camera, paced)| Camera { source: Box::new(camera), paced })
-            .collect(),
+        cameras: cameras.into_iter().map(|(camera, paced)| Camera { source: Box::new(camera), paced }).collect(),
         jobs,
         detectors: Box::new(move || Ok(vec![Box::new(ScriptedDetector { delay }) as Box<dyn Detector>])),
         sinks: vec![Box::new(sink.clone())],
@@ -79,8 +81,7 @@ fn never() -> Arc<AtomicBool> {
 }
 
 fn ids(inspections: &[Inspection], camera: &str) -> Vec<u64> {
-    let mut ids: Vec<u64> =
-        inspections.iter().filter(|i| i.frame.camera.0 == camera).map(|i| i.frame.id.0).collect();
+    let mut ids: Vec<u64> = inspections.iter().filter(|i| i.frame.camera.0 == camera).map(|i| i.frame.id.0).collect();
     ids.sort_unstable();
     ids
 }
@@ -100,7 +101,8 @@ fn every_frame_of_an_unhurried_source_is_judged_once() {
 
 #[test]
 fn a_slow_detector_loses_no_frame_without_a_record() {
-    let cameras = vec![(ScriptedCamera::new("a", values(150, 20)), true), (ScriptedCamera::new("b", values(90, 20)), true)];
+    let cameras =
+        vec![(ScriptedCamera::new("a", values(150, 20)), true), (ScriptedCamera::new("b", values(90, 20)), true)];
     let run = play(cameras, Some(calibration()), Duration::from_millis(3), never());
     assert_eq!(ids(&run.inspections, "a"), (0..150).collect::<Vec<_>>());
     assert_eq!(ids(&run.inspections, "b"), (0..90).collect::<Vec<_>>());

@@ -63,11 +63,8 @@ impl FrameSource for SyntheticCamera {
             None => good_part(product, seed, size),
         };
         let captured_at = self.clock.now();
-        let trigger = TriggerInfo {
-            source: "synthetic".into(),
-            part_id: Some(part_id(product, index, defect)),
-            at: captured_at,
-        };
+        let trigger =
+            TriggerInfo { source: "synthetic".into(), part_id: Some(part_id(product, index, defect)), at: captured_at };
         let meta = FrameMeta {
             id: FrameId(index),
             camera: self.camera.clone(),

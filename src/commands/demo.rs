@@ -270,6 +270,9 @@ fn demo_bundle() -> anyhow::Result<PathBuf> {
     let found = places.iter().find(|place| place.join(crate::bundle::MANIFEST).is_file());
     found.cloned().with_context(|| {
         let searched: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
-        format!("the demo bundle is in none of {}; install the package, or run inside the source tree", searched.join(", "))
+        format!(
+            "the demo bundle is in none of {}; install the package, or run inside the source tree",
+            searched.join(", ")
+        )
     })
 }

@@ -65,7 +65,8 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     let mut bundles = Bundles::default();
     let index = bundles.open(&args.bundle, &keys(args.keys.as_deref())?)?;
     let listed = &bundles.get(index).manifest.steps;
-    let steps = args.steps.map(Steps).or_else(|| listed.iter().copied().find(|steps| steps.0 == 2)).unwrap_or(listed[0]);
+    let steps =
+        args.steps.map(Steps).or_else(|| listed.iter().copied().find(|steps| steps.0 == 2)).unwrap_or(listed[0]);
     let recipe = Recipe {
         id: RecipeId("inspect".into()),
         roi: Roi::FULL,
@@ -75,7 +76,8 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
         on_fault: OnFault::Reject,
     };
     let job = bundles.job(index, recipe, args.device)?;
-    let files = args.paths.iter().map(|path| pictures(path)).collect::<Result<Vec<_>, _>>().map_err(anyhow::Error::msg)?;
+    let files =
+        args.paths.iter().map(|path| pictures(path)).collect::<Result<Vec<_>, _>>().map_err(anyhow::Error::msg)?;
     let mut detectors = bundles.detectors(args.device, Arc::clone(&clock))().map_err(anyhow::Error::msg)?;
     let detector = detectors[index].as_mut();
     if let Some(out) = &args.out {

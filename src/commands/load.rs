@@ -85,8 +85,8 @@ impl Bundles {
             let compute = device::open(choice).map_err(|error| error.to_string())?;
             let mut detectors: Vec<Box<dyn Detector>> = Vec::with_capacity(self.opened.len());
             for bundle in &self.opened {
-                let mut detector = DiffusionDetector::load(bundle, &compute, Arc::clone(&clock))
-                    .map_err(|error| error.to_string())?;
+                let mut detector =
+                    DiffusionDetector::load(bundle, &compute, Arc::clone(&clock)).map_err(|error| error.to_string())?;
                 detector.self_test(bundle, choice).map_err(|error| error.to_string())?;
                 detectors.push(Box::new(detector));
             }

@@ -74,8 +74,13 @@ fn bytes(prepared: &Prepared) -> Vec<u8> {
 /// File name of an inspection's drawing.
 fn file_name(inspection: &Inspection) -> String {
     let verdict = inspection.decision.verdict.word();
-    let camera: String =
-        inspection.frame.camera.0.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
+    let camera: String = inspection
+        .frame
+        .camera
+        .0
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' })
+        .collect();
     format!("{camera}-{:08}-{verdict}.jpg", inspection.frame.id.0)
 }
 

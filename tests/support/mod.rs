@@ -170,7 +170,8 @@ pub fn tiny_bundle() -> &'static (PathBuf, PathBuf) {
             .expect("ships");
         let text = text.replace("width = 256", "width = 64").replace("height = 256", "height = 64");
         std::fs::write(home.join("tiny.toml"), text.replace("steps = [1, 2, 4]", "steps = [1, 2]")).expect("writes");
-        let synth = ["synth", "--count", "12", "--test-good", "3", "--test-defective", "7", "--size", "64", "--out", "parts"];
+        let synth =
+            ["synth", "--count", "12", "--test-good", "3", "--test-defective", "7", "--size", "64", "--out", "parts"];
         let (code, _, error) = run(TRAINER, &synth, &home);
         assert_eq!(code, 0, "{error}");
         let fit = ["fit", "--data", "parts/washer", "--out", "bundle", "--config", "tiny.toml", "--stage-steps", "3"];
