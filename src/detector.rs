@@ -39,7 +39,9 @@ pub enum LoadError {
         reason: String,
     },
     /// The golden picture did not give its map.
-    #[error("{bundle}: self-test with '{picture}' failed on {device}: {reason}; do not use this device with this bundle")]
+    #[error(
+        "{bundle}: self-test with '{picture}' failed on {device}: {reason}; do not use this device with this bundle"
+    )]
     SelfTest {
         /// The bundle's directory.
         bundle: String,
@@ -158,8 +160,7 @@ impl DiffusionDetector {
         }
         let mut rng = ChaCha8Rng::seed_from_u64(self.spec.seed);
         let shape = [1, self.spec.latent_channels, height / 8, width / 8];
-        let values: Vec<f32> =
-            (0..shape.iter().product()).map(|_| StandardNormal.sample(&mut rng)).collect();
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| StandardNormal.sample(&mut rng)).collect();
         Some(self.upload(values, shape).repeat_dim(0, batch))
     }
 
@@ -187,7 +188,8 @@ impl Detector for DiffusionDetector {
         let count = batch.len();
         let pixels: Vec<f32> = batch.iter().flat_map(|p| p.image.iter().copied()).collect();
         let image = self.upload(pixels, [count, 3, height, width]);
-        let canny: Option<Vec<f32>> = batch.iter().map(|p| p.sketch.as_deref()).collect::<Option<Vec<_>>>().map(|s| s.concat());
+        let canny: Option<Vec<f32>> =
+            batch.iter().map(|p| p.sketch.as_deref()).collect::<Option<Vec<_>>>().map(|s| s.concat());
         let canny = canny.map(|planes| self.upload(planes, [count, 1, height, width]));
         let noise = self.noise(count, height, width);
         let reconstructed = self.network.reconstruct(image.clone(), canny, &classes, plan.steps.0, noise);
@@ -216,9 +218,7 @@ impl DiffusionDetector {
         let map = AnomalyMap { width, height, values };
         let score = self.spec.map.pooling.pool(&map);
         let byte = |value: f32| ((value + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8;
-        let rgb = (0..plane)
-            .flat_map(|cell| [1, 2, 3].map(|channel| byte(planes[channel * plane + cell])))
-            .collect();
+        let rgb = (0..plane).flat_map(|cell| [1, 2, 3].map(|channel| byte(planes[channel * plane + cell]))).collect();
         Detection { map, score, reconstruction: Reconstruction { width, height, rgb }, steps, infer_ms }
     }
 }

@@ -8,7 +8,9 @@ use crate::config::device::DeviceChoice;
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// The backend is not part of this program.
-    #[error("device '{choice}': this program was built without the feature '{feature}'; rebuild with --features {feature}")]
+    #[error(
+        "device '{choice}': this program was built without the feature '{feature}'; rebuild with --features {feature}"
+    )]
     NotBuilt {
         /// What was asked for.
         choice: DeviceChoice,

@@ -15,7 +15,8 @@ pub fn decide(detection: &Detection, plan: &Plan, calibration: Option<&Calibrati
     if !(detection.score.0.is_finite() && detection.map.is_finite()) || detection.map.values.is_empty() {
         return fault(FaultReason::DetectorFault);
     }
-    let Some(entry) = calibration.and_then(|calibration| calibration.entry(plan.class.as_ref(), detection.steps)) else {
+    let Some(entry) = calibration.and_then(|calibration| calibration.entry(plan.class.as_ref(), detection.steps))
+    else {
         return fault(FaultReason::Uncalibrated);
     };
     let scale = 4f64.powf(0.5 - sensitivity.clamp(0.0, 1.0)) as f32;

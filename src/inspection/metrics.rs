@@ -23,7 +23,11 @@ fn ordered(value: f32) -> u32 {
 fn sweep(keys: &[u64], mut visit: impl FnMut(f64, f64)) {
     let (mut hits, mut misses) = (0u64, 0u64);
     for (index, key) in keys.iter().enumerate() {
-        if key & 1 == 1 { hits += 1 } else { misses += 1 }
+        if key & 1 == 1 {
+            hits += 1
+        } else {
+            misses += 1
+        }
         if keys.get(index + 1).is_none_or(|next| next >> 1 != key >> 1) {
             visit(hits as f64, misses as f64);
         }
@@ -92,7 +96,11 @@ pub fn pro(maps: &[AnomalyMap], masks: &[Vec<bool>]) -> Option<f64> {
     let (mut area, mut covered, mut misses) = (0.0, 0.0f64, 0usize);
     let mut last = (0.0, 0.0);
     for (index, (value, share)) in entries.iter().enumerate() {
-        if *share == 0.0 { misses += 1 } else { covered += f64::from(*share) }
+        if *share == 0.0 {
+            misses += 1
+        } else {
+            covered += f64::from(*share)
+        }
         if entries.get(index + 1).is_some_and(|(next, _)| next == value) {
             continue;
         }

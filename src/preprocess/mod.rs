@@ -202,12 +202,9 @@ mod tests {
     fn sixteen_bit_samples_are_scaled_by_their_depth() {
         for (bits, value) in [(10u8, 1023u16), (12, 4095), (16, 65535), (12, 2048)] {
             let pixels: Vec<u8> = value.to_le_bytes().into_iter().cycle().take(2 * 80 * 40).collect();
-            let prepared = prepare(
-                &frame(80, 40, PixelFormat::Gray16 { bits }, pixels),
-                &Roi::FULL,
-                &spec(Geometry::Stretch),
-            )
-            .expect("prepares");
+            let prepared =
+                prepare(&frame(80, 40, PixelFormat::Gray16 { bits }, pixels), &Roi::FULL, &spec(Geometry::Stretch))
+                    .expect("prepares");
             let expected = f32::from(value) / f32::from(u16::MAX >> (16 - bits)) * 2.0 - 1.0;
             assert!(prepared.image.iter().all(|v| (v - expected).abs() < 1e-4), "{bits} bits");
         }
@@ -222,8 +219,8 @@ mod tests {
     #[test]
     fn reduction_averages_instead_of_picking() {
         let pixels = (0..256 * 128).map(|i| if (i % 256 + i / 256) % 2 == 0 { 0 } else { 255 }).collect();
-        let prepared =
-            prepare(&frame(256, 128, PixelFormat::Gray8, pixels), &Roi::FULL, &spec(Geometry::Stretch)).expect("prepares");
+        let prepared = prepare(&frame(256, 128, PixelFormat::Gray8, pixels), &Roi::FULL, &spec(Geometry::Stretch))
+            .expect("prepares");
         assert!(prepared.image.iter().all(|v| v.abs() < 0.02));
     }
 
@@ -240,12 +237,9 @@ mod tests {
 
     #[test]
     fn letterbox_keeps_the_aspect_and_maps_back() {
-        let prepared = prepare(
-            &frame(100, 100, PixelFormat::Gray8, vec![255; 10_000]),
-            &Roi::FULL,
-            &spec(Geometry::Letterbox),
-        )
-        .expect("prepares");
+        let prepared =
+            prepare(&frame(100, 100, PixelFormat::Gray8, vec![255; 10_000]), &Roi::FULL, &spec(Geometry::Letterbox))
+                .expect("prepares");
         assert_eq!((prepared.image[0], prepared.image[16]), (0.0, 1.0));
         let corner = prepared.transform.to_frame(16.0, 0.0, 32.0, 32.0);
         assert!((corner.x).abs() < 1e-9 && (corner.width - 100.0).abs() < 1e-9 && (corner.height - 100.0).abs() < 1e-9);

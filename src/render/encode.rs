@@ -36,9 +36,11 @@ fn write_png(bytes: &[u8], width: usize, height: usize, kind: ExtendedColorType)
     if bytes.len() != width * height * channels {
         return Err(EncodeError { width, height, reason: format!("has {} bytes", bytes.len()) });
     }
-    PngEncoder::new(&mut out)
-        .write_image(bytes, width as u32, height as u32, kind)
-        .map_err(|error| EncodeError { width, height, reason: error.to_string() })?;
+    PngEncoder::new(&mut out).write_image(bytes, width as u32, height as u32, kind).map_err(|error| EncodeError {
+        width,
+        height,
+        reason: error.to_string(),
+    })?;
     Ok(out.into_inner())
 }
 

@@ -118,8 +118,7 @@ pub fn make(pictures: &[Picture], spec: &BatchSpec, step: usize) -> Batch {
         let picture = &pictures[rng.random_range(0..pictures.len())];
         let clean = augment(&picture.rgb, width, height, &mut rng);
         let latent = rng.random_bool(spec.latent_share);
-        let patches =
-            if latent { latent_patches(width / 8, height / 8, &mut rng) } else { vec![0.0; latent_plane] };
+        let patches = if latent { latent_patches(width / 8, height / 8, &mut rng) } else { vec![0.0; latent_plane] };
         let (seen, mask) = if latent {
             (fill_cells(&clean, &patches, width, height, &mut rng), vec![0u8; plane])
         } else if rng.random_bool(spec.defect_share) {

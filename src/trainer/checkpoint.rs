@@ -97,11 +97,7 @@ impl RunDirectory {
     ///
     /// # Errors
     /// Anything that the disk refuses.
-    pub fn save(
-        &self,
-        state: &mut RunState,
-        write: impl FnOnce(&Path) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
+    pub fn save(&self, state: &mut RunState, write: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
         let name = format!("{}-{}", state.stage, state.step);
         let partial = self.root.join(format!("{name}.partial"));
         let whole = self.root.join(&name);

@@ -139,9 +139,7 @@ impl Objective for DenoiserObjective<'_> {
         // Half of the pictures are at the level at which inference starts: one step is trained for directly.
         let level = |draw: f64| if draw < 0.5 { last } else { ((draw - 0.5) * 2.0 * last as f64) as usize };
         let levels: Vec<usize> = batch.draws.iter().map(|draw| level(draw[0])).collect();
-        let per_picture = |value: &dyn Fn(usize) -> f64| {
-            column((0..size).map(|k| value(k) as f32), size, device)
-        };
+        let per_picture = |value: &dyn Fn(usize) -> f64| column((0..size).map(|k| value(k) as f32), size, device);
         let noise = {
             let own = upload(&batch.noise, shape, device);
             let source: Vec<i32> = (0..size).map(|k| batch.swap[k].unwrap_or(k) as i32).collect();

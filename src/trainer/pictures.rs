@@ -97,11 +97,8 @@ mod tests {
         for n in [1usize, 2, 3, 5, 31, 200, 900] {
             let pictures = (0..n).map(|i| Picture { path: i.to_string().into(), rgb: vec![], set: 0 }).collect();
             let parts = split(pictures, 7);
-            let mut names: Vec<_> = [&parts.train, &parts.select, &parts.calibrate]
-                .into_iter()
-                .flatten()
-                .map(|p| p.path.clone())
-                .collect();
+            let mut names: Vec<_> =
+                [&parts.train, &parts.select, &parts.calibrate].into_iter().flatten().map(|p| p.path.clone()).collect();
             names.sort();
             names.dedup();
             assert_eq!(names.len(), n, "n = {n}");

@@ -113,7 +113,9 @@ fn list(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), DatasetError> {
 fn name_of(path: &Path) -> String {
     // A relative path such as `.` has no name of its own.
     let named = path.file_name().map(|name| name.to_string_lossy().into_owned());
-    named.or_else(|| path.canonicalize().ok()?.file_name().map(|n| n.to_string_lossy().into_owned())).unwrap_or_default()
+    named
+        .or_else(|| path.canonicalize().ok()?.file_name().map(|n| n.to_string_lossy().into_owned()))
+        .unwrap_or_default()
 }
 
 fn stem_of(path: &Path) -> String {
