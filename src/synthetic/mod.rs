@@ -171,8 +171,15 @@ pub(crate) fn close_gaps(mask: Vec<u8>, width: usize, height: usize) -> Vec<u8> 
         }
         out
     };
-    // The border counts as its own neighbour in both passes, so nothing is lost there.
-    spread(&spread(&mask, true), false)
+    let mut closed = spread(&spread(&mask, true), false);
+    // Erosion cannot see beyond the picture: on its border nothing is closed.
+    for (i, value) in closed.iter_mut().enumerate() {
+        let (x, y) = (i % width, i / width);
+        if x == 0 || y == 0 || x == width - 1 || y == height - 1 {
+            *value = mask[i];
+        }
+    }
+    closed
 }
 
 #[cfg(test)]
@@ -254,7 +261,9 @@ mod tests {
 
     #[test]
     fn gaps_of_one_pixel_close_and_nothing_else_grows() {
-        let mask = vec![0, 255, 0, 255, 0, 0, 0];
-        assert_eq!(close_gaps(mask, 7, 1), [0, 255, 255, 255, 0, 0, 0]);
+        let row = [0, 255, 0, 255, 0, 0, 0];
+        let empty = [0; 7];
+        let closed = close_gaps([empty, row, empty].concat(), 7, 3);
+        assert_eq!(closed, [empty, [0, 255, 255, 255, 0, 0, 0], empty].concat());
     }
 }

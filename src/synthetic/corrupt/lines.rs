@@ -15,7 +15,7 @@ fn window(path: &Path, margin: f32) -> (Point, Point) {
 
 /// Length of a line in pixels: up to half the picture, short ones more often.
 fn extent(canvas: &Canvas, rng: &mut impl Rng) -> f32 {
-    let (low, high) = (6.0, (0.5 * canvas.side()).max(8.0));
+    let (low, high) = (7.0, (0.5 * canvas.side()).max(9.0));
     low * (high / low).powf(rng.random_range(0.0..1.0))
 }
 

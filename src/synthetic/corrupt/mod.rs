@@ -184,10 +184,10 @@ impl Canvas {
         self.width.min(self.height) as f32
     }
 
-    /// Half the extent of a defect in pixels: from 2 to a quarter of the picture, small ones more often.
+    /// Half the extent of a defect in pixels: from 2.5 to a quarter of the picture, small ones more often.
     fn radius(&self, rng: &mut impl Rng) -> f32 {
-        let largest = (0.25 * self.side()).max(2.5);
-        2.0 * (largest / 2.0).powf(rng.random_range(0.0..1.0f32).powf(1.25))
+        let largest = (0.25 * self.side()).max(3.0);
+        2.5 * (largest / 2.5).powf(rng.random_range(0.0..1.0))
     }
 
     /// Changes the pixels of the box around `centre`: `change(x, y, colour)`, colours 0 to 255.
