@@ -183,7 +183,7 @@ fn stain(scene: &mut Scene, product: Product, strength: f32, rng: &mut impl Rng)
 }
 
 fn dent(scene: &mut Scene, product: Product, strength: f32, rng: &mut impl Rng) {
-    let radius = spread(8.0, 34.0, rng);
+    let radius = spread(if product == Product::Fabric { 14.0 } else { 8.0 }, 34.0, rng);
     let centre = place(scene, 0.8 * radius, rng);
     let (aspect, angle) = match product {
         Product::Fabric => (rng.random_range(0.22..0.4), rng.random_range(0.0..TAU)),
@@ -272,7 +272,7 @@ fn tear(scene: &mut Scene, rng: &mut impl Rng) {
 }
 
 fn cloth_hole(scene: &mut Scene, rng: &mut impl Rng) {
-    let radius = spread(5.0, 18.0, rng);
+    let radius = spread(5.5, 18.0, rng);
     let centre = place(scene, radius, rng);
     let path = Path::walk(centre, rng.random_range(0.0..TAU), 0.6 * radius, 2, 0.2, rng).centred(centre);
     open_cloth(scene, &path, radius, rng);

@@ -101,7 +101,7 @@ pub fn defective_part(product: Product, family: DefectFamily, seed: u64, size: u
         let picture = line.camera().expose(&scene.surface, side);
         let mask = visible(&before, &picture, side);
         attempt += 1;
-        if attempt == TRIES || mask.iter().filter(|m| **m > 0).count() * SMALLEST >= side * side {
+        if attempt == TRIES || clear(&before, &picture, &mask) {
             break (picture, mask);
         }
     };
@@ -111,8 +111,10 @@ pub fn defective_part(product: Product, family: DefectFamily, seed: u64, size: u
 
 /// Change of a channel, of 255, from which a defect counts as visible: about three times the sensor noise.
 const VISIBLE: f32 = 6.5;
-/// The smallest defect covers one pixel of this many: 16 pixels of a frame of 256 x 256.
-const SMALLEST: usize = 4096;
+/// The smallest defect covers one pixel of this many: 26 pixels of a frame of 256 x 256.
+const SMALLEST: usize = 2500;
+/// Mean change, of 255, of the largest channel over the mask of a defect that an inspector would notice.
+const CLEAR: f32 = 17.0;
 /// Draws per defect. Strength grows with each; a test finds none that needs the last.
 const TRIES: u32 = 12;
 
@@ -145,9 +147,20 @@ impl Line {
     }
 }
 
+fn largest_change(before: &Colour, after: &Colour) -> f32 {
+    before.iter().zip(after).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// Whether a defect is large and strong enough to be called one.
+fn clear(before: &[Colour], after: &[Colour], mask: &[u8]) -> bool {
+    let changes = before.iter().zip(after).zip(mask).filter(|(_, m)| **m > 0).map(|((a, b), _)| largest_change(a, b));
+    let (area, sum) = changes.fold((0usize, 0.0f32), |(area, sum), change| (area + 1, sum + change));
+    area * SMALLEST >= mask.len() && sum >= CLEAR * area as f32
+}
+
 /// 255 where a channel differs by more than `VISIBLE`; gaps of one pixel are closed.
 fn visible(before: &[Colour], after: &[Colour], side: usize) -> Vec<u8> {
-    let differs = |(a, b): (&Colour, &Colour)| a.iter().zip(b).any(|(a, b)| (a - b).abs() > VISIBLE);
+    let differs = |(a, b)| largest_change(a, b) > VISIBLE;
     let mask = before.iter().zip(after).map(|pair| if differs(pair) { 255 } else { 0 }).collect();
     close_gaps(mask, side, side)
 }
@@ -198,6 +211,22 @@ mod tests {
             let defective = |seed| defective_part(product, DefectFamily::Stain, seed, 96);
             assert_eq!(defective(5), defective(5));
             assert_ne!(defective(5).mask, defective(6).mask);
+        }
+    }
+
+    #[test]
+    fn a_mask_covers_a_change_that_can_be_seen() {
+        for product in Product::ALL {
+            for family in DefectFamily::ALL {
+                for seed in 20..26 {
+                    let (good, bad) = (good_part(product, seed, 128), defective_part(product, family, seed, 128));
+                    let inside = (0..bad.mask.len()).filter(|i| bad.mask[*i] == 255);
+                    let change = |i: usize| (0..3).map(|c| good.rgb[3 * i + c].abs_diff(bad.rgb[3 * i + c])).max();
+                    let sum: u32 = inside.filter_map(change).map(u32::from).sum();
+                    let mean = f64::from(sum) / area(&bad) as f64;
+                    assert!(mean > 15.0, "{product:?} {family:?} seed {seed}: {mean}");
+                }
+            }
         }
     }
 
