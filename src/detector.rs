@@ -224,7 +224,10 @@ impl DiffusionDetector {
 }
 
 /// A picture file as model input, whole frame.
-fn prepare_picture(bytes: &[u8], spec: &PreprocessSpec) -> Result<Prepared, String> {
+///
+/// # Errors
+/// Bytes that are not a picture.
+pub fn prepare_picture(bytes: &[u8], spec: &PreprocessSpec) -> Result<Prepared, String> {
     let picture = decode::decode(bytes).map_err(|error| error.to_string())?;
     let meta = FrameMeta {
         id: FrameId(0),

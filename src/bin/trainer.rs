@@ -1,3 +1,52 @@
-//! Entry point.
+//! `trainer`: makes bundles.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use dsad::trainer::commands::{backbone, baseline, fit, keygen, sign, synth, test};
+
+/// Makes bundles for dsad from pictures of good parts
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Pictures of a procedural product line, in MVTec layout
+    Synth(synth::SynthArgs),
+    /// From a folder of good pictures to a calibrated bundle
+    Fit(fit::FitArgs),
+    /// Metrics of a bundle on a data set
+    Test(test::TestArgs),
+    /// Metrics of a PatchCore-style yardstick on a data set
+    Baseline(baseline::BaselineArgs),
+    /// The frozen feature extractor
+    Backbone(backbone::BackboneArgs),
+    /// Make a key pair for signing bundles
+    Keygen(keygen::KeygenArgs),
+    /// Sign a bundle
+    Sign(sign::SignArgs),
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,dsad=info")).init();
+    let result = match Arguments::parse().verb {
+        Verb::Synth(args) => synth::run(&args),
+        Verb::Fit(args) => fit::run(&args),
+        Verb::Test(args) => test::run(&args),
+        Verb::Baseline(args) => baseline::run(&args),
+        Verb::Backbone(args) => backbone::run(&args),
+        Verb::Keygen(args) => keygen::run(&args),
+        Verb::Sign(args) => sign::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("trainer: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

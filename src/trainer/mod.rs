@@ -5,14 +5,26 @@
 //! | `config` | how a profile is trained |
 //! | `dataset`, `pictures`, `batches` | what it is trained on |
 //! | `objective`, `stage`, `ema`, `checkpoint` | the three stages and their step loop |
+//! | `backbone` | the frozen feature extractor's weights |
+//! | `select`, `calibrate`, `export`, `report` | from trained networks to a bundle |
+//! | `fit` | all of it in one go |
+//! | `judge`, `evaluate` | metrics on a test split |
+//! | `commands` | the verbs |
 
+pub mod backbone;
 pub mod batches;
+pub mod calibrate;
 pub mod checkpoint;
 pub mod commands;
 pub mod config;
 pub mod dataset;
 pub mod ema;
+pub mod evaluate;
+pub mod export;
+pub mod fit;
 pub mod judge;
 pub mod objective;
 pub mod pictures;
+pub mod report;
+pub mod select;
 pub mod stage;

@@ -1,5 +1,9 @@
 //! The verbs of `trainer`, one file each.
 
+pub mod backbone;
+pub mod baseline;
+pub mod fit;
 pub mod keygen;
 pub mod sign;
 pub mod synth;
+pub mod test;

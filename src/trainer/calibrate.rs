@@ -1,0 +1,84 @@
+//! Thresholds from held-out good pictures, for every listed step count, per class and for the null class.
+
+use serde::Serialize;
+
+use super::pictures::{Picture, prepare_file};
+use crate::detector::DiffusionDetector;
+use crate::inspection::calibration::{Calibration, CalibrationEntry, GoodPart, calibrate, smallest_alpha};
+use crate::inspection::detect::{ClassId, Detector, Plan, Steps};
+use crate::inspection::frame::Prepared;
+use crate::preprocess::spec::PreprocessSpec;
+
+/// The false-reject rate that `fit` aims at.
+const ALPHA: f64 = 0.01;
+/// Smallest region that counts, as a share of the model grid: 16 cells of 256x256.
+const MIN_AREA: f64 = 16.0 / 65_536.0;
+/// Frames per call of the detector.
+const BATCH: usize = 8;
+
+/// A calibration, and the scores behind it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Calibrated {
+    /// The thresholds.
+    pub calibration: Calibration,
+    /// Scores of the good pictures, per entry.
+    pub scores: Vec<Vec<f32>>,
+}
+
+/// Calibrates with the pictures of each class (one list per class, or one list without classes).
+///
+/// Never refuses for few pictures: the rate is the larger of 1 % and what the number of pictures can show.
+///
+/// # Errors
+/// What the detector says, or a score that is not finite.
+pub fn calibrate_bundle(
+    detector: &mut DiffusionDetector,
+    pictures: &[Vec<Picture>],
+    classes: &[ClassId],
+    listed: &[Steps],
+    spec: &PreprocessSpec,
+) -> anyhow::Result<Calibrated> {
+    let min_area = ((spec.width * spec.height) as f64 * MIN_AREA).round().max(1.0) as u32;
+    let mut entries: Vec<CalibrationEntry> = Vec::new();
+    let mut scores = Vec::new();
+    let mut judge = |class: Option<&ClassId>, pictures: &mut dyn Iterator<Item = &Picture>, steps: Steps| {
+        let plan = Plan { steps, class: class.cloned() };
+        let mut parts = Vec::new();
+        let mut batch: Vec<Prepared> = Vec::with_capacity(BATCH);
+        let mut flush = |batch: &mut Vec<Prepared>, parts: &mut Vec<GoodPart>| -> anyhow::Result<()> {
+            for detection in detector.detect(batch, &plan)? {
+                parts.push(GoodPart { score: detection.score.0, level: detection.map.region_level(min_area) });
+            }
+            batch.clear();
+            Ok(())
+        };
+        for picture in pictures {
+            // From the file again, not from the training copy: thresholds are set on what the daemon will see.
+            batch.push(prepare_file(&picture.path, spec).map_err(anyhow::Error::msg)?);
+            if batch.len() == BATCH {
+                flush(&mut batch, &mut parts)?;
+            }
+        }
+        flush(&mut batch, &mut parts)?;
+        let alpha = smallest_alpha(parts.len()).max(ALPHA);
+        entries.push(calibrate(&parts, alpha, class.cloned(), steps, min_area)?);
+        scores.push(parts.iter().map(|part| part.score).collect());
+        anyhow::Ok(())
+    };
+    for &steps in listed {
+        judge(None, &mut pictures.iter().flatten(), steps)?;
+        for (class, pictures) in classes.iter().zip(pictures) {
+            judge(Some(class), &mut pictures.iter(), steps)?;
+        }
+    }
+    if let Some(entry) = entries.iter().find(|entry| entry.alpha > ALPHA) {
+        log::warn!(
+            "{} good pictures for the thresholds can show a false-reject rate of {:.1} %, not 1 %; 99 per class are needed \
+             for that",
+            entry.samples,
+            entry.alpha * 100.0
+        );
+    }
+    let hash = blake3::hash(&serde_json::to_vec(&entries)?).to_hex();
+    Ok(Calibrated { calibration: Calibration { id: format!("fit-{}", &hash[..12]), entries }, scores })
+}

@@ -1,0 +1,188 @@
+//! From judged pictures to the table of metrics.
+
+use serde::Serialize;
+
+use crate::inspection::anomaly::AnomalyMap;
+use crate::inspection::metrics::{auroc, average_precision, f1_max, pro};
+
+/// One judged picture.
+#[derive(Debug, Clone)]
+pub struct Judged {
+    /// Anomaly score.
+    pub score: f32,
+    /// Anomaly map.
+    pub map: AnomalyMap,
+    /// Ground truth.
+    pub defective: bool,
+    /// Ground truth per cell; absent for a defective picture without a mask.
+    pub mask: Option<Vec<bool>>,
+    /// Whether the shipped threshold rejected it; absent where there is none.
+    pub rejected: Option<bool>,
+    /// Milliseconds from frame to score.
+    pub frame_ms: f64,
+}
+
+/// Metrics of one class; `None` where one cannot be measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
+    /// Name of the class, or `mean`.
+    pub class: String,
+    /// Area under the ROC curve of the scores.
+    pub image_auroc: Option<f64>,
+    /// Average precision of the scores.
+    pub image_ap: Option<f64>,
+    /// Largest F1 of the scores.
+    pub image_f1max: Option<f64>,
+    /// Area under the ROC curve of the map's cells.
+    pub pixel_auroc: Option<f64>,
+    /// Average precision of the map's cells.
+    pub pixel_ap: Option<f64>,
+    /// Largest F1 of the map's cells.
+    pub pixel_f1max: Option<f64>,
+    /// Per-region overlap up to a false-positive rate of 0.3.
+    pub pro: Option<f64>,
+    /// Share of the good pictures that the shipped threshold rejects.
+    pub false_reject_rate: Option<f64>,
+    /// Share of the defective pictures that the shipped threshold rejects.
+    pub recall: Option<f64>,
+    /// Pictures judged.
+    pub images: usize,
+    /// Median milliseconds per frame.
+    pub frame_ms: Option<f64>,
+}
+
+/// The metrics of one class, protocol `default`: a defective picture without a mask leaves the pixel metrics.
+pub fn evaluate(class: &str, judged: &[Judged]) -> Row {
+    let scores: Vec<f32> = judged.iter().map(|j| j.score).collect();
+    let labels: Vec<bool> = judged.iter().map(|j| j.defective).collect();
+    let (mut maps, mut masks) = (Vec::new(), Vec::new());
+    for item in judged {
+        match (&item.mask, item.defective) {
+            (Some(mask), _) => {
+                maps.push(item.map.clone());
+                masks.push(mask.clone());
+            }
+            (None, false) => {
+                maps.push(item.map.clone());
+                masks.push(vec![false; item.map.values.len()]);
+            }
+            (None, true) => {}
+        }
+    }
+    let cells: Vec<f32> = maps.iter().flat_map(|map| map.values.iter().copied()).collect();
+    let truth: Vec<bool> = masks.iter().flatten().copied().collect();
+    let rate = |defective: bool| {
+        let rejected: Option<Vec<bool>> =
+            judged.iter().filter(|j| j.defective == defective).map(|j| j.rejected).collect();
+        let rejected = rejected.filter(|r| !r.is_empty())?;
+        Some(rejected.iter().filter(|r| **r).count() as f64 / rejected.len() as f64)
+    };
+    let mut times: Vec<f64> = judged.iter().map(|j| j.frame_ms).collect();
+    times.sort_unstable_by(f64::total_cmp);
+    Row {
+        class: class.to_owned(),
+        image_auroc: auroc(&scores, &labels),
+        image_ap: average_precision(&scores, &labels),
+        image_f1max: f1_max(&scores, &labels),
+        pixel_auroc: auroc(&cells, &truth),
+        pixel_ap: average_precision(&cells, &truth),
+        pixel_f1max: f1_max(&cells, &truth),
+        pro: pro(&maps, &masks),
+        false_reject_rate: rate(false),
+        recall: rate(true),
+        images: judged.len(),
+        frame_ms: times.get(times.len() / 2).copied(),
+    }
+}
+
+/// Arithmetic means over the classes that have a value.
+pub fn mean(rows: &[Row]) -> Row {
+    let over = |value: &dyn Fn(&Row) -> Option<f64>| {
+        let values: Vec<f64> = rows.iter().filter_map(value).collect();
+        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    };
+    Row {
+        class: "mean".into(),
+        image_auroc: over(&|r| r.image_auroc),
+        image_ap: over(&|r| r.image_ap),
+        image_f1max: over(&|r| r.image_f1max),
+        pixel_auroc: over(&|r| r.pixel_auroc),
+        pixel_ap: over(&|r| r.pixel_ap),
+        pixel_f1max: over(&|r| r.pixel_f1max),
+        pro: over(&|r| r.pro),
+        false_reject_rate: over(&|r| r.false_reject_rate),
+        recall: over(&|r| r.recall),
+        images: rows.iter().map(|r| r.images).sum(),
+        frame_ms: over(&|r| r.frame_ms),
+    }
+}
+
+/// The rows as text.
+pub fn table(rows: &[Row]) -> String {
+    let heads = ["I-AUROC", "I-AP", "I-F1", "P-AUROC", "P-AP", "P-F1", "PRO", "rejects", "recall", "ms"];
+    let mut out = format!("{:<18}{:>7}", "class", "images");
+    heads.iter().for_each(|head| out += &format!("{head:>9}"));
+    for row in rows {
+        out += &format!("\n{:<18}{:>7}", row.class, row.images);
+        let values = [
+            row.image_auroc,
+            row.image_ap,
+            row.image_f1max,
+            row.pixel_auroc,
+            row.pixel_ap,
+            row.pixel_f1max,
+            row.pro,
+            row.false_reject_rate,
+            row.recall,
+            row.frame_ms,
+        ];
+        values.iter().for_each(|value| out += &value.map_or(format!("{:>9}", "-"), |v| format!("{v:>9.4}")));
+    }
+    out
+}
+
+/// Prints the rows and their mean, last: as JSON lines or as a table.
+///
+/// # Errors
+/// Never in practice: rows are plain values.
+pub fn print(rows: &[Row], json: bool) -> anyhow::Result<()> {
+    let mut all = rows.to_vec();
+    all.push(mean(rows));
+    if json {
+        for row in &all {
+            println!("{}", serde_json::to_string(row)?);
+        }
+    } else {
+        println!("{}", table(&all));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(score: f32, defective: bool, mask: Option<Vec<bool>>, rejected: bool) -> Judged {
+        let map = AnomalyMap { width: 2, height: 1, values: vec![0.0, score] };
+        Judged { score, map, defective, mask, rejected: Some(rejected), frame_ms: 1.0 }
+    }
+
+    #[test]
+    fn a_class_without_masks_has_no_pixel_metrics() {
+        let row = evaluate("x", &[judged(1.0, true, None, true), judged(0.0, false, None, false)]);
+        assert_eq!((row.image_auroc, row.pixel_auroc, row.pro), (Some(1.0), None, None));
+        assert_eq!((row.recall, row.false_reject_rate), (Some(1.0), Some(0.0)));
+        let text = serde_json::to_string(&row).expect("serialises");
+        assert!(text.contains("\"pixel_auroc\":null") && text.starts_with("{\"class\":\"x\",\"image_auroc\":1.0"));
+    }
+
+    #[test]
+    fn means_leave_out_what_is_missing() {
+        let with = evaluate("a", &[judged(1.0, true, Some(vec![false, true]), false), judged(0.0, false, None, true)]);
+        let without = evaluate("b", &[judged(0.0, true, None, true), judged(1.0, false, None, false)]);
+        let mean = mean(&[with.clone(), without]);
+        assert_eq!(mean.image_auroc, Some(0.5));
+        assert_eq!(mean.pixel_auroc, with.pixel_auroc);
+        assert_eq!(mean.images, 4);
+    }
+}

@@ -1,0 +1,187 @@
+//! Choices by pseudo-validation: synthetic defects of families that training has not seen, on good pictures that it has
+//! not seen either. The test split is never looked at.
+
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+use super::pictures::Picture;
+use crate::bundle::manifest::MapSpec;
+use crate::inspection::anomaly::{AnomalyMap, Pooling, gaussian_blur};
+use crate::inspection::metrics::{auroc, average_precision};
+use crate::model::network::{MapWeights, Network};
+use crate::synthetic::corrupt::{CorruptionFamily, corrupt};
+
+/// Smoothing of the map, in cells of the model grid.
+const SIGMA: f64 = 2.5;
+/// Cells per side that one value of the search stands for: the maps are smooth.
+const STRIDE: usize = 2;
+/// Pictures that the search uses at most.
+const MAX_PICTURES: usize = 72;
+/// A refine head that is silent on good parts must not be scaled to infinity.
+const REFINE_FLOOR: f64 = 0.02;
+
+/// What was chosen, and how good it was on the pseudo-validation.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Choice {
+    /// Weights, smoothing and pooling.
+    pub map: MapSpec,
+    /// Image AUROC on unseen synthetic defects.
+    pub image_auroc: f64,
+    /// Pixel AP on unseen synthetic defects.
+    pub pixel_ap: f64,
+    /// Pictures judged.
+    pub pictures: usize,
+}
+
+/// Three smoothed components of one picture on the coarse search grid.
+struct Maps {
+    components: [Vec<f32>; 3],
+    defective: bool,
+    truth: Vec<bool>,
+}
+
+/// Chooses the weights of the components and the pooling of the score at `steps` steps.
+///
+/// # Errors
+/// What the device says.
+pub fn choose(
+    network: &Network,
+    pictures: &[Picture],
+    classes: bool,
+    (width, height): (usize, usize),
+    steps: u32,
+    seed: u64,
+    device: &Device,
+) -> anyhow::Result<Choice> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5e1e_c7ed);
+    let every = pictures.len().div_ceil(MAX_PICTURES).max(1);
+    let mut maps = Vec::new();
+    for (index, picture) in pictures.iter().step_by(every).enumerate() {
+        let class = if classes { picture.set + 1 } else { 0 };
+        let family = CorruptionFamily::VALIDATION[index % CorruptionFamily::VALIDATION.len()];
+        let other = &pictures[(index * 7 + 1) % pictures.len()].rgb;
+        let spoilt = corrupt(&picture.rgb, width, height, Some(other), family, &mut rng);
+        let clean = vec![0u8; width * height];
+        for (rgb, mask, defective) in [(&picture.rgb, &clean, false), (&spoilt.rgb, &spoilt.mask, true)] {
+            let components = components(network, rgb, class, (width, height), steps, device)?;
+            maps.push(Maps { components, defective, truth: thin(mask, width, |m| *m > 127) });
+        }
+    }
+    Ok(search(&maps, width / STRIDE))
+}
+
+fn thin<T, U>(values: &[T], width: usize, take: impl Fn(&T) -> U) -> Vec<U> {
+    values.chunks_exact(width).step_by(STRIDE).flat_map(|row| row.iter().step_by(STRIDE).map(&take)).collect()
+}
+
+fn components(
+    network: &Network,
+    rgb: &[u8],
+    class: usize,
+    (width, height): (usize, usize),
+    steps: u32,
+    device: &Device,
+) -> anyhow::Result<[Vec<f32>; 3]> {
+    let plane = width * height;
+    let planar: Vec<f32> = (0..3 * plane).map(|i| f32::from(rgb[i % plane * 3 + i / plane]) / 127.5 - 1.0).collect();
+    let image = Tensor::<4>::from_data(TensorData::new(planar, [1, 3, height, width]), device);
+    let redrawn = network.reconstruct(image.clone(), None, &[class], steps, None);
+    let parts = network.components(image, &redrawn);
+    let refine = parts.refine.unwrap_or_else(|| parts.latent.zeros_like());
+    let read = Tensor::cat(vec![parts.features, parts.latent, refine], 1).cast(FloatDType::F32);
+    let values = read.try_into_vec_as::<f32>()?;
+    let mut planes =
+        values.chunks_exact(plane).map(|values| thin(&gaussian_blur(values, width, height, SIGMA), width, |v| *v));
+    Ok(std::array::from_fn(|_| planes.next().unwrap_or_default()))
+}
+
+/// Tries a small grid of weights, each on components that are divided by what good pictures show (their 99.5 % quantile).
+fn search(maps: &[Maps], width: usize) -> Choice {
+    let scales: [f64; 3] = std::array::from_fn(|k| {
+        let mut values: Vec<f32> =
+            maps.iter().filter(|m| !m.defective).flat_map(|m| m.components[k].iter().step_by(3).copied()).collect();
+        let rank = (values.len() as f64 * 0.995) as usize;
+        let quantile = match values.len() {
+            0 => 1.0,
+            n => f64::from(*values.select_nth_unstable_by(rank.min(n - 1), f32::total_cmp).1),
+        };
+        quantile.max(if k == 2 { REFINE_FLOOR } else { 1e-4 })
+    });
+    let labels: Vec<bool> = maps.iter().map(|m| m.defective).collect();
+    let truth: Vec<bool> = maps.iter().flat_map(|m| m.truth.iter().copied()).collect();
+    let mut best: Option<(f64, Choice)> = None;
+    for features in [0.0, 1.0] {
+        for latent in [0.0, 0.5] {
+            for refine in [0.0, 0.3, 1.0] {
+                if features + latent + refine == 0.0 {
+                    continue;
+                }
+                let weights = [features / scales[0], latent / scales[1], refine / scales[2]].map(|w| w as f32);
+                let combined: Vec<AnomalyMap> = maps.iter().map(|m| combine(m, weights, width)).collect();
+                let cells: Vec<f32> = combined.iter().flat_map(|map| map.values.iter().copied()).collect();
+                let pixel_ap = average_precision(&cells, &truth).unwrap_or(0.0);
+                for fraction in [0.0003, 0.001, 0.005] {
+                    let pooling = Pooling::TopFraction { fraction };
+                    let scores: Vec<f32> = combined.iter().map(|map| pooling.pool(map).0).collect();
+                    let image_auroc = auroc(&scores, &labels).unwrap_or(0.0);
+                    let value = image_auroc + 0.5 * pixel_ap;
+                    if best.as_ref().is_none_or(|(so_far, _)| value > *so_far) {
+                        let [features, latent, refine] = weights.map(f64::from);
+                        let weights = MapWeights { features, latent, refine };
+                        let map = MapSpec { weights, sigma: SIGMA, pooling };
+                        best = Some((value, Choice { map, image_auroc, pixel_ap, pictures: maps.len() }));
+                    }
+                }
+            }
+        }
+    }
+    // Without a picture to choose on, the two components that need no choice.
+    best.map_or(
+        Choice {
+            map: MapSpec {
+                weights: MapWeights { features: 1.0 / scales[0], latent: 0.0, refine: 1.0 / scales[2] },
+                sigma: SIGMA,
+                pooling: Pooling::TopFraction { fraction: 0.001 },
+            },
+            image_auroc: 0.0,
+            pixel_ap: 0.0,
+            pictures: 0,
+        },
+        |(_, choice)| choice,
+    )
+}
+
+fn combine(maps: &Maps, weights: [f32; 3], width: usize) -> AnomalyMap {
+    let [features, latent, refine] = &maps.components;
+    let values: Vec<f32> = (0..features.len())
+        .map(|i| features[i] * weights[0] + latent[i] * weights[1] + refine[i] * weights[2])
+        .collect();
+    AnomalyMap { width, height: values.len() / width.max(1), values }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_component_that_tells_defects_apart_is_chosen() {
+        let maps: Vec<Maps> = (0..20)
+            .map(|k| {
+                let defective = k % 2 == 1;
+                let noise: Vec<f32> = (0..64).map(|i| ((i * 7 + k * 13) % 11) as f32 * 0.1).collect();
+                let mut refine = vec![0.01f32; 64];
+                let mut truth = vec![false; 64];
+                if defective {
+                    refine[20..24].fill(0.9);
+                    truth[20..24].fill(true);
+                }
+                Maps { components: [noise.clone(), noise, refine], defective, truth }
+            })
+            .collect();
+        let choice = search(&maps, 8);
+        assert_eq!((choice.image_auroc, choice.pixel_ap), (1.0, 1.0));
+        assert!(choice.map.weights.refine > choice.map.weights.features);
+    }
+}
