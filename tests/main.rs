@@ -1,7 +1,14 @@
-//! One integration target: each module below is one subject.
-#![allow(clippy::unwrap_used)]
+//! The integration tests: one program, one module per concern.
 
-/// Bundles: what is refused, and by which message.
+/// Dependency rules, file sizes, tracked assets, shipped configurations.
+mod architecture;
+/// The bundle refuses what is not whole.
 mod bundle;
-/// Networks, schedules and samplers against PyTorch.
+/// Both programs from the outside: exit codes, messages, JSON.
+mod cli;
+/// Networks against PyTorch.
 mod golden_model;
+/// The whole daemon with scripted parts.
+mod pipeline;
+/// Scripted cameras, detectors and clocks.
+mod support;

@@ -1,3 +1,46 @@
-//! Entry point.
+//! `dsad`: judges parts.
 
-fn main() {}
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+use dsad::commands::{bundle, check, demo, inspect, run};
+use dsad::platform::clock::SystemClock;
+
+/// Judges parts on a factory line with a guided diffusion model
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// A synthetic line, judged live: needs no camera, no GPU and no data
+    Demo(demo::DemoArgs),
+    /// Judge picture files
+    Inspect(inspect::InspectArgs),
+    /// The daemon
+    Run(run::RunArgs),
+    /// Check a configuration and start nothing
+    Check(check::CheckArgs),
+    /// Bundles
+    Bundle(bundle::BundleArgs),
+}
+
+fn main() -> ExitCode {
+    let clock = Arc::new(SystemClock::start());
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,dsad=info")).init();
+    let result = match Arguments::parse().verb {
+        Verb::Demo(args) => demo::run(&args, clock),
+        Verb::Inspect(args) => inspect::run(&args),
+        Verb::Run(args) => run::run(&args),
+        Verb::Check(args) => check::run(&args),
+        Verb::Bundle(args) => bundle::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("dsad: {error:#}");
+        ExitCode::from(inspect::FAULT)
+    })
+}

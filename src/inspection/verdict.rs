@@ -1,10 +1,12 @@
 //! Verdicts, and the record that every frame ends as.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::anomaly::Region;
 use super::detect::{Detection, Steps};
-use super::frame::FrameMeta;
+use super::frame::{FrameMeta, Prepared};
 use super::recipe::RecipeId;
 
 /// What is said about one part. Nothing but a completed, calibrated, in-time detection can be `Pass`.
@@ -130,6 +132,10 @@ pub struct Inspection {
     pub seed: u64,
     /// What went wrong, for faults.
     pub fault: Option<String>,
+    /// The model's input, for drawings.
+    pub prepared: Option<Arc<Prepared>>,
+    /// Map value with the hottest colour in drawings, from the calibration; absent where nothing was judged.
+    pub full_scale: Option<f32>,
 }
 
 /// Why a sink could not take an inspection.

@@ -31,6 +31,9 @@ pub enum PrepareError {
     /// The region is not inside the frame, or has no pixel.
     #[error("roi: {0}")]
     Roi(String),
+    /// The model grid is none that a network takes.
+    #[error("preprocess: {0}")]
+    Spec(String),
     /// The resize library refused.
     #[error("resize: {0}")]
     Resize(String),
@@ -50,11 +53,15 @@ struct Crop {
 /// samples are scaled by their bit depth, never by the image's own maximum.
 ///
 /// # Errors
-/// A buffer of the wrong length, or a region outside of the frame.
+/// A grid that [`PreprocessSpec::problem`] names, a buffer of the wrong length, or a region outside of the frame.
 pub fn prepare(frame: &Frame, roi: &Roi, spec: &PreprocessSpec) -> Result<Prepared, PrepareError> {
+    if let Some(problem) = spec.problem() {
+        return Err(PrepareError::Spec(problem));
+    }
     let meta = &frame.meta;
     let (frame_width, frame_height) = (meta.width as usize, meta.height as usize);
-    let expected = frame_width * frame_height * frame.format.bytes_per_pixel();
+    // A size that overflows is a size that no buffer has.
+    let expected = frame_width.saturating_mul(frame_height).saturating_mul(frame.format.bytes_per_pixel());
     let bytes: &[u8] = &frame.pixels.0;
     if bytes.len() != expected || expected == 0 {
         return Err(PrepareError::Length {
@@ -258,6 +265,82 @@ mod tests {
         assert_eq!(prepared.transform.to_frame(0.0, 0.0, 64.0, 32.0).x, 50.0);
         let outside = Roi { x: 0.6, ..roi };
         assert!(matches!(prepare(&frame, &outside, &spec(Geometry::Stretch)), Err(PrepareError::Roi(_))));
+    }
+
+    #[test]
+    fn a_constant_picture_stays_constant_at_every_size() {
+        for (width, height) in [(1, 7), (31, 33), (64, 32), (97, 200), (640, 481)] {
+            for value in [1u8, 77, 128, 254] {
+                let pixels = vec![value; 3 * width * height];
+                let frame = frame(width as u32, height as u32, PixelFormat::Rgb8, pixels);
+                let prepared = prepare(&frame, &Roi::FULL, &spec(Geometry::Stretch)).expect("prepares");
+                let expected = f32::from(value) / 127.5 - 1.0;
+                assert!(prepared.image.iter().all(|v| (v - expected).abs() < 1e-6), "{width}x{height} of {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_frame_gives_the_same_bits() {
+        let pixels: Vec<u8> = (0..2 * 301 * 203u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let spec = PreprocessSpec { sketch: SketchPlane::Canny, ..spec(Geometry::Letterbox) };
+        let run = || {
+            let frame = frame(301, 203, PixelFormat::Gray16 { bits: 12 }, pixels.clone());
+            prepare(&frame, &Roi { x: 0.1, y: 0.2, width: 0.7, height: 0.5 }, &spec).expect("prepares")
+        };
+        let bits = |p: &Prepared| p.image.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        let (first, second) = (run(), run());
+        assert_eq!(bits(&first), bits(&second));
+        assert_eq!(first, second);
+    }
+
+    #[test]
+    fn sixteen_bit_precision_survives_the_resize() {
+        // Two neighbours of a 16-bit ramp that an 8-bit resize would make equal.
+        let grey = |value: u16| {
+            let pixels: Vec<u8> = value.to_le_bytes().into_iter().cycle().take(2 * 90 * 90).collect();
+            let frame = frame(90, 90, PixelFormat::Gray16 { bits: 16 }, pixels);
+            prepare(&frame, &Roi::FULL, &spec(Geometry::Stretch)).expect("prepares").image[0]
+        };
+        assert!(grey(30_001) > grey(30_000));
+    }
+
+    #[test]
+    fn the_edge_plane_is_there_when_it_is_asked_for() {
+        let pixels = (0..128 * 64).map(|i| if i % 128 < 64 { 20 } else { 230 }).collect();
+        let frame = frame(128, 64, PixelFormat::Gray8, pixels);
+        let plain = prepare(&frame, &Roi::FULL, &spec(Geometry::Stretch)).expect("prepares");
+        assert_eq!(plain.sketch, None);
+        let with = PreprocessSpec { sketch: SketchPlane::Canny, ..spec(Geometry::Stretch) };
+        let edges = prepare(&frame, &Roi::FULL, &with).expect("prepares").sketch.expect("a sketch");
+        assert!(edges.chunks_exact(64).all(|row| row.iter().sum::<f32>() == 1.0 && row[31] + row[32] == 1.0));
+    }
+
+    #[test]
+    fn imagenet_is_normalised_per_channel() {
+        let spec = PreprocessSpec { normalisation: Normalisation::ImageNet, ..spec(Geometry::Stretch) };
+        let frame = frame(8, 8, PixelFormat::Rgb8, vec![255; 3 * 64]);
+        let image = prepare(&frame, &Roi::FULL, &spec).expect("prepares").image;
+        let plane = 64 * 32;
+        for (value, expected) in [(image[0], 2.248_908), (image[plane], 2.428_571), (image[2 * plane], 2.64)] {
+            assert!((value - expected).abs() < 1e-5, "{value} is not {expected}");
+        }
+    }
+
+    #[test]
+    fn a_grid_that_no_network_takes_is_an_error() {
+        let frame = frame(8, 8, PixelFormat::Gray8, vec![0; 64]);
+        for width in [0, 33, 4096] {
+            let spec = PreprocessSpec { width, ..spec(Geometry::Stretch) };
+            assert!(matches!(prepare(&frame, &Roi::FULL, &spec), Err(PrepareError::Spec(_))), "{width}");
+        }
+    }
+
+    #[test]
+    fn a_size_that_overflows_is_an_error() {
+        let frame = frame(u32::MAX, u32::MAX, PixelFormat::Rgb16, vec![0; 6]);
+        let result = prepare(&frame, &Roi::FULL, &spec(Geometry::Stretch));
+        assert!(matches!(result, Err(PrepareError::Length { actual: 6, .. })));
     }
 
     #[test]

@@ -58,13 +58,14 @@ pub fn evaluate(class: &str, judged: &[Judged]) -> Row {
     let (mut maps, mut masks) = (Vec::new(), Vec::new());
     for item in judged {
         match (&item.mask, item.defective) {
-            (Some(mask), _) => {
-                maps.push(item.map.clone());
-                masks.push(mask.clone());
-            }
-            (None, false) => {
+            // Nothing is marked on a good part, whatever a file says.
+            (_, false) => {
                 maps.push(item.map.clone());
                 masks.push(vec![false; item.map.values.len()]);
+            }
+            (Some(mask), true) => {
+                maps.push(item.map.clone());
+                masks.push(mask.clone());
             }
             (None, true) => {}
         }
@@ -174,6 +175,36 @@ mod tests {
         assert_eq!((row.recall, row.false_reject_rate), (Some(1.0), Some(0.0)));
         let text = serde_json::to_string(&row).expect("serialises");
         assert!(text.contains("\"pixel_auroc\":null") && text.starts_with("{\"class\":\"x\",\"image_auroc\":1.0"));
+    }
+
+    #[test]
+    fn a_good_picture_has_an_empty_mask() {
+        let defective = judged(1.0, true, Some(vec![false, true]), true);
+        let plain = evaluate("x", &[defective.clone(), judged(0.0, false, None, false)]);
+        let marked = evaluate("x", &[defective, judged(0.0, false, Some(vec![true, true]), false)]);
+        assert_eq!((plain.pixel_auroc, plain.pro), (Some(1.0), Some(1.0)));
+        assert_eq!(marked, plain);
+    }
+
+    #[test]
+    fn a_defective_picture_without_a_mask_leaves_the_pixel_metrics_only() {
+        let both = [judged(1.0, true, Some(vec![false, true]), true), judged(0.0, false, None, false)];
+        let with = evaluate("x", &both);
+        let more = evaluate("x", &[&both[..], &[judged(0.5, true, None, false)]].concat());
+        assert_eq!((more.pixel_auroc, more.pixel_ap, more.pro), (with.pixel_auroc, with.pixel_ap, with.pro));
+        assert_eq!((more.images, more.recall), (3, Some(0.5)));
+    }
+
+    #[test]
+    fn rows_have_exactly_the_agreed_keys_and_gaps_are_null() {
+        let without = Judged { rejected: None, ..judged(1.0, true, None, false) };
+        let row = serde_json::to_value(evaluate("x", &[without])).expect("serialises");
+        let keys: Vec<_> = row.as_object().expect("an object").keys().map(String::as_str).collect();
+        let agreed = "class image_auroc image_ap image_f1max pixel_auroc pixel_ap pixel_f1max pro false_reject_rate recall \
+                      images frame_ms";
+        assert_eq!(keys, agreed.split_whitespace().collect::<Vec<_>>());
+        assert!(["image_auroc", "false_reject_rate", "recall"].iter().all(|key| row[key].is_null()));
+        assert!(table(&[evaluate("x", &[])]).lines().last().expect("a row").ends_with('-'));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::preprocess::decode::EXTENSIONS;
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
     /// A folder cannot be listed.
-    #[error("{path}: cannot be read: {reason}")]
+    #[error("{path}: cannot be read: {reason}; give an existing folder that this user may list")]
     Unreadable {
         /// Which.
         path: PathBuf,
@@ -38,35 +38,50 @@ pub fn discover(data: &Path) -> Result<Discovered, DatasetError> {
     if data.join("train").join("good").is_dir() {
         sets.push(read_set(data, &mut skipped)?);
     } else {
-        let (folders, _) = list(data)?;
-        for folder in folders {
-            if folder.join("train").join("good").is_dir() {
-                sets.push(read_set(&folder, &mut skipped)?);
-            } else {
-                skipped.push(Skipped { path: folder, reason: "no set: it has no train/good".into() });
-            }
-        }
-        if sets.is_empty() {
+        let (folders, files) = list(data)?;
+        let (found, others): (Vec<_>, Vec<_>) =
+            folders.into_iter().partition(|f| f.join("train").join("good").is_dir());
+        if found.is_empty() {
             let train = pictures(data, &mut skipped)?;
             sets.push(Set { name: name_of(data), train, test: Vec::new() });
+        } else {
+            for folder in found {
+                sets.push(read_set(&folder, &mut skipped)?);
+            }
+            skip(others, "no set: it has no train/good", &mut skipped);
+            skip(files, "beside the sets: it belongs to none", &mut skipped);
         }
     }
-    sets.retain(|set| !set.train.is_empty());
+    let (sets, empty): (Vec<_>, Vec<_>) = sets.into_iter().partition(|set| !set.train.is_empty());
     if sets.is_empty() {
         return Err(DatasetError::Empty { path: data.to_path_buf() });
     }
+    skip(empty.iter().map(|set| data.join(&set.name)).collect(), "train/good has no pictures", &mut skipped);
     Ok(Discovered { sets, skipped })
 }
 
+fn skip(paths: Vec<PathBuf>, reason: &str, skipped: &mut Vec<Skipped>) {
+    skipped.extend(paths.into_iter().map(|path| Skipped { path, reason: reason.to_owned() }));
+}
+
 fn read_set(root: &Path, skipped: &mut Vec<Skipped>) -> Result<Set, DatasetError> {
+    let (folders, mut others) = list(root)?;
+    others.extend(folders.into_iter().filter(|f| !["train", "test", "ground_truth"].contains(&name_of(f).as_str())));
+    skip(others, "no part of a set: train, test and ground_truth are read", skipped);
+    let (folders, mut others) = list(&root.join("train"))?;
+    others.extend(folders.into_iter().filter(|folder| name_of(folder) != "good"));
+    skip(others, "training reads train/good only", skipped);
     let train = pictures(&root.join("train").join("good"), skipped)?;
     let mut test = Vec::new();
     let tests = root.join("test");
     if tests.is_dir() {
-        for folder in list(&tests)?.0 {
+        let (folders, files) = list(&tests)?;
+        skip(files, "outside of test/good and test/<defect>", skipped);
+        for folder in folders {
             let defect = name_of(&folder);
             let good = defect == "good";
-            let masks = masks(&root.join("ground_truth").join(&defect))?;
+            // Nothing is marked on a good part, whatever lies there.
+            let masks = if good { BTreeMap::new() } else { masks(&root.join("ground_truth").join(&defect), skipped)? };
             for path in pictures(&folder, skipped)? {
                 let stem = stem_of(&path);
                 let mask = masks.get(&format!("{stem}_mask")).or_else(|| masks.get(&stem)).cloned();
@@ -77,16 +92,18 @@ fn read_set(root: &Path, skipped: &mut Vec<Skipped>) -> Result<Set, DatasetError
     Ok(Set { name: name_of(root), train, test })
 }
 
-fn masks(folder: &Path) -> Result<BTreeMap<String, PathBuf>, DatasetError> {
+fn masks(folder: &Path, skipped: &mut Vec<Skipped>) -> Result<BTreeMap<String, PathBuf>, DatasetError> {
     if !folder.is_dir() {
         return Ok(BTreeMap::new());
     }
-    Ok(list(folder)?.1.into_iter().map(|path| (stem_of(&path), path)).collect())
+    Ok(pictures(folder, skipped)?.into_iter().map(|path| (stem_of(&path), path)).collect())
 }
 
 fn pictures(folder: &Path, skipped: &mut Vec<Skipped>) -> Result<Vec<PathBuf>, DatasetError> {
-    let (known, unknown): (Vec<_>, Vec<_>) = list(folder)?.1.into_iter().partition(|path| is_picture(path));
-    skipped.extend(unknown.into_iter().map(|path| Skipped { path, reason: "not a picture by its extension".into() }));
+    let (folders, files) = list(folder)?;
+    let (known, unknown): (Vec<_>, Vec<_>) = files.into_iter().partition(|path| is_picture(path));
+    skip(folders, "a folder among pictures: not searched", skipped);
+    skip(unknown, "not a picture by its extension", skipped);
     Ok(known)
 }
 
@@ -172,10 +189,63 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_left_out_without_a_word() {
+        let left_out = [
+            "notes.txt",
+            "empty",
+            "textures",
+            "a/license.txt",
+            "a/train/bad",
+            "a/train/good/more",
+            "a/test/loose.png",
+            "a/ground_truth/hole/0_mask.json",
+        ];
+        let dir = tree(&[
+            "notes.txt",
+            "empty/train/good/.keep",
+            "textures/0.png",
+            "a/license.txt",
+            "a/train/bad/0.png",
+            "a/train/good/0.png",
+            "a/train/good/more/1.png",
+            "a/test/loose.png",
+            "a/test/hole/0.png",
+            "a/test/good/0.png",
+            "a/ground_truth/hole/0_mask.json",
+            "a/ground_truth/good/0.png",
+        ]);
+        let found = discover(dir.path()).expect("a set");
+        let mut skipped: Vec<_> = found.skipped.iter().map(|s| s.path.clone()).collect();
+        skipped.sort();
+        let mut expected = left_out.map(|path| dir.path().join(path));
+        expected.sort();
+        assert_eq!(skipped, expected);
+        // Neither a file that is no picture nor one beside a good part is a mask.
+        assert!(found.sets[0].test.iter().all(|sample| sample.mask.is_none()));
+        assert_eq!(discover(dir.path()).expect("a set"), found);
+    }
+
+    #[test]
+    fn a_mask_of_its_own_name_is_preferred_to_the_plain_stem() {
+        let dir = tree(&[
+            "train/good/0.png",
+            "test/hole/0.png",
+            "test/hole/1.png",
+            "ground_truth/hole/0.bmp",
+            "ground_truth/hole/0_mask.png",
+            "ground_truth/hole/1.bmp",
+        ]);
+        let found = discover(dir.path()).expect("a set");
+        let masks: Vec<_> = found.sets[0].test.iter().map(|s| name_of(s.mask.as_ref().expect("a mask"))).collect();
+        assert_eq!(masks, ["0_mask.png", "1.bmp"]);
+    }
+
+    #[test]
     fn an_empty_folder_is_an_error_with_a_remedy() {
         let dir = tree(&["notes.txt"]);
         let error = discover(dir.path()).expect_err("refused").to_string();
         assert!(error.contains("train/good"), "{error}");
-        assert!(discover(&dir.path().join("missing")).is_err());
+        let error = discover(&dir.path().join("missing")).expect_err("refused").to_string();
+        assert!(error.contains("missing") && error.contains("existing folder"), "{error}");
     }
 }

@@ -1,0 +1,22 @@
+//! Cameras.
+
+pub mod replay;
+pub mod synthetic;
+
+use std::sync::Arc;
+
+use crate::config::station::{CameraKind, CameraSettings};
+use crate::inspection::frame::{CameraId, FrameSource};
+use crate::inspection::time::Clock;
+
+/// Opens a configured camera.
+///
+/// # Errors
+/// A folder that cannot be read, or holds no picture.
+pub fn open(settings: &CameraSettings, clock: Arc<dyn Clock>) -> Result<Box<dyn FrameSource>, String> {
+    let camera = CameraId(settings.name.clone());
+    Ok(match &settings.kind {
+        CameraKind::Replay { folder, fps } => Box::new(replay::Replay::open(camera, folder, *fps, clock)?),
+        CameraKind::Synthetic(line) => Box::new(synthetic::SyntheticCamera::new(camera, line.clone(), clock)),
+    })
+}

@@ -1,0 +1,72 @@
+//! `dsad check`: would this configuration run? Starts nothing.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use super::load::{Bundles, keys};
+use crate::config::station::{CameraKind, load};
+
+/// Arguments of `dsad check`.
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    /// The station's configuration
+    #[arg(long)]
+    config: PathBuf,
+    /// One JSON object a line: the cameras, then the station
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// Everything that is wrong with the configuration or its bundles.
+pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let station = load(&args.config)?;
+    let keys = keys(station.keys.as_deref())?;
+    let mut bundles = Bundles::default();
+    for camera in &station.cameras {
+        let index = bundles.open(&camera.bundle, &keys)?;
+        let job = bundles.job(index, camera.recipe.clone(), station.device)?;
+        if let CameraKind::Replay { folder, .. } = &camera.kind {
+            crate::camera::replay::pictures(folder).map_err(anyhow::Error::msg)?;
+        }
+        let class = camera.recipe.class.as_ref().map(|class| class.0.as_str());
+        let entry = job.calibration.as_ref().and_then(|c| c.entry(camera.recipe.class.as_ref(), camera.recipe.steps));
+        if args.json {
+            println!(
+                "{}",
+                json!({"camera": camera.name, "recipe": camera.recipe.id.0, "bundle": job.bundle, "class": class,
+                       "model_hash": job.model_hash, "steps": camera.recipe.steps.0, "calibrated": entry.is_some()})
+            );
+        } else {
+            println!(
+                "camera {}: recipe '{}', bundle '{}' ({}), class {}, {} steps, {}",
+                camera.name,
+                camera.recipe.id.0,
+                job.bundle,
+                camera.bundle.display(),
+                class.unwrap_or("(none)"),
+                camera.recipe.steps.0,
+                entry.map_or("NOT CALIBRATED: every frame would be a fault".into(), |entry| format!(
+                    "calibrated on {} good parts at {:.2} % false rejects",
+                    entry.samples,
+                    entry.alpha * 100.0
+                ))
+            );
+        }
+    }
+    if args.json {
+        println!(
+            "{}",
+            json!({"station": station.name, "line": station.line, "device": station.device.to_string(),
+                   "cameras": station.cameras.len(), "events": station.outputs.events, "ok": true})
+        );
+    } else {
+        println!("station '{}' on {}: in order", station.name, station.device);
+        println!("events: {}", station.outputs.events.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,117 @@
+//! From bundle directories to jobs and detectors: what every judging verb begins with.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+
+use crate::bundle::Bundle;
+use crate::bundle::manifest::NumberFormat;
+use crate::bundle::signature::KeyList;
+use crate::config::device::DeviceChoice;
+use crate::daemon::stages::Job;
+use crate::detector::DiffusionDetector;
+use crate::device;
+use crate::inspection::detect::Detector;
+use crate::inspection::recipe::Recipe;
+use crate::inspection::time::Clock;
+
+/// Makes detectors, on the thread that will use them.
+pub type MakeDetectors = Box<dyn FnOnce() -> Result<Vec<Box<dyn Detector>>, String> + Send>;
+
+/// Bundles by their directory, opened once.
+#[derive(Debug, Default)]
+pub struct Bundles {
+    opened: Vec<Bundle>,
+    index: HashMap<PathBuf, usize>,
+}
+
+impl Bundles {
+    /// Opens a bundle, or finds it open.
+    ///
+    /// # Errors
+    /// Whatever is wrong with it.
+    pub fn open(&mut self, dir: &Path, keys: &KeyList) -> anyhow::Result<usize> {
+        if let Some(index) = self.index.get(dir) {
+            return Ok(*index);
+        }
+        let bundle = Bundle::open(dir, keys)?;
+        self.opened.push(bundle);
+        self.index.insert(dir.to_path_buf(), self.opened.len() - 1);
+        Ok(self.opened.len() - 1)
+    }
+
+    /// The bundle at an index.
+    pub fn get(&self, index: usize) -> &Bundle {
+        &self.opened[index]
+    }
+
+    /// The job of a recipe on one of these bundles.
+    ///
+    /// # Errors
+    /// A step count or a class that the bundle does not know or has not calibrated: such a recipe would only give faults.
+    pub fn job(&self, index: usize, recipe: Recipe, device: DeviceChoice) -> anyhow::Result<Job> {
+        let bundle = self.get(index);
+        let manifest = &bundle.manifest;
+        let place = bundle.dir.display();
+        if let Some(class) = recipe.class.as_ref().filter(|class| !manifest.classes.contains(class)) {
+            let known: Vec<&str> = manifest.classes.iter().map(|class| class.0.as_str()).collect();
+            bail!("{place}: class '{}' is not known; the bundle knows: {}", class.0, known.join(", "));
+        }
+        if !manifest.steps.contains(&recipe.steps) {
+            let listed: Vec<u32> = manifest.steps.iter().map(|steps| steps.0).collect();
+            bail!("{place}: steps {}: the bundle lists {listed:?}", recipe.steps.0);
+        }
+        let format = match device {
+            DeviceChoice::Cpu => manifest.compute_dtype.cpu,
+            DeviceChoice::Cuda(_) => manifest.compute_dtype.cuda,
+        };
+        Ok(Job {
+            recipe,
+            detector: index,
+            bundle: manifest.id.clone(),
+            model_hash: bundle.model_hash.clone(),
+            spec: manifest.preprocess.clone(),
+            calibration: manifest.calibration.clone(),
+            dtype: if format == NumberFormat::F16 { "f16" } else { "f32" }.into(),
+            seed: manifest.seed,
+        })
+    }
+
+    /// Loads a detector for every bundle and proves each with its golden pictures, when called.
+    pub fn detectors(self, choice: DeviceChoice, clock: Arc<dyn Clock>) -> MakeDetectors {
+        Box::new(move || {
+            let compute = device::open(choice).map_err(|error| error.to_string())?;
+            let mut detectors: Vec<Box<dyn Detector>> = Vec::with_capacity(self.opened.len());
+            for bundle in &self.opened {
+                let mut detector = DiffusionDetector::load(bundle, &compute, Arc::clone(&clock))
+                    .map_err(|error| error.to_string())?;
+                detector.self_test(bundle, choice).map_err(|error| error.to_string())?;
+                detectors.push(Box::new(detector));
+            }
+            Ok(detectors)
+        })
+    }
+}
+
+/// The keys of a folder, or none.
+///
+/// # Errors
+/// A folder that cannot be read, or holds no key.
+pub fn keys(folder: Option<&Path>) -> anyhow::Result<KeyList> {
+    match folder {
+        Some(folder) => Ok(KeyList::read(&[folder.to_path_buf()])?),
+        None => Ok(KeyList::empty()),
+    }
+}
+
+/// A random number that names this run of the process.
+///
+/// # Errors
+/// The system has no randomness.
+pub fn boot_id() -> anyhow::Result<u64> {
+    let mut bytes = [0; 6];
+    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("{error}")).context("no randomness")?;
+    Ok(bytes.iter().fold(0, |id, byte| id << 8 | u64::from(*byte)))
+}

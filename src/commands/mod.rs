@@ -1,0 +1,8 @@
+//! The verbs of `dsad`, one file each.
+
+pub mod bundle;
+pub mod check;
+pub mod demo;
+pub mod inspect;
+pub mod load;
+pub mod run;

@@ -1,0 +1,121 @@
+//! `dsad run`: the daemon.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::load::{Bundles, boot_id, keys};
+use crate::camera;
+use crate::config::station::{Station, load};
+use crate::daemon::pipeline::{self, Camera, Ending, Parts};
+use crate::daemon::stages::Jobs;
+use crate::inspection::frame::CameraId;
+use crate::inspection::time::Clock;
+use crate::inspection::verdict::VerdictSink;
+use crate::output::envelope::Envelopes;
+use crate::output::{images, ndjson};
+use crate::platform::clock::SystemClock;
+use crate::platform::{memory, service_manager, signals};
+
+/// Exit code for a configuration that is refused (EX_CONFIG): restarting would not help.
+const REFUSED: u8 = 78;
+
+/// Arguments of `dsad run`.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// The station's configuration
+    #[arg(long)]
+    config: PathBuf,
+    /// One JSON object at the end
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// The system refuses signal handlers or randomness.
+pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let stop = signals::stop_flag()?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+    let station = match load(&args.config) {
+        Ok(station) => station,
+        Err(error) => {
+            eprintln!("dsad: configuration refused:\n{error}");
+            return Ok(ExitCode::from(REFUSED));
+        }
+    };
+    let (bundles, jobs, cameras) = match open(&station, &clock) {
+        Ok(opened) => opened,
+        Err(error) => {
+            eprintln!("dsad: configuration refused:\n{error:#}");
+            return Ok(ExitCode::from(REFUSED));
+        }
+    };
+    let outputs = &station.outputs;
+    let envelopes = Envelopes::new(&station.line, &station.name, boot_id()?, Arc::clone(&clock));
+    let (events, events_worker, events_health) = ndjson::open(&outputs.events, outputs.events_max_bytes, envelopes);
+    let mut sinks: Vec<Box<dyn VerdictSink>> = vec![Box::new(events)];
+    let mut workers: Vec<(&'static str, Box<dyn FnOnce() + Send>)> =
+        vec![("events", Box::new(move || events_worker.run()))];
+    if let Some(folder) = &outputs.images {
+        let (sink, worker, _) = images::open(folder, outputs.images_of);
+        sinks.push(Box::new(sink));
+        workers.push(("images", Box::new(move || worker.run())));
+    }
+    let status = format!("judging {} camera(s) on {}", cameras.len(), station.device);
+    let ending = pipeline::run(Parts {
+        cameras,
+        jobs,
+        detectors: bundles.detectors(station.device, Arc::clone(&clock)),
+        sinks,
+        workers,
+        clock,
+        stop,
+        shutdown: Duration::from_millis(station.shutdown_timeout_ms),
+        ready: Box::new(move || {
+            log::info!("ready: {status}");
+            service_manager::ready(&status);
+        }),
+        alive: Box::new(service_manager::alive),
+    });
+    service_manager::stopping();
+    let lost = events_health.lost.load(Ordering::Relaxed);
+    match ending {
+        Ending::Drained(counts) => {
+            if args.json {
+                println!(
+                    "{}",
+                    json!({"counts": counts, "events_written": events_health.written.load(Ordering::Relaxed),
+                           "events_lost": lost, "peak_rss_mb": memory::peak_rss_mb()})
+                );
+            }
+            log::info!("drained: {counts:?}");
+            // A verdict without a record is not a clean end.
+            Ok(if lost == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Ending::Failed(reason) => {
+            log::error!("{reason}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn open(station: &Station, clock: &Arc<dyn Clock>) -> anyhow::Result<(Bundles, Jobs, Vec<Camera>)> {
+    let keys = keys(station.keys.as_deref())?;
+    let mut bundles = Bundles::default();
+    let mut jobs = Jobs::new();
+    let mut cameras = Vec::new();
+    for settings in &station.cameras {
+        let index = bundles.open(&settings.bundle, &keys)?;
+        let job = bundles.job(index, settings.recipe.clone(), station.device)?;
+        jobs.insert(CameraId(settings.name.clone()), job);
+        let source = camera::open(settings, Arc::clone(clock)).map_err(anyhow::Error::msg)?;
+        cameras.push(Camera { source, paced: settings.paced() });
+    }
+    Ok((bundles, jobs, cameras))
+}

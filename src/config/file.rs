@@ -1,0 +1,134 @@
+//! The configuration files as they are written. Unknown keys are refused.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::device::DeviceChoice;
+use crate::inspection::recipe::OnFault;
+use crate::inspection::roi::Roi;
+
+/// `dsad.toml`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StationFile {
+    /// Name of the station, in every event.
+    pub station: String,
+    /// Name of the line, in every event.
+    #[serde(default)]
+    pub line: String,
+    /// `cpu`, `cuda` or `cuda:N`.
+    #[serde(default)]
+    pub device: DeviceChoice,
+    /// Folder of public keys (`*.pub`); with it, unsigned bundles are refused.
+    pub keys: Option<PathBuf>,
+    /// Milliseconds that a stop may take before the process ends anyway.
+    #[serde(default = "default_shutdown")]
+    pub shutdown_timeout_ms: u64,
+    /// The cameras.
+    pub cameras: Vec<CameraFile>,
+    /// Where inspections go.
+    pub outputs: OutputsFile,
+}
+
+fn default_shutdown() -> u64 {
+    10_000
+}
+
+/// One `[[cameras]]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CameraFile {
+    /// Name, in every event.
+    pub name: String,
+    /// The recipe that judges its frames.
+    pub recipe: PathBuf,
+    /// What kind of camera.
+    pub source: SourceFile,
+}
+
+/// Where frames come from.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum SourceFile {
+    /// Pictures of a folder, once.
+    Replay {
+        /// The folder.
+        folder: PathBuf,
+        /// Frames per second; absent is as fast as they are judged.
+        fps: Option<f64>,
+    },
+    /// The procedural product line.
+    Synthetic {
+        /// `washer`, `fabric` or `board`.
+        product: String,
+        /// Seed of all parts.
+        #[serde(default)]
+        seed: u64,
+        /// Parts per second; absent is as fast as they are judged.
+        fps: Option<f64>,
+        /// Share of defective parts, 0 to 1.
+        #[serde(default)]
+        defect_rate: f64,
+        /// Parts until the line ends; absent is never.
+        parts: Option<u64>,
+    },
+}
+
+/// `[outputs]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputsFile {
+    /// The file of events, one JSON object a line.
+    pub events: PathBuf,
+    /// Size at which the file is renamed to `.1` and begun anew, MiB.
+    #[serde(default = "default_events_max")]
+    pub events_max_mib: u64,
+    /// Folder for drawings; absent keeps none.
+    pub images: Option<PathBuf>,
+    /// Which inspections are drawn.
+    #[serde(default)]
+    pub images_of: ImagesOf,
+}
+
+fn default_events_max() -> u64 {
+    256
+}
+
+/// Which inspections are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImagesOf {
+    /// Fails only.
+    #[default]
+    Fail,
+    /// Fails and passes.
+    All,
+}
+
+/// A recipe.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecipeFile {
+    /// Name, in every event.
+    pub id: String,
+    /// The bundle's directory.
+    pub bundle: PathBuf,
+    /// Product kind of a multi-class bundle; absent is the null class.
+    pub class: Option<String>,
+    /// Denoising steps; the bundle must list them.
+    pub steps: u32,
+    /// Inspected part of the frame, normalised; absent is all of it.
+    #[serde(default)]
+    pub roi: Roi,
+    /// 0 to 1; 0.5 is the calibrated point, higher rejects more.
+    #[serde(default = "default_sensitivity")]
+    pub sensitivity: f64,
+    /// What a fault does to the line.
+    #[serde(default)]
+    pub on_fault: OnFault,
+}
+
+fn default_sensitivity() -> f64 {
+    0.5
+}

@@ -1,0 +1,342 @@
+//! A station as it is meant: validated, with paths resolved against the files that name them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+use super::device::DeviceChoice;
+use super::file::{CameraFile, ImagesOf, RecipeFile, SourceFile, StationFile};
+use crate::inspection::detect::{ClassId, Steps};
+use crate::inspection::recipe::{Recipe, RecipeId};
+use crate::synthetic::Product;
+
+/// Pixels per side of synthetic parts.
+const SYNTHETIC_SIZE: u32 = 256;
+
+/// One thing that is wrong in a configuration file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The file.
+    pub file: PathBuf,
+    /// The key, or nothing where the file as a whole is wrong.
+    pub key: String,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let separator = if self.key.is_empty() { "" } else { ": " };
+        write!(f, "{}{separator}{}: {}", self.file.display(), self.key, self.message)
+    }
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError(pub Vec<Problem>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// A synthetic product line.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SyntheticLine {
+    /// The product.
+    pub product: Product,
+    /// Seed of all parts.
+    pub seed: u64,
+    /// Parts per second; absent is as fast as they are taken.
+    pub fps: Option<f64>,
+    /// Share of defective parts, 0 to 1.
+    pub defect_rate: f64,
+    /// Parts until the line ends; absent is never.
+    pub parts: Option<u64>,
+    /// Pixels per side.
+    pub size: u32,
+}
+
+/// Where a camera's frames come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CameraKind {
+    /// Pictures of a folder.
+    Replay {
+        /// The folder.
+        folder: PathBuf,
+        /// Frames per second; absent is as fast as they are judged.
+        fps: Option<f64>,
+    },
+    /// The procedural product line.
+    Synthetic(SyntheticLine),
+}
+
+/// A camera and the recipe for its frames.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CameraSettings {
+    /// Name, in every event.
+    pub name: String,
+    /// Where frames come from.
+    pub kind: CameraKind,
+    /// The recipe.
+    pub recipe: Recipe,
+    /// The recipe's bundle.
+    pub bundle: PathBuf,
+}
+
+impl CameraSettings {
+    /// Whether frames come at their own rate. Only then may one be lost; a source without a rate waits.
+    pub fn paced(&self) -> bool {
+        match &self.kind {
+            CameraKind::Replay { fps, .. } => fps.is_some(),
+            CameraKind::Synthetic(line) => line.fps.is_some(),
+        }
+    }
+}
+
+/// Where inspections go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutputSettings {
+    /// The file of events.
+    pub events: PathBuf,
+    /// Size at which it is rotated, bytes.
+    pub events_max_bytes: u64,
+    /// Folder for drawings.
+    pub images: Option<PathBuf>,
+    /// Which inspections are drawn.
+    pub images_of: ImagesOf,
+}
+
+/// A validated station.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Station {
+    /// Name of the station.
+    pub name: String,
+    /// Name of the line.
+    pub line: String,
+    /// Where networks run.
+    pub device: DeviceChoice,
+    /// Folder of public keys.
+    pub keys: Option<PathBuf>,
+    /// Milliseconds that a stop may take.
+    pub shutdown_timeout_ms: u64,
+    /// The cameras, at least one.
+    pub cameras: Vec<CameraSettings>,
+    /// The outputs.
+    pub outputs: OutputSettings,
+}
+
+/// Reads a station with its recipes.
+///
+/// # Errors
+/// Everything that is wrong, at once as far as the files can be read.
+pub fn load(path: &Path) -> Result<Station, ConfigError> {
+    let file: StationFile = read(path).map_err(|problem| ConfigError(vec![problem]))?;
+    let base = path.parent().unwrap_or(Path::new(""));
+    let mut problems = Vec::new();
+    let mut problem = |key: String, message: String| {
+        problems.push(Problem { file: path.to_path_buf(), key, message });
+    };
+    if file.station.is_empty() {
+        problem("station".into(), "is empty; give the station a name".into());
+    }
+    if file.cameras.is_empty() {
+        problem("cameras".into(), "is empty; add at least one [[cameras]]".into());
+    }
+    let mut names = BTreeSet::new();
+    for (index, camera) in file.cameras.iter().enumerate() {
+        if !names.insert(camera.name.as_str()) {
+            problem(format!("cameras[{index}].name"), format!("'{}' is used twice", camera.name));
+        }
+    }
+    if !(1..=4096).contains(&file.outputs.events_max_mib) {
+        problem("outputs.events_max_mib".into(), format!("{}: must be 1 to 4096", file.outputs.events_max_mib));
+    }
+    let mut cameras = Vec::new();
+    for (index, camera) in file.cameras.iter().enumerate() {
+        match resolve(camera, base, path, index) {
+            Ok(settings) => cameras.push(settings),
+            Err(found) => problems.extend(found),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(ConfigError(problems));
+    }
+    Ok(Station {
+        name: file.station,
+        line: file.line,
+        device: file.device,
+        keys: file.keys.map(|keys| base.join(keys)),
+        shutdown_timeout_ms: file.shutdown_timeout_ms,
+        cameras,
+        outputs: OutputSettings {
+            events: base.join(file.outputs.events),
+            events_max_bytes: file.outputs.events_max_mib << 20,
+            images: file.outputs.images.map(|images| base.join(images)),
+            images_of: file.outputs.images_of,
+        },
+    })
+}
+
+fn resolve(camera: &CameraFile, base: &Path, path: &Path, index: usize) -> Result<CameraSettings, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let key = |name: &str| format!("cameras[{index}].{name}");
+    let mut problem = |key: String, message: String| problems.push(Problem { file: path.to_path_buf(), key, message });
+    let fps = match &camera.source {
+        SourceFile::Replay { fps, .. } | SourceFile::Synthetic { fps, .. } => *fps,
+    };
+    if fps.is_some_and(|fps| !(fps > 0.0 && fps <= 1000.0)) {
+        problem(key("source.fps"), format!("{}: must be above 0 and at most 1000", fps.unwrap_or_default()));
+    }
+    let kind = match &camera.source {
+        SourceFile::Replay { folder, fps } => Some(CameraKind::Replay { folder: base.join(folder), fps: *fps }),
+        SourceFile::Synthetic { product, seed, fps, defect_rate, parts } => {
+            if !(0.0..=1.0).contains(defect_rate) {
+                problem(key("source.defect_rate"), format!("{defect_rate}: must be 0 to 1"));
+            }
+            let known = Product::ALL.into_iter().find(|known| known.name() == product);
+            if known.is_none() {
+                let names = Product::ALL.map(Product::name);
+                let hint = did_you_mean(product, names.into_iter());
+                problem(key("source.product"), format!("'{product}' is none of {}{hint}", names.join(", ")));
+            }
+            known.map(|product| {
+                CameraKind::Synthetic(SyntheticLine {
+                    product,
+                    seed: *seed,
+                    fps: *fps,
+                    defect_rate: *defect_rate,
+                    parts: *parts,
+                    size: SYNTHETIC_SIZE,
+                })
+            })
+        }
+    };
+    let recipe = load_recipe(&base.join(&camera.recipe)).map_err(|found| problems.extend(found)).ok();
+    match (kind, recipe) {
+        (Some(kind), Some((recipe, bundle))) if problems.is_empty() => {
+            Ok(CameraSettings { name: camera.name.clone(), kind, recipe, bundle })
+        }
+        _ => Err(problems),
+    }
+}
+
+/// Reads a recipe: itself, and the path of its bundle.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load_recipe(path: &Path) -> Result<(Recipe, PathBuf), Vec<Problem>> {
+    let file: RecipeFile = read(path).map_err(|problem| vec![problem])?;
+    let base = path.parent().unwrap_or(Path::new(""));
+    let mut problems = Vec::new();
+    let mut problem = |key: &str, message: String| {
+        problems.push(Problem { file: path.to_path_buf(), key: key.into(), message });
+    };
+    if file.id.is_empty() {
+        problem("id", "is empty; give the recipe a name".into());
+    }
+    if file.steps == 0 {
+        problem("steps", "0: must be a step count that the bundle lists, such as 2".into());
+    }
+    if !(0.0..=1.0).contains(&file.sensitivity) {
+        problem("sensitivity", format!("{}: must be 0 to 1; 0.5 is the calibrated point", file.sensitivity));
+    }
+    if let Some(message) = file.roi.problem() {
+        problem("roi", message);
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let recipe = Recipe {
+        id: RecipeId(file.id),
+        roi: file.roi,
+        class: file.class.map(ClassId),
+        steps: Steps(file.steps),
+        sensitivity: file.sensitivity,
+        on_fault: file.on_fault,
+    };
+    Ok((recipe, base.join(file.bundle)))
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Problem> {
+    let problem = |message: String| Problem { file: path.to_path_buf(), key: String::new(), message };
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| problem(format!("cannot be read: {error}; check the path and its permissions")))?;
+    toml::from_str(&text).map_err(|error| {
+        let message = error.to_string();
+        let hint = unknown_key(error.message()).unwrap_or_default();
+        problem(format!("{}{hint}", message.trim_end()))
+    })
+}
+
+/// A suggestion for serde's "unknown field `x`, expected one of `a`, `b`".
+fn unknown_key(message: &str) -> Option<String> {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let wrong = quoted.next().filter(|_| message.starts_with("unknown"))?;
+    Some(did_you_mean(wrong, quoted))
+}
+
+/// ` (did you mean 'x'?)`, or nothing if no known word is close.
+pub fn did_you_mean<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let best = known.map(|word| (strsim::damerau_levenshtein(wrong, word), word)).min();
+    match best {
+        Some((distance, word)) if distance <= 1 + wrong.len() / 3 => format!(" (did you mean '{word}'?)"),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATION: &str = r#"
+        station = "one"
+        [[cameras]]
+        name = "top"
+        recipe = "r.toml"
+        source = { kind = "synthetic", product = "washer" }
+        [outputs]
+        events = "events.ndjson"
+    "#;
+    const RECIPE: &str = "id = 'r'\nbundle = 'b'\nsteps = 2\n";
+
+    fn load_texts(station: &str, recipe: &str) -> Result<Station, ConfigError> {
+        let dir = tempfile::tempdir().expect("directory");
+        std::fs::write(dir.path().join("r.toml"), recipe).expect("writes");
+        let path = dir.path().join("dsad.toml");
+        std::fs::write(&path, station).expect("writes");
+        load(&path)
+    }
+
+    #[test]
+    fn paths_are_relative_to_their_file() {
+        let station = load_texts(STATION, RECIPE).expect("valid");
+        assert!(station.cameras[0].bundle.is_absolute() && station.cameras[0].bundle.ends_with("b"));
+        assert!(!station.cameras[0].paced());
+    }
+
+    #[test]
+    fn a_misspelt_key_is_refused_with_a_suggestion() {
+        let error = load_texts(&STATION.replace("events =", "evnts ="), RECIPE).expect_err("refused").to_string();
+        assert!(error.contains("did you mean 'events'") && error.contains("dsad.toml"), "{error}");
+        let error = load_texts(STATION, &RECIPE.replace("steps", "stps")).expect_err("refused").to_string();
+        assert!(error.contains("did you mean 'steps'") && error.contains("r.toml"), "{error}");
+        let error = load_texts(&STATION.replace("washer", "wascher"), RECIPE).expect_err("refused").to_string();
+        assert!(error.contains("did you mean 'washer'"), "{error}");
+    }
+
+    #[test]
+    fn all_problems_are_named_at_once() {
+        let station = STATION.replace("\"one\"", "\"\"").replace("\"washer\"", "\"washer\", defect_rate = 2.0");
+        let recipe = RECIPE.replace("steps = 2", "steps = 0\nsensitivity = 3.0");
+        let ConfigError(problems) = load_texts(&station, &recipe).expect_err("refused");
+        let keys: Vec<&str> = problems.iter().map(|p| p.key.as_str()).collect();
+        assert_eq!(keys, ["station", "cameras[0].source.defect_rate", "steps", "sensitivity"]);
+    }
+}

@@ -1,0 +1,208 @@
+//! The pipeline on one screen.
+//!
+//! ```text
+//!  camera 0 ─┐ capture (a thread each)
+//!  camera n ─┴─► FRAMES mailbox ─► prepare ─► WORK ─► inspect ─► INSPECTIONS ─► publish ─► sinks ─► workers
+//!                                             supervisor: the calling thread
+//! ```
+//!
+//! A stop closes the upstream end: capture returns and drops its producer, every stage drains, sees the end and returns.
+//! Nothing that a camera gave is lost. No stage restarts another: an unexpected end ends everything.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
+
+use super::health::{Counts, Health};
+use super::mailbox::mailbox;
+use super::stages::{Jobs, capture, inspect, prepare_frames, publish};
+use crate::inspection::detect::Detector;
+use crate::inspection::frame::FrameSource;
+use crate::inspection::time::{Clock, Timestamp};
+use crate::inspection::verdict::VerdictSink;
+
+/// Frames per camera that wait for prepare: one being written by the camera's rhythm, one to take.
+const FRAMES: usize = 2;
+/// Prepared frames that wait for the device: prepare works on the next while the device works on this one.
+const WORK: usize = 1;
+/// Inspections that wait for the sinks: they are small and none may be lost.
+const INSPECTIONS: usize = 64;
+/// How often the supervisor looks at heartbeats and the stop flag.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A camera and whether it may lose frames.
+pub struct Camera {
+    /// Its frames.
+    pub source: Box<dyn FrameSource>,
+    /// Frames come at their own rate.
+    pub paced: bool,
+}
+
+/// Everything that runs.
+pub struct Parts {
+    /// The cameras.
+    pub cameras: Vec<Camera>,
+    /// What each camera's frames are judged by.
+    pub jobs: Jobs,
+    /// The detectors that the jobs name by index. Made on the inspect thread, because burn's streams belong to threads.
+    pub detectors: Box<dyn FnOnce() -> Result<Vec<Box<dyn Detector>>, String> + Send>,
+    /// Where inspections go, in order.
+    pub sinks: Vec<Box<dyn VerdictSink>>,
+    /// Workers behind the sinks; they end when their sink is dropped.
+    pub workers: Vec<(&'static str, Box<dyn FnOnce() + Send>)>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Set to stop.
+    pub stop: Arc<AtomicBool>,
+    /// Longest time from a stop to the end.
+    pub shutdown: Duration,
+    /// Called once the detectors are ready, before the first frame is taken.
+    pub ready: Box<dyn FnOnce() + Send>,
+    /// Called at every tick on which all stages have progressed since the last.
+    pub alive: Box<dyn Fn() + Send>,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// All cameras ended, or a stop was asked for; everything is drained.
+    Drained(Counts),
+    /// A stage ended on its own.
+    Failed(String),
+}
+
+/// What a thread says when it ends.
+struct Ended {
+    stage: &'static str,
+    panic: Option<String>,
+}
+
+/// Runs the pipeline to its end on the calling thread.
+pub fn run(parts: Parts) -> Ending {
+    let Parts { cameras, jobs, detectors, sinks, workers, clock, stop, shutdown, ready, alive } = parts;
+    let health = Arc::new(Health::default());
+    let jobs = Arc::new(jobs);
+    let (ends, ended) = bounded::<Ended>(cameras.len() + workers.len() + 3);
+    let (producers, consumer) = mailbox(cameras.len(), FRAMES);
+    let (work_in, work_out) = bounded(WORK);
+    let (inspections_in, inspections_out) = bounded(INSPECTIONS);
+    let (ready_in, ready_out) = bounded::<Result<(), String>>(1);
+    let mut running: HashMap<&'static str, usize> = HashMap::new();
+
+    for (name, worker) in workers {
+        spawn(name, &ends, &mut running, worker);
+    }
+    {
+        let health = Arc::clone(&health);
+        spawn("publish", &ends, &mut running, move || publish(&inspections_out, sinks, &health));
+    }
+    {
+        let (health, jobs, clock) = (Arc::clone(&health), Arc::clone(&jobs), Arc::clone(&clock));
+        spawn("inspect", &ends, &mut running, move || {
+            let made = detectors();
+            let said = made.as_ref().map(|_| ()).map_err(Clone::clone);
+            // The supervisor waits for this answer; if it is gone, there is nothing to inspect for.
+            if ready_in.send(said).is_err() {
+                return;
+            }
+            if let Ok(detectors) = made {
+                inspect(&work_out, &inspections_in, detectors, &jobs, clock.as_ref(), &health);
+            }
+        });
+    }
+    match ready_out.recv() {
+        Ok(Ok(())) => ready(),
+        Ok(Err(reason)) => return Ending::Failed(reason),
+        Err(_) => {
+            let panic = ended.recv_timeout(TICK).ok().and_then(|ended| ended.panic);
+            return Ending::Failed(format!("inspect ended before it was ready: {}", panic.unwrap_or_default()));
+        }
+    }
+    {
+        let (health, jobs, clock) = (Arc::clone(&health), Arc::clone(&jobs), Arc::clone(&clock));
+        spawn("prepare", &ends, &mut running, move || {
+            prepare_frames(consumer, &work_in, &jobs, clock.as_ref(), &health);
+        });
+    }
+    for (Camera { source, paced }, producer) in cameras.into_iter().zip(producers) {
+        let (health, stop) = (Arc::clone(&health), Arc::clone(&stop));
+        spawn("capture", &ends, &mut running, move || capture(source, paced, &producer, &stop, &health));
+    }
+
+    let mut beats = [0; 4];
+    let mut deadline: Option<Timestamp> = None;
+    while !running.is_empty() {
+        match ended.recv_timeout(TICK) {
+            Ok(Ended { stage, panic: Some(panic) }) => return Ending::Failed(format!("{stage} panicked: {panic}")),
+            Ok(Ended { stage, panic: None }) => {
+                if let Some(unexpected) = premature(stage, &running) {
+                    return Ending::Failed(unexpected);
+                }
+                match running.get_mut(stage) {
+                    Some(count) if *count > 1 => *count -= 1,
+                    _ => {
+                        running.remove(stage);
+                    }
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        let now: [u64; 4] = std::array::from_fn(|stage| health.beats[stage].load(Ordering::Relaxed));
+        let progressed = (0..4).all(|stage| now[stage] != beats[stage] || !running.contains_key(STAGES[stage]));
+        if progressed {
+            alive();
+            beats = now;
+        }
+        if stop.load(Ordering::Relaxed) {
+            let limit = *deadline.get_or_insert_with(|| clock.now().plus_millis(shutdown.as_millis() as u64));
+            if clock.now() > limit {
+                let mut hanging: Vec<&str> = running.keys().copied().collect();
+                hanging.sort_unstable();
+                return Ending::Failed(format!("did not stop within {shutdown:?}: {}", hanging.join(", ")));
+            }
+        }
+    }
+    Ending::Drained(health.counts())
+}
+
+/// The stages in the order of the heartbeats.
+const STAGES: [&str; 4] = ["capture", "prepare", "inspect", "publish"];
+
+/// A stage ends after the one before it; anything else is a fault.
+fn premature(stage: &str, running: &HashMap<&'static str, usize>) -> Option<String> {
+    let position = STAGES.iter().position(|known| *known == stage);
+    let before = match position {
+        Some(0) => return None,
+        Some(position) => STAGES[position - 1],
+        None => "publish",
+    };
+    running.contains_key(before).then(|| format!("{stage} ended while {before} was still running"))
+}
+
+fn spawn(
+    stage: &'static str,
+    ends: &Sender<Ended>,
+    running: &mut HashMap<&'static str, usize>,
+    body: impl FnOnce() + Send + 'static,
+) {
+    let ends = ends.clone();
+    *running.entry(stage).or_insert(0) += 1;
+    let thread = std::thread::Builder::new().name(stage.into()).spawn(move || {
+        let outcome = std::panic::catch_unwind(AssertUnwindSafe(body));
+        let panic = outcome.err().map(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned()
+        });
+        // The supervisor is gone only when the process is ending.
+        let _ = ends.send(Ended { stage, panic });
+    });
+    if let Err(error) = thread {
+        // Without a thread the stage has ended: the supervisor is told like for any other ending.
+        log::error!("{stage}: no thread: {error}");
+    }
+}

@@ -1,0 +1,329 @@
+//! The four stages: one plain function each, a loop over what the stage before hands on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, Sender};
+
+use super::health::Health;
+use super::mailbox::{Consumer, Producer, Taken};
+use crate::inspection::calibration::Calibration;
+use crate::inspection::decide::decide;
+use crate::inspection::detect::{Detector, Plan};
+use crate::inspection::frame::{CameraId, Frame, FrameId, FrameMeta, FrameSource, Prepared, SourceError};
+use crate::inspection::recipe::Recipe;
+use crate::inspection::time::{Clock, Timestamp};
+use crate::inspection::verdict::{Decision, FaultReason, Inspection, Latency, Verdict, VerdictSink};
+use crate::preprocess::prepare;
+use crate::preprocess::spec::PreprocessSpec;
+
+/// Wait of a stage that has nothing to do: bounds how long a stop or a heartbeat takes.
+const IDLE: Duration = Duration::from_millis(100);
+/// First and longest wait before a lost camera is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// What capture hands on.
+#[derive(Debug, Clone)]
+pub enum Captured {
+    /// A frame.
+    Frame(Frame),
+    /// A frame that was due and cannot be used.
+    Damaged(FrameMeta, String),
+}
+
+impl Captured {
+    fn meta(&self) -> &FrameMeta {
+        match self {
+            Captured::Frame(frame) => &frame.meta,
+            Captured::Damaged(meta, _) => meta,
+        }
+    }
+}
+
+/// What prepare hands on.
+pub enum Work {
+    /// Model input.
+    Judge {
+        /// The frame.
+        meta: FrameMeta,
+        /// Its model input.
+        prepared: Prepared,
+        /// Milliseconds in the mailbox and in preprocessing.
+        latency: Latency,
+    },
+    /// A frame that ends here.
+    Fault {
+        /// The frame.
+        meta: FrameMeta,
+        /// Why.
+        reason: FaultReason,
+        /// In words.
+        text: String,
+    },
+}
+
+/// A recipe in force, with its bundle: everything that judging needs besides the pixels.
+pub struct Job {
+    /// The recipe.
+    pub recipe: Recipe,
+    /// Which of the detectors judges.
+    pub detector: usize,
+    /// Identity of the bundle.
+    pub bundle: String,
+    /// Hash of the bundle's manifest.
+    pub model_hash: String,
+    /// The model's input.
+    pub spec: PreprocessSpec,
+    /// The thresholds.
+    pub calibration: Option<Calibration>,
+    /// Compute dtype.
+    pub dtype: String,
+    /// Seed of the noise.
+    pub seed: u64,
+}
+
+/// Jobs by camera.
+pub type Jobs = HashMap<CameraId, Job>;
+
+/// Takes frames from a camera until it ends or `stop` is set. `paced` sources lose frames when nobody takes them; others
+/// wait for room.
+pub fn capture(
+    mut source: Box<dyn FrameSource>,
+    paced: bool,
+    frames: &Producer<Captured>,
+    stop: &AtomicBool,
+    health: &Health,
+) {
+    let mut retry = RETRY.0;
+    while !stop.load(Ordering::Relaxed) {
+        health.beat(0);
+        let captured = match source.next_frame() {
+            Ok(frame) => Captured::Frame(frame),
+            Err(SourceError::Damaged { meta, reason }) => Captured::Damaged(meta, reason),
+            Err(SourceError::Timeout) => continue,
+            Err(SourceError::Ended) => break,
+            Err(SourceError::Lost { reason }) => {
+                log::error!("camera lost: {reason}; tried again in {retry:?}");
+                std::thread::sleep(retry);
+                retry = (retry * 2).min(RETRY.1);
+                continue;
+            }
+        };
+        retry = RETRY.0;
+        health.frames_in.fetch_add(1, Ordering::Relaxed);
+        if paced {
+            // What is evicted leaves a gap in the ids, and prepare records the gap.
+            frames.push(captured);
+            continue;
+        }
+        let mut waiting = Some(captured);
+        while let Some(captured) = waiting.take() {
+            if let Err(back) = frames.offer(captured) {
+                waiting = Some(back);
+                health.beat(0);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+}
+
+/// Turns frames into model input. A gap in a camera's frame ids becomes one overrun per missing id.
+pub fn prepare_frames(
+    mut frames: Consumer<Captured>,
+    work: &Sender<Work>,
+    jobs: &Jobs,
+    clock: &dyn Clock,
+    health: &Health,
+) {
+    let mut expected: HashMap<CameraId, u64> = HashMap::new();
+    loop {
+        health.beat(1);
+        let captured = match frames.take(IDLE) {
+            Taken::Item(captured) => captured,
+            Taken::Nothing => continue,
+            Taken::Closed => return,
+        };
+        let meta = captured.meta().clone();
+        let next = expected.entry(meta.camera.clone()).or_insert(meta.id.0);
+        for missing in *next..meta.id.0 {
+            let text = "the frame was replaced by a newer one before it could be inspected".to_owned();
+            let meta = FrameMeta { id: FrameId(missing), trigger: None, width: 0, height: 0, ..meta.clone() };
+            if work.send(Work::Fault { meta, reason: FaultReason::Overrun, text }).is_err() {
+                return;
+            }
+        }
+        *next = meta.id.0 + 1;
+        let item = match captured {
+            Captured::Damaged(meta, text) => Work::Fault { meta, reason: FaultReason::CameraFault, text },
+            Captured::Frame(frame) => prepared(&frame, jobs, clock),
+        };
+        if work.send(item).is_err() {
+            return;
+        }
+    }
+}
+
+fn prepared(frame: &Frame, jobs: &Jobs, clock: &dyn Clock) -> Work {
+    let meta = frame.meta.clone();
+    let started = clock.now();
+    let Some(job) = jobs.get(&meta.camera) else {
+        let text = format!("camera '{}' has no recipe", meta.camera);
+        return Work::Fault { meta, reason: FaultReason::CameraFault, text };
+    };
+    match prepare(frame, &job.recipe.roi, &job.spec) {
+        Ok(prepared) => {
+            let latency = Latency {
+                queue: started.millis_since(meta.captured_at),
+                prepare: clock.now().millis_since(started),
+                ..Latency::default()
+            };
+            Work::Judge { meta, prepared, latency }
+        }
+        Err(error) => Work::Fault { meta, reason: FaultReason::CameraFault, text: error.to_string() },
+    }
+}
+
+/// Judges. The only stage that touches a detector: burn's streams belong to threads.
+pub fn inspect(
+    work: &Receiver<Work>,
+    inspections: &Sender<Inspection>,
+    mut detectors: Vec<Box<dyn Detector>>,
+    jobs: &Jobs,
+    clock: &dyn Clock,
+    health: &Health,
+) {
+    loop {
+        health.beat(2);
+        let item = match work.recv_timeout(IDLE) {
+            Ok(item) => item,
+            Err(crossbeam::channel::RecvTimeoutError::Timeout) => continue,
+            Err(crossbeam::channel::RecvTimeoutError::Disconnected) => return,
+        };
+        let inspection = judge(item, &mut detectors, jobs, clock);
+        if inspections.send(inspection).is_err() {
+            return;
+        }
+    }
+}
+
+fn judge(item: Work, detectors: &mut [Box<dyn Detector>], jobs: &Jobs, clock: &dyn Clock) -> Inspection {
+    match item {
+        Work::Fault { meta, reason, text } => {
+            let job = jobs.get(&meta.camera);
+            faulty(meta, job, reason, text, clock)
+        }
+        Work::Judge { meta, prepared, latency } => match jobs.get(&meta.camera) {
+            Some(job) => judge_one(meta, prepared, latency, job, detectors[job.detector].as_mut(), clock),
+            None => faulty(meta, None, FaultReason::CameraFault, "the camera has no recipe".into(), clock),
+        },
+    }
+}
+
+/// Judges one prepared frame by a job: the one path from a detection to an inspection, for the daemon and for `dsad inspect`.
+pub fn judge_one(
+    meta: FrameMeta,
+    prepared: Prepared,
+    mut latency: Latency,
+    job: &Job,
+    detector: &mut dyn Detector,
+    clock: &dyn Clock,
+) -> Inspection {
+    let plan = Plan { steps: job.recipe.steps, class: job.recipe.class.clone() };
+    let started = clock.now();
+    let detection = match detector.detect(std::slice::from_ref(&prepared), &plan).map(|mut found| found.pop()) {
+        Ok(Some(detection)) => detection,
+        Ok(None) => return faulty(meta, Some(job), FaultReason::DetectorFault, "no detection".into(), clock),
+        Err(error) => return faulty(meta, Some(job), FaultReason::DetectorFault, error.0, clock),
+    };
+    let detected = clock.now();
+    let decision = decide(&detection, &plan, job.calibration.as_ref(), job.recipe.sensitivity);
+    let decided = clock.now();
+    latency.infer = detected.millis_since(started);
+    latency.decide = decided.millis_since(detected);
+    latency.total = decided.millis_since(meta.captured_at);
+    let fault = match decision.verdict {
+        Verdict::Fault(FaultReason::Uncalibrated) => Some(format!(
+            "bundle '{}' has no calibration for {} steps and class {}; calibrated are: {}",
+            job.bundle,
+            plan.steps.0,
+            plan.class.as_ref().map_or("(none)", |class| &class.0),
+            calibrated(job.calibration.as_ref())
+        )),
+        Verdict::Fault(_) => Some("the map or the score is not finite".into()),
+        _ => None,
+    };
+    let entry = job.calibration.as_ref().and_then(|c| c.entry(plan.class.as_ref(), detection.steps));
+    Inspection {
+        frame: meta,
+        recipe: job.recipe.id.clone(),
+        bundle: job.bundle.clone(),
+        model_hash: job.model_hash.clone(),
+        calibration: job.calibration.as_ref().map(|calibration| calibration.id.clone()),
+        full_scale: entry.map(|entry| 2.0 * entry.region_threshold),
+        detection: Some(detection),
+        decision,
+        latency,
+        dtype: job.dtype.clone(),
+        steps: job.recipe.steps,
+        seed: job.seed,
+        fault,
+        prepared: Some(Arc::new(prepared)),
+    }
+}
+
+fn calibrated(calibration: Option<&Calibration>) -> String {
+    let entries = calibration.map_or(&[][..], |calibration| &calibration.entries);
+    let words: Vec<String> = entries
+        .iter()
+        .map(|e| format!("{} steps {}", e.steps.0, e.class.as_ref().map_or("(none)", |class| &class.0)))
+        .collect();
+    if words.is_empty() { "nothing".into() } else { words.join(", ") }
+}
+
+/// The inspection of a frame that was not judged.
+pub fn faulty(meta: FrameMeta, job: Option<&Job>, reason: FaultReason, text: String, clock: &dyn Clock) -> Inspection {
+    let total = if meta.captured_at == Timestamp(0) { 0.0 } else { clock.now().millis_since(meta.captured_at) };
+    Inspection {
+        frame: meta,
+        recipe: job.map_or_else(|| crate::inspection::recipe::RecipeId(String::new()), |job| job.recipe.id.clone()),
+        bundle: job.map(|job| job.bundle.clone()).unwrap_or_default(),
+        model_hash: job.map(|job| job.model_hash.clone()).unwrap_or_default(),
+        calibration: None,
+        detection: None,
+        decision: Decision { verdict: Verdict::Fault(reason), rule: None, threshold: None, regions: Vec::new() },
+        latency: Latency { total, ..Latency::default() },
+        dtype: job.map(|job| job.dtype.clone()).unwrap_or_default(),
+        steps: job.map_or(crate::inspection::detect::Steps(0), |job| job.recipe.steps),
+        seed: job.map_or(0, |job| job.seed),
+        fault: Some(text),
+        prepared: None,
+        full_scale: None,
+    }
+}
+
+/// Hands every inspection to every sink, in order. A sink that fails does not stop the others.
+pub fn publish(inspections: &Receiver<Inspection>, mut sinks: Vec<Box<dyn VerdictSink>>, health: &Health) {
+    let mut reported = vec![false; sinks.len()];
+    loop {
+        health.beat(3);
+        let inspection = match inspections.recv_timeout(IDLE) {
+            Ok(inspection) => inspection,
+            Err(crossbeam::channel::RecvTimeoutError::Timeout) => continue,
+            Err(crossbeam::channel::RecvTimeoutError::Disconnected) => return,
+        };
+        health.count(inspection.decision.verdict);
+        for (sink, reported) in sinks.iter_mut().zip(&mut reported) {
+            match sink.publish(&inspection) {
+                Ok(()) => *reported = false,
+                Err(error) => {
+                    health.sink_errors.fetch_add(1, Ordering::Relaxed);
+                    if !std::mem::replace(reported, true) {
+                        log::error!("{}: frame {} not taken: {error}", sink.name(), inspection.frame.id.0);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The event: an inspection as every reader gets it, one JSON object with a fixed order of fields.
+
+use serde::Serialize;
+
+use super::roi::PixelBox;
+use super::time::rfc3339;
+use super::verdict::{Inspection, Latency, Verdict};
+
+/// Version of the event's meaning.
+pub const SCHEMA: u32 = 1;
+
+/// What a station adds to an inspection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// Unique and sortable by time (ULID).
+    pub event_id: String,
+    /// Counts the events of this process.
+    pub seq: u64,
+    /// Names the run of the process.
+    pub boot_id: String,
+    /// Nanoseconds since the Unix epoch.
+    pub wall_nanos: u64,
+    /// Nanoseconds on the process's monotonic clock.
+    pub mono_nanos: u64,
+    /// Name of the line.
+    pub line: String,
+    /// Name of the station.
+    pub station: String,
+}
+
+/// A region in frame pixels.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EventRegion {
+    /// Bounding box in frame pixels.
+    pub bbox: PixelBox,
+    /// Cells of the model grid.
+    pub area: u32,
+    /// Largest map value.
+    pub peak: f32,
+}
+
+/// One event; see `docs/events.md` for the meaning of each field.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "the fields are documented where their readers look: docs/events.md")]
+pub struct Event {
+    pub schema: u32,
+    pub event_id: String,
+    pub seq: u64,
+    pub boot_id: String,
+    pub t_wall: String,
+    pub t_mono_ns: u64,
+    pub line: String,
+    pub station: String,
+    pub camera: String,
+    pub frame_id: u64,
+    pub sequence: u64,
+    pub captured_mono_ns: u64,
+    pub trigger: Option<String>,
+    pub part_id: Option<String>,
+    pub recipe_id: String,
+    pub bundle_id: String,
+    pub model_hash: String,
+    pub calibration_id: Option<String>,
+    pub verdict: &'static str,
+    pub reason: Option<&'static str>,
+    pub fault: Option<String>,
+    pub score: Option<f32>,
+    pub threshold: Option<f32>,
+    pub regions: Vec<EventRegion>,
+    pub latency_ms: Latency,
+    pub dtype: String,
+    pub steps: u32,
+    pub seed: u64,
+    pub image: Option<String>,
+}
+
+impl Event {
+    /// The event of an inspection; `image` is the path of its drawing, if one is kept.
+    pub fn new(inspection: &Inspection, envelope: Envelope, image: Option<String>) -> Self {
+        let decision = &inspection.decision;
+        let finite = |value: f32| value.is_finite().then_some(value);
+        let regions = inspection.prepared.iter().flat_map(|prepared| {
+            decision.regions.iter().map(|region| EventRegion {
+                bbox: prepared.transform.to_frame(
+                    f64::from(region.x),
+                    f64::from(region.y),
+                    f64::from(region.width),
+                    f64::from(region.height),
+                ),
+                area: region.area,
+                peak: region.peak,
+            })
+        });
+        Self {
+            schema: SCHEMA,
+            event_id: envelope.event_id,
+            seq: envelope.seq,
+            boot_id: envelope.boot_id,
+            t_wall: rfc3339(envelope.wall_nanos),
+            t_mono_ns: envelope.mono_nanos,
+            line: envelope.line,
+            station: envelope.station,
+            camera: inspection.frame.camera.0.clone(),
+            frame_id: inspection.frame.id.0,
+            sequence: inspection.frame.sequence,
+            captured_mono_ns: inspection.frame.captured_at.0,
+            trigger: inspection.frame.trigger.as_ref().map(|trigger| trigger.source.clone()),
+            part_id: inspection.frame.trigger.as_ref().and_then(|trigger| trigger.part_id.clone()),
+            recipe_id: inspection.recipe.0.clone(),
+            bundle_id: inspection.bundle.clone(),
+            model_hash: inspection.model_hash.clone(),
+            calibration_id: inspection.calibration.clone(),
+            verdict: decision.verdict.word(),
+            reason: match decision.verdict {
+                Verdict::Fault(reason) => Some(reason.word()),
+                _ => decision.rule.map(|rule| rule.word()),
+            },
+            fault: inspection.fault.clone(),
+            score: inspection.detection.as_ref().and_then(|detection| finite(detection.score.0)),
+            threshold: decision.threshold.and_then(finite),
+            regions: regions.collect(),
+            latency_ms: inspection.latency,
+            dtype: inspection.dtype.clone(),
+            steps: inspection.steps.0,
+            seed: inspection.seed,
+            image,
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Drawings of inspections, made and written by a worker: frame, reconstruction and map side by side.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam::channel::{Receiver, Sender, bounded};
+
+use crate::config::file::ImagesOf;
+use crate::inspection::frame::Prepared;
+use crate::inspection::verdict::{Inspection, SinkError, Verdict, VerdictSink};
+use crate::render::encode;
+use crate::render::panel::{Panel, inspection_panel};
+
+/// Inspections that wait to be drawn, about 2 MiB each: beyond that a drawing is given up, never a verdict.
+const QUEUE: usize = 8;
+/// Quality of the JPEG files.
+const QUALITY: u8 = 88;
+
+/// The sink.
+pub struct ImageSink {
+    of: ImagesOf,
+    queue: Sender<Inspection>,
+}
+
+/// What the worker needs; it ends when the sink is dropped.
+pub struct ImageWorker {
+    folder: PathBuf,
+    queue: Receiver<Inspection>,
+    failed: Arc<AtomicU64>,
+}
+
+/// A sink and its worker for `folder`, and a count of the drawings that could not be written.
+pub fn open(folder: &Path, of: ImagesOf) -> (ImageSink, ImageWorker, Arc<AtomicU64>) {
+    let (sender, receiver) = bounded(QUEUE);
+    let failed = Arc::new(AtomicU64::new(0));
+    let worker = ImageWorker { folder: folder.to_path_buf(), queue: receiver, failed: Arc::clone(&failed) };
+    (ImageSink { of, queue: sender }, worker, failed)
+}
+
+impl VerdictSink for ImageSink {
+    fn name(&self) -> &str {
+        "images"
+    }
+
+    fn publish(&mut self, inspection: &Inspection) -> Result<(), SinkError> {
+        let wanted = match inspection.decision.verdict {
+            Verdict::Fail => true,
+            Verdict::Pass => self.of == ImagesOf::All,
+            Verdict::Fault(_) => false,
+        };
+        if !wanted {
+            return Ok(());
+        }
+        self.queue.try_send(inspection.clone()).map_err(|_| SinkError(format!("{QUEUE} drawings wait already")))
+    }
+}
+
+/// The drawing of an inspection; none where nothing was detected.
+pub fn draw(inspection: &Inspection) -> Option<Panel> {
+    let (detection, prepared) = (inspection.detection.as_ref()?, inspection.prepared.as_ref()?);
+    let threshold = inspection.decision.threshold.map_or(String::new(), |threshold| format!("/{threshold:.3}"));
+    let part = inspection.frame.trigger.as_ref().and_then(|trigger| trigger.part_id.as_deref()).unwrap_or("");
+    let caption = format!("{:.3}{threshold} {part}", detection.score.0);
+    Some(inspection_panel(&bytes(prepared), detection, &inspection.decision, inspection.full_scale?, &caption))
+}
+
+fn bytes(prepared: &Prepared) -> Vec<u8> {
+    let plane = prepared.width * prepared.height;
+    let byte = |value: f32| ((value + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8;
+    (0..plane).flat_map(|cell| [0, 1, 2].map(|channel| byte(prepared.image[channel * plane + cell]))).collect()
+}
+
+/// File name of an inspection's drawing.
+fn file_name(inspection: &Inspection) -> String {
+    let verdict = inspection.decision.verdict.word();
+    let camera: String =
+        inspection.frame.camera.0.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
+    format!("{camera}-{:08}-{verdict}.jpg", inspection.frame.id.0)
+}
+
+impl ImageWorker {
+    /// Draws and writes until the sink is gone.
+    pub fn run(self) {
+        for inspection in self.queue.iter() {
+            let Some(panel) = draw(&inspection) else { continue };
+            if let Err(error) = self.write(&file_name(&inspection), &panel)
+                && self.failed.fetch_add(1, Ordering::Relaxed) == 0
+            {
+                log::error!("{}: drawings cannot be written: {error}", self.folder.display());
+            }
+        }
+    }
+
+    fn write(&self, name: &str, panel: &Panel) -> Result<(), Box<dyn std::error::Error>> {
+        let jpeg = encode::jpeg(&panel.rgb, panel.width, panel.height, QUALITY)?;
+        std::fs::create_dir_all(&self.folder)?;
+        // Written beside and renamed: a reader never sees half a picture.
+        let partial = self.folder.join(format!("{name}.partial"));
+        std::fs::write(&partial, jpeg)?;
+        std::fs::rename(partial, self.folder.join(name))?;
+        Ok(())
+    }
+}

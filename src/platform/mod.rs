@@ -1,0 +1,6 @@
+//! What the operating system gives: clocks, signals, the service manager, memory. The only place that asks for it.
+
+pub mod clock;
+pub mod memory;
+pub mod service_manager;
+pub mod signals;
