@@ -4,34 +4,35 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `noise`, `canvas` | value noise; a floating-point picture |
+//! | `noise`, `shapes` | seeded noise; signed distances of paths, polygons and blobs |
+//! | `scene` | a part on its bed, and the camera that turns it into bytes |
 //! | `washer`, `fabric`, `board` | the three products |
-//! | `defects` | defects of these products, with masks |
-//! | `corrupt`, `texture` | defects on pictures of any product: what training supervises with |
+//! | `defects` | defects of these products |
+//! | `corrupt` | defects on pictures of any product: what training supervises with |
 
-pub mod board;
-pub mod canvas;
+mod board;
 pub mod corrupt;
-pub mod defects;
-pub mod fabric;
+mod defects;
+mod fabric;
 pub mod noise;
-pub mod texture;
-pub mod washer;
+mod scene;
+pub mod shapes;
+mod washer;
 
-use rand::{Rng, RngExt, SeedableRng};
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use self::canvas::Canvas;
 pub use self::defects::DefectFamily;
+use self::scene::{Camera, Colour, Scene};
 
 /// What the line makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Product {
-    /// A washer of brushed metal on a dark belt.
+    /// A washer of brushed metal on a dark mat.
     Washer,
     /// Woven fabric that fills the frame.
     Fabric,
-    /// A printed circuit board.
+    /// A printed circuit board on a light conveyor.
     Board,
 }
 
@@ -48,24 +49,13 @@ impl Product {
         }
     }
 
-    fn paint(self, size: usize, rng: &mut impl Rng) -> Scene {
+    fn scene(self, size: usize, rng: &mut impl Rng) -> Scene {
         match self {
-            Product::Washer => washer::paint(size, rng),
-            Product::Fabric => fabric::paint(size, rng),
-            Product::Board => board::paint(size, rng),
+            Product::Washer => washer::scene(size, rng),
+            Product::Fabric => fabric::scene(size, rng),
+            Product::Board => board::scene(size, rng),
         }
     }
-}
-
-/// A painted part before light and sensor.
-#[derive(Debug, Clone)]
-pub struct Scene {
-    /// The picture.
-    pub canvas: Canvas,
-    /// Where the part is, `size * size`.
-    pub part: Vec<bool>,
-    /// Colour behind the part: what shows where material is missing.
-    pub behind: [f32; 3],
 }
 
 /// One part as a camera sees it.
@@ -87,71 +77,168 @@ pub struct Part {
 
 /// A good part of `size x size` pixels.
 pub fn good_part(product: Product, seed: u64, size: u32) -> Part {
-    make(product, None, seed, size)
-}
-
-/// A part with one defect. Its mask is never empty.
-pub fn defective_part(product: Product, family: DefectFamily, seed: u64, size: u32) -> Part {
-    make(product, Some(family), seed, size)
-}
-
-/// Change of a channel, in 0 to 1, from which a defect counts as visible.
-const VISIBLE: f32 = 0.035;
-
-fn make(product: Product, defect: Option<DefectFamily>, seed: u64, size: u32) -> Part {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let line = Line::new(product, seed);
     let side = size as usize;
-    let mut scene = product.paint(side, &mut rng);
-    let mut mask = vec![0u8; side * side];
-    if let Some(family) = defect {
-        // A faint draw may fall where it cannot be seen: draw again, and stronger.
-        for attempt in 0..8 {
-            let before = scene.canvas.clone();
-            defects::apply(&mut scene, family, 1.0 + 0.25 * attempt as f32, &mut rng);
-            mask = scene.canvas.changed(&before, VISIBLE);
-            if mask.iter().filter(|m| **m > 0).count() >= side * side / 4096 {
-                break;
+    let scene = product.scene(side, &mut line.rng(Stream::Part));
+    let picture = line.camera().expose(&scene.surface, side);
+    let rgb = line.camera().sense(&picture, &mut line.rng(Stream::Sensor));
+    Part { product, defect: None, width: size, height: size, rgb, mask: vec![0; side * side] }
+}
+
+/// The part of [`good_part`] with the same seed, under the same light and sensor noise, with one defect. The mask holds
+/// the pixels that the defect changes by more than a just visible amount; it is never empty.
+pub fn defective_part(product: Product, family: DefectFamily, seed: u64, size: u32) -> Part {
+    let line = Line::new(product, seed);
+    let side = size as usize;
+    let good = product.scene(side, &mut line.rng(Stream::Part));
+    let before = line.camera().expose(&good.surface, side);
+    let mut rng = line.rng(Stream::Defect);
+    let mut attempt = 0;
+    let (picture, mask) = loop {
+        // A draw may be lost in the texture or lie off the part: draw again, and clearer.
+        let mut scene = good.clone();
+        defects::apply(&mut scene, product, family, 1.0 + 0.25 * attempt as f32, &mut rng);
+        let picture = line.camera().expose(&scene.surface, side);
+        let mask = visible(&before, &picture, side);
+        attempt += 1;
+        if attempt == TRIES || clear(&before, &picture, &mask) {
+            break (picture, mask);
+        }
+    };
+    let rgb = line.camera().sense(&picture, &mut line.rng(Stream::Sensor));
+    Part { product, defect: Some(family), width: size, height: size, rgb, mask }
+}
+
+/// Change of a channel, of 255, from which a defect counts as visible: about three times the sensor noise.
+const VISIBLE: f32 = 6.5;
+/// The smallest defect covers one pixel of this many: 26 pixels of a frame of 256 x 256.
+const SMALLEST: usize = 2500;
+/// Mean change, of 255, of the largest channel over the mask of a defect that an inspector would notice.
+const CLEAR: f32 = 17.0;
+/// Draws per defect. Strength grows with each; a test finds none that needs the last.
+const TRIES: u32 = 12;
+
+/// What is random about a part comes from streams of its own, so that a defect changes nothing else.
+enum Stream {
+    Part,
+    Light,
+    Sensor,
+    Defect,
+}
+
+struct Line {
+    product: Product,
+    seed: u64,
+}
+
+impl Line {
+    fn new(product: Product, seed: u64) -> Line {
+        Line { product, seed }
+    }
+
+    fn rng(&self, stream: Stream) -> ChaCha8Rng {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(self.product as u64 * 8 + stream as u64);
+        rng
+    }
+
+    fn camera(&self) -> Camera {
+        Camera::random(&mut self.rng(Stream::Light))
+    }
+}
+
+fn largest_change(before: &Colour, after: &Colour) -> f32 {
+    before.iter().zip(after).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// Whether a defect is large and strong enough to be called one.
+fn clear(before: &[Colour], after: &[Colour], mask: &[u8]) -> bool {
+    let changes = before.iter().zip(after).zip(mask).filter(|(_, m)| **m > 0).map(|((a, b), _)| largest_change(a, b));
+    let (area, sum) = changes.fold((0usize, 0.0f32), |(area, sum), change| (area + 1, sum + change));
+    area * SMALLEST >= mask.len() && sum >= CLEAR * area as f32
+}
+
+/// 255 where a channel differs by more than `VISIBLE`; gaps of one pixel are closed.
+fn visible(before: &[Colour], after: &[Colour], side: usize) -> Vec<u8> {
+    let differs = |(a, b)| largest_change(a, b) > VISIBLE;
+    let mask = before.iter().zip(after).map(|pair| if differs(pair) { 255 } else { 0 }).collect();
+    close_gaps(mask, side, side)
+}
+
+/// Closes gaps of one pixel in a mask of 0 and 255 (dilation, then erosion, 3 x 3): a textured defect is one region.
+pub(crate) fn close_gaps(mask: Vec<u8>, width: usize, height: usize) -> Vec<u8> {
+    let spread = |mask: &[u8], grow: bool| {
+        let pick = |a: u8, b: u8| if grow { a.max(b) } else { a.min(b) };
+        let mut rows = mask.to_vec();
+        for (line, out) in mask.chunks_exact(width).zip(rows.chunks_exact_mut(width)) {
+            for x in 0..width {
+                out[x] = pick(pick(line[x.max(1) - 1], line[x]), line[(x + 1).min(width - 1)]);
             }
-            scene.canvas = before;
+        }
+        let mut out = rows.clone();
+        for y in 0..height {
+            let (above, below) = (y.max(1) - 1, (y + 1).min(height - 1));
+            for x in 0..width {
+                out[y * width + x] = pick(pick(rows[above * width + x], rows[y * width + x]), rows[below * width + x]);
+            }
+        }
+        out
+    };
+    let mut closed = spread(&spread(&mask, true), false);
+    // Erosion cannot see beyond the picture: on its border nothing is closed.
+    for (i, value) in closed.iter_mut().enumerate() {
+        let (x, y) = (i % width, i / width);
+        if x == 0 || y == 0 || x == width - 1 || y == height - 1 {
+            *value = mask[i];
         }
     }
-    light(&mut scene.canvas, &mut rng);
-    let rgb = scene.canvas.expose(0.008, &mut rng);
-    Part { product, defect, width: size, height: size, rgb, mask }
-}
-
-/// Uneven light: gain, a gradient across the frame, and a slight colour cast.
-fn light(canvas: &mut Canvas, rng: &mut impl Rng) {
-    let gain = rng.random_range(0.92..1.06f32);
-    let (gx, gy) = (rng.random_range(-0.06..0.06f32), rng.random_range(-0.06..0.06f32));
-    let cast = [0; 3].map(|_| rng.random_range(0.985..1.015f32));
-    canvas.map(|x, y, colour| {
-        let level = gain * (1.0 + gx * (x - 0.5) * 2.0 + gy * (y - 0.5) * 2.0);
-        std::array::from_fn(|c| colour[c] * level * cast[c])
-    });
+    closed
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn area(part: &Part) -> usize {
+        part.mask.iter().filter(|m| **m == 255).count()
+    }
+
     #[test]
     fn a_seed_makes_the_same_part() {
         for product in Product::ALL {
             assert_eq!(good_part(product, 5, 96), good_part(product, 5, 96));
             assert_ne!(good_part(product, 5, 96).rgb, good_part(product, 6, 96).rgb);
+            let defective = |seed| defective_part(product, DefectFamily::Stain, seed, 96);
+            assert_eq!(defective(5), defective(5));
+            assert_ne!(defective(5).mask, defective(6).mask);
         }
     }
 
     #[test]
-    fn every_family_shows_on_every_product() {
+    fn a_mask_covers_a_change_that_can_be_seen() {
         for product in Product::ALL {
             for family in DefectFamily::ALL {
-                for seed in 0..6 {
+                for seed in 20..26 {
+                    let (good, bad) = (good_part(product, seed, 128), defective_part(product, family, seed, 128));
+                    let inside = (0..bad.mask.len()).filter(|i| bad.mask[*i] == 255);
+                    let change = |i: usize| (0..3).map(|c| good.rgb[3 * i + c].abs_diff(bad.rgb[3 * i + c])).max();
+                    let sum: u32 = inside.filter_map(change).map(u32::from).sum();
+                    let mean = f64::from(sum) / area(&bad) as f64;
+                    assert!(mean > 15.0, "{product:?} {family:?} seed {seed}: {mean}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_family_shows_on_every_product_and_stays_a_defect() {
+        for product in Product::ALL {
+            for family in DefectFamily::ALL {
+                for seed in 0..12 {
                     let part = defective_part(product, family, seed, 128);
-                    let area = part.mask.iter().filter(|m| **m == 255).count();
-                    let share = area as f64 / part.mask.len() as f64;
-                    assert!(area >= 4 && share < 0.35, "{} {}: {share}", product.name(), family.name());
+                    let share = area(&part) as f64 / part.mask.len() as f64;
+                    let smallest = 1.0 / SMALLEST as f64;
+                    assert!((smallest..0.25).contains(&share), "{product:?} {family:?} seed {seed}: {share}");
                     assert!(part.mask.iter().all(|m| matches!(m, 0 | 255)));
                 }
             }
@@ -159,7 +246,53 @@ mod tests {
     }
 
     #[test]
+    fn outside_its_mask_a_defective_part_is_the_good_part() {
+        for product in Product::ALL {
+            for family in DefectFamily::ALL {
+                let (good, bad) = (good_part(product, 3, 128), defective_part(product, family, 3, 128));
+                for (i, mask) in bad.mask.iter().enumerate() {
+                    let change = (0..3).map(|c| good.rgb[3 * i + c].abs_diff(bad.rgb[3 * i + c])).max();
+                    assert!(*mask == 255 || change <= Some(8), "{product:?} {family:?}: {change:?} at pixel {i}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn defects_lie_on_the_part() {
+        for product in [Product::Washer, Product::Board] {
+            for family in DefectFamily::ALL {
+                let (mut on, mut all) = (0, 0);
+                for seed in 0..8 {
+                    let cover = product.scene(128, &mut Line::new(product, seed).rng(Stream::Part)).cover;
+                    let part = defective_part(product, family, seed, 128);
+                    all += area(&part);
+                    on += part.mask.iter().zip(&cover).filter(|(m, c)| **m == 255 && **c > 0.0).count();
+                }
+                assert!(on * 10 >= all * 7, "{product:?} {family:?}: {on} of {all} pixels on the part");
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_other_than_the_usual_work() {
+        for size in [32, 65, 300] {
+            let part = defective_part(Product::Board, DefectFamily::Missing, 1, size);
+            assert_eq!(part.rgb.len(), (size * size * 3) as usize);
+            assert!(area(&part) > 0);
+        }
+    }
+
+    #[test]
     fn good_parts_have_no_mask() {
         assert!(good_part(Product::Board, 1, 64).mask.iter().all(|m| *m == 0));
+    }
+
+    #[test]
+    fn gaps_of_one_pixel_close_and_nothing_else_grows() {
+        let row = [0, 255, 0, 255, 0, 0, 0];
+        let empty = [0; 7];
+        let closed = close_gaps([empty, row, empty].concat(), 7, 3);
+        assert_eq!(closed, [empty, [0, 255, 255, 255, 0, 0, 0], empty].concat());
     }
 }

@@ -1,42 +1,76 @@
 //! `trainer synth`: pictures of a procedural product line, in MVTec layout.
+//!
+//! ```text
+//! OUT/<product>/train/good/00000.png
+//! OUT/<product>/test/good/00000.png
+//! OUT/<product>/test/<family>/00000.png
+//! OUT/<product>/ground_truth/<family>/00000_mask.png
+//! ```
+//! A product is written under `OUT/.<product>.partial` and moved into place when it is whole: what has its name can be
+//! trusted, and an interrupted run leaves no half set that looks like one.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, ensure};
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use crate::render::encode;
-use crate::synthetic::{DefectFamily, Part, Product, defective_part, good_part};
+use crate::synthetic::{DefectFamily, Product, defective_part, good_part};
 
 /// Arguments of `trainer synth`.
 #[derive(Debug, clap::Args)]
 pub struct SynthArgs {
-    /// Good training parts per product; the test split gets half as many good and half as many defective ones
-    #[arg(long, default_value_t = 200)]
-    count: u64,
+    /// Good training parts per product; unless said otherwise the test split gets half as many good and half as many
+    /// defective parts
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub count: u32,
     /// Good test parts per product
     #[arg(long)]
-    test_good: Option<u64>,
-    /// Defective test parts per product, spread over the defect families
+    pub test_good: Option<u32>,
+    /// Defective test parts per product, spread evenly over the defect families
     #[arg(long)]
-    test_defective: Option<u64>,
+    pub test_defective: Option<u32>,
     /// Seed; the same seed makes the same pictures
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..1 << 30))]
+    pub seed: u32,
     /// Pixels per side
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(32..=2048))]
-    size: u32,
-    /// Directory to make
+    pub size: u32,
+    /// Directory to make; must be empty if it is there
     #[arg(long)]
-    out: PathBuf,
-    /// One JSON object a line
+    pub out: PathBuf,
+    /// One JSON object a product on stdout, then the summary
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
-/// Streams of seeds that never meet: a test part is none that was trained on.
-const STREAMS: u64 = 4;
+/// What a part is made for. Training and test parts come from seed spaces that cannot meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Split {
+    Train,
+    TestGood,
+    TestDefective,
+}
+
+/// One picture to make.
+#[derive(Debug, Clone, Copy)]
+struct Job {
+    split: Split,
+    index: u32,
+}
+
+impl Job {
+    /// Seed 30 bits, split 2 bits, index 32 bits: no two jobs of any two runs with different seeds share a part.
+    fn seed(self, seed: u32) -> u64 {
+        (u64::from(seed) << 34) | ((self.split as u64) << 32) | u64::from(self.index)
+    }
+
+    fn family(self) -> Option<DefectFamily> {
+        (self.split == Split::TestDefective).then(|| DefectFamily::ALL[self.index as usize % DefectFamily::ALL.len()])
+    }
+}
 
 /// Runs the verb.
 ///
@@ -44,37 +78,29 @@ const STREAMS: u64 = 4;
 /// A directory that is not empty, or a disk that refuses.
 pub fn run(args: &SynthArgs) -> anyhow::Result<()> {
     if let Ok(mut entries) = std::fs::read_dir(&args.out) {
-        ensure!(entries.next().is_none(), "{}: is not empty; choose another --out", args.out.display());
+        ensure!(
+            entries.next().is_none(),
+            "{}: the directory is not empty; choose another --out or remove it",
+            args.out.display()
+        );
     }
     let test_good = args.test_good.unwrap_or(args.count / 2);
     let test_defective = args.test_defective.unwrap_or(args.count / 2);
-    let per_product = args.count + test_good + test_defective;
-    let progress = ProgressBar::new(per_product * Product::ALL.len() as u64);
-    let seed_of = |product: usize, stream: u64, index: u64| {
-        // One seed per part: the product and the stream in the low digits.
-        ((args.seed << 32) + index) * STREAMS * 8 + product as u64 * STREAMS + stream
-    };
-    for (number, product) in Product::ALL.into_iter().enumerate() {
-        let root = args.out.join(product.name());
-        let good = |stream, split: &str, count| -> anyhow::Result<()> {
-            for index in 0..count {
-                let part = good_part(product, seed_of(number, stream, index), args.size);
-                write(&root.join(split).join("good"), index, &part)?;
-                progress.inc(1);
-            }
-            Ok(())
-        };
-        good(0, "train", args.count)?;
-        good(1, "test", test_good)?;
-        for index in 0..test_defective {
-            let family = DefectFamily::ALL[(index % DefectFamily::ALL.len() as u64) as usize];
-            let part = defective_part(product, family, seed_of(number, 2, index), args.size);
-            write(&root.join("test").join(family.name()), index, &part)?;
-            let side = args.size as usize;
-            let folder = root.join("ground_truth").join(family.name());
-            store(&folder, &format!("{index:05}_mask.png"), &encode::png_grey(&part.mask, side, side)?)?;
-            progress.inc(1);
-        }
+    let jobs: Vec<Job> =
+        [(Split::Train, args.count), (Split::TestGood, test_good), (Split::TestDefective, test_defective)]
+            .into_iter()
+            .flat_map(|(split, count)| (0..count).map(move |index| Job { split, index }))
+            .collect();
+    let total = jobs.len() * Product::ALL.len();
+    let progress = ProgressBar::new(total as u64)
+        .with_style(ProgressStyle::with_template("{msg:8} {wide_bar} {pos}/{len} pictures, {eta} left")?);
+    for product in Product::ALL {
+        progress.set_message(product.name());
+        let partial = args.out.join(format!(".{}.partial", product.name()));
+        make_folders(&partial)?;
+        draw_all(product, args, &partial, &jobs, &progress)?;
+        let done = args.out.join(product.name());
+        std::fs::rename(&partial, &done).with_context(|| format!("{}: cannot be put in place", done.display()))?;
         if args.json {
             println!(
                 "{}",
@@ -84,22 +110,123 @@ pub fn run(args: &SynthArgs) -> anyhow::Result<()> {
         }
     }
     progress.finish_and_clear();
-    let total = per_product * Product::ALL.len() as u64;
     if args.json {
-        println!("{}", json!({"out": args.out, "pictures": total, "seed": args.seed}));
+        println!("{}", json!({"out": args.out, "products": Product::ALL.len(), "pictures": total, "seed": args.seed}));
     } else {
         println!("{total} pictures of {} products in {}", Product::ALL.len(), args.out.display());
     }
     Ok(())
 }
 
-fn write(folder: &Path, index: u64, part: &Part) -> anyhow::Result<()> {
-    let bytes = encode::png(&part.rgb, part.width as usize, part.height as usize)?;
-    store(folder, &format!("{index:05}.png"), &bytes)
+fn make_folders(root: &Path) -> anyhow::Result<()> {
+    let mut folders = vec![root.join("train/good"), root.join("test/good")];
+    for family in DefectFamily::ALL {
+        folders.push(root.join("test").join(family.name()));
+        folders.push(root.join("ground_truth").join(family.name()));
+    }
+    for folder in folders {
+        std::fs::create_dir_all(&folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
+    }
+    Ok(())
 }
 
-fn store(folder: &Path, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
-    std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
-    let path = folder.join(name);
-    std::fs::write(&path, bytes).with_context(|| format!("{}: cannot be written", path.display()))
+/// Draws and writes all pictures of a product on all cores; the first failure stops the others.
+fn draw_all(product: Product, args: &SynthArgs, root: &Path, jobs: &[Job], bar: &ProgressBar) -> anyhow::Result<()> {
+    let next = AtomicUsize::new(0);
+    let work = || -> anyhow::Result<()> {
+        while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(error) = draw(product, args, root, *job) {
+                next.store(jobs.len(), Ordering::Relaxed);
+                return Err(error);
+            }
+            bar.inc(1);
+        }
+        Ok(())
+    };
+    let workers = std::thread::available_parallelism().map_or(1, |n| n.get());
+    std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        let outcomes: Vec<_> = handles.into_iter().map(|handle| handle.join()).collect();
+        outcomes.into_iter().try_for_each(|outcome| outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}
+
+fn draw(product: Product, args: &SynthArgs, root: &Path, job: Job) -> anyhow::Result<()> {
+    let (seed, side, index) = (job.seed(args.seed), args.size as usize, job.index);
+    let Some(family) = job.family() else {
+        let split = if job.split == Split::Train { "train" } else { "test" };
+        let part = good_part(product, seed, args.size);
+        return store(
+            &root.join(split).join("good").join(format!("{index:05}.png")),
+            &encode::png(&part.rgb, side, side)?,
+        );
+    };
+    let part = defective_part(product, family, seed, args.size);
+    let picture = root.join("test").join(family.name()).join(format!("{index:05}.png"));
+    let mask = root.join("ground_truth").join(family.name()).join(format!("{index:05}_mask.png"));
+    store(&picture, &encode::png(&part.rgb, side, side)?)?;
+    store(&mask, &encode::png_grey(&part.mask, side, side)?)
+}
+
+fn store(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    std::fs::write(path, bytes).with_context(|| format!("{}: cannot be written", path.display()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn args(out: PathBuf) -> SynthArgs {
+        SynthArgs { count: 4, test_good: None, test_defective: Some(9), seed: 3, size: 32, out, json: false }
+    }
+
+    fn files(folder: &Path) -> usize {
+        std::fs::read_dir(folder).unwrap().count()
+    }
+
+    #[test]
+    fn writes_a_whole_tree_and_masks_beside_every_defect() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("line");
+        run(&args(out.clone())).unwrap();
+        assert_eq!(files(&out), Product::ALL.len(), "no partial folder stays");
+        for product in Product::ALL {
+            let root = out.join(product.name());
+            assert_eq!(files(&root.join("train/good")), 4);
+            assert_eq!(files(&root.join("test/good")), 2);
+            let mut defects = 0;
+            for family in DefectFamily::ALL {
+                let pictures = files(&root.join("test").join(family.name()));
+                assert_eq!(pictures, files(&root.join("ground_truth").join(family.name())));
+                defects += pictures;
+            }
+            assert_eq!(defects, 9);
+        }
+        let mask = image::open(out.join("board/ground_truth/scratch/00008_mask.png")).unwrap().into_luma8();
+        assert!(mask.pixels().any(|p| p.0 == [255]) && mask.pixels().all(|p| matches!(p.0, [0] | [255])));
+    }
+
+    #[test]
+    fn a_directory_with_something_in_it_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("mine.txt"), "keep").unwrap();
+        let message = run(&args(dir.path().to_path_buf())).unwrap_err().to_string();
+        assert!(message.contains("not empty") && message.contains("--out"), "{message}");
+        assert_eq!(files(dir.path()), 1);
+    }
+
+    #[test]
+    fn no_two_splits_share_a_seed() {
+        let mut seen = HashSet::new();
+        for seed in [0, 1, 77] {
+            for split in [Split::Train, Split::TestGood, Split::TestDefective] {
+                for index in [0, 1, 2, u32::MAX] {
+                    assert!(seen.insert(Job { split, index }.seed(seed)), "{seed} {split:?} {index}");
+                }
+            }
+        }
+    }
 }

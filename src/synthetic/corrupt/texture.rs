@@ -2,7 +2,7 @@
 
 use rand::{Rng, RngExt};
 
-use super::noise::Noise;
+use super::super::noise::Noise;
 
 /// A texture as a function of the pixel's position; colours in 0 to 255.
 pub(super) enum Texture {
@@ -23,7 +23,7 @@ fn colour(rng: &mut impl Rng) -> [f32; 3] {
 
 impl Texture {
     pub(super) fn random(rng: &mut impl Rng) -> Self {
-        let noise = Noise::new(rng.random());
+        let noise = Noise::new(rng.next_u32());
         let scale = (2.0f32).powf(rng.random_range(-6.0..-1.5));
         match rng.random_range(0..4) {
             0 => Texture::Clouds { noise, scale, from: colour(rng), to: colour(rng) },
@@ -39,18 +39,20 @@ impl Texture {
     pub(super) fn at(&self, x: f32, y: f32) -> [f32; 3] {
         let blend = |from: &[f32; 3], to: &[f32; 3], t: f32| std::array::from_fn(|c| from[c] + (to[c] - from[c]) * t);
         match self {
-            Texture::Clouds { noise, scale, from, to } => blend(from, to, noise.fractal(x * scale, y * scale, 3)),
+            Texture::Clouds { noise, scale, from, to } => {
+                blend(from, to, 0.5 + 0.8 * noise.fractal(x * scale, y * scale, 3))
+            }
             Texture::Stripes { noise, scale, direction, from, to } => {
-                let bend = noise.at(x * scale * 0.3, y * scale * 0.3) * 3.0;
+                let bend = noise.value(x * scale * 0.3, y * scale * 0.3) * 1.5;
                 let phase = (x * direction.0 + y * direction.1) * scale * 6.0 + bend;
                 blend(from, to, 0.5 + 0.5 * phase.sin())
             }
             Texture::Cells { noise, scale, tint } => {
-                let level = noise.at((x * scale).floor() * 7.3, (y * scale).floor() * 5.1);
+                let level = noise.cell((x * scale) as i32, (y * scale) as i32);
                 tint.map(|c| c * (0.3 + 1.0 * level))
             }
             Texture::Grain { noise, colour, depth } => {
-                let grain = noise.at(x * 0.9, y * 0.9) - 0.5;
+                let grain = 0.5 * noise.value(x * 0.9, y * 0.9);
                 colour.map(|c| c + depth * grain)
             }
         }
