@@ -110,7 +110,9 @@ impl FrameSource for Replay {
         };
         match read(&file) {
             Ok(picture) => Ok(picture.into_frame(meta)),
-            Err(reason) => Err(SourceError::Damaged { meta, reason: format!("{}: {reason}", file.display()) }),
+            Err(reason) => {
+                Err(SourceError::Damaged { meta: Box::new(meta), reason: format!("{}: {reason}", file.display()) })
+            }
         }
     }
 }

@@ -97,7 +97,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
             None => None,
         };
         let image = image.map(|path| path.display().to_string());
-        let event = Event::new(&inspection, envelopes.next(), image);
+        let event = Event::new(&inspection, envelopes.make(), image);
         if args.json {
             println!("{}", serde_json::to_string(&event)?);
         } else {
@@ -131,7 +131,7 @@ fn judge(file: &Path, job: &Job, detector: &mut dyn Detector, clock: &Arc<dyn Cl
                 Err(error) => broken(frame.meta, format!("{}: {error}", file.display())),
             }
         }
-        Err(SourceError::Damaged { meta, reason }) => broken(meta, reason),
+        Err(SourceError::Damaged { meta, reason }) => broken(*meta, reason),
         Err(error) => anyhow::bail!("{}: {error}", file.display()),
     })
 }

@@ -10,15 +10,13 @@ use crate::bundle::Bundle;
 use crate::bundle::manifest::NumberFormat;
 use crate::bundle::signature::KeyList;
 use crate::config::device::DeviceChoice;
+use crate::daemon::pipeline::MakeDetectors;
 use crate::daemon::stages::Job;
 use crate::detector::DiffusionDetector;
 use crate::device;
 use crate::inspection::detect::Detector;
 use crate::inspection::recipe::Recipe;
 use crate::inspection::time::Clock;
-
-/// Makes detectors, on the thread that will use them.
-pub type MakeDetectors = Box<dyn FnOnce() -> Result<Vec<Box<dyn Detector>>, String> + Send>;
 
 /// Bundles by their directory, opened once.
 #[derive(Debug, Default)]

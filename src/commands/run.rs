@@ -11,7 +11,7 @@ use serde_json::json;
 use super::load::{Bundles, boot_id, keys};
 use crate::camera;
 use crate::config::station::{Station, load};
-use crate::daemon::pipeline::{self, Camera, Ending, Parts};
+use crate::daemon::pipeline::{self, Camera, Ending, Parts, Worker};
 use crate::daemon::stages::Jobs;
 use crate::inspection::frame::CameraId;
 use crate::inspection::time::Clock;
@@ -60,8 +60,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let envelopes = Envelopes::new(&station.line, &station.name, boot_id()?, Arc::clone(&clock));
     let (events, events_worker, events_health) = ndjson::open(&outputs.events, outputs.events_max_bytes, envelopes);
     let mut sinks: Vec<Box<dyn VerdictSink>> = vec![Box::new(events)];
-    let mut workers: Vec<(&'static str, Box<dyn FnOnce() + Send>)> =
-        vec![("events", Box::new(move || events_worker.run()))];
+    let mut workers: Vec<Worker> = vec![("events", Box::new(move || events_worker.run()))];
     if let Some(folder) = &outputs.images {
         let (sink, worker, _) = images::open(folder, outputs.images_of);
         sinks.push(Box::new(sink));

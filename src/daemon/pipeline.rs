@@ -34,6 +34,12 @@ const INSPECTIONS: usize = 64;
 /// How often the supervisor looks at heartbeats and the stop flag.
 const TICK: Duration = Duration::from_millis(100);
 
+/// Makes the detectors that jobs name by index, on the thread that will use them.
+pub type MakeDetectors = Box<dyn FnOnce() -> Result<Vec<Box<dyn Detector>>, String> + Send>;
+
+/// A worker behind a sink, by name.
+pub type Worker = (&'static str, Box<dyn FnOnce() + Send>);
+
 /// A camera and whether it may lose frames.
 pub struct Camera {
     /// Its frames.
@@ -49,11 +55,11 @@ pub struct Parts {
     /// What each camera's frames are judged by.
     pub jobs: Jobs,
     /// The detectors that the jobs name by index. Made on the inspect thread, because burn's streams belong to threads.
-    pub detectors: Box<dyn FnOnce() -> Result<Vec<Box<dyn Detector>>, String> + Send>,
+    pub detectors: MakeDetectors,
     /// Where inspections go, in order.
     pub sinks: Vec<Box<dyn VerdictSink>>,
     /// Workers behind the sinks; they end when their sink is dropped.
-    pub workers: Vec<(&'static str, Box<dyn FnOnce() + Send>)>,
+    pub workers: Vec<Worker>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Set to stop.
@@ -140,7 +146,13 @@ pub fn run(parts: Parts) -> Ending {
             Ok(Ended { stage, panic: Some(panic) }) => return Ending::Failed(format!("{stage} panicked: {panic}")),
             Ok(Ended { stage, panic: None }) => {
                 if let Some(unexpected) = premature(stage, &running) {
-                    return Ending::Failed(unexpected);
+                    // A stage that panics drops its channels first and tells after: its neighbour may be heard before.
+                    let cause = std::iter::from_fn(|| ended.recv_timeout(TICK * 5).ok())
+                        .find_map(|ended| ended.panic.map(|panic| (ended.stage, panic)));
+                    return Ending::Failed(match cause {
+                        Some((stage, panic)) => format!("{stage} panicked: {panic}"),
+                        None => unexpected,
+                    });
                 }
                 match running.get_mut(stage) {
                     Some(count) if *count > 1 => *count -= 1,

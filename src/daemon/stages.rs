@@ -101,7 +101,7 @@ pub fn capture(
         health.beat(0);
         let captured = match source.next_frame() {
             Ok(frame) => Captured::Frame(frame),
-            Err(SourceError::Damaged { meta, reason }) => Captured::Damaged(meta, reason),
+            Err(SourceError::Damaged { meta, reason }) => Captured::Damaged(*meta, reason),
             Err(SourceError::Timeout) => continue,
             Err(SourceError::Ended) => break,
             Err(SourceError::Lost { reason }) => {
@@ -146,7 +146,8 @@ pub fn prepare_frames(
             Taken::Closed => return,
         };
         let meta = captured.meta().clone();
-        let next = expected.entry(meta.camera.clone()).or_insert(meta.id.0);
+        // Every camera counts from 0: the first frames may be lost like any other.
+        let next = expected.entry(meta.camera.clone()).or_insert(0);
         for missing in *next..meta.id.0 {
             let text = "the frame was replaced by a newer one before it could be inspected".to_owned();
             let meta = FrameMeta { id: FrameId(missing), trigger: None, width: 0, height: 0, ..meta.clone() };

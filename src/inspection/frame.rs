@@ -119,7 +119,7 @@ pub enum SourceError {
     /// A frame was due and could not be used. Its id is spent: it ends as `Fault(CameraFault)`.
     Damaged {
         /// What is known of the frame; width and height are 0.
-        meta: FrameMeta,
+        meta: Box<FrameMeta>,
         /// What is wrong, for the log and the event.
         reason: String,
     },

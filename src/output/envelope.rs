@@ -23,7 +23,7 @@ impl Envelopes {
     }
 
     /// The next envelope.
-    pub fn next(&mut self) -> Envelope {
+    pub fn make(&mut self) -> Envelope {
         let wall = self.clock.wall_nanos();
         self.seq += 1;
         Envelope {

@@ -25,7 +25,7 @@ impl VerdictSink for LiveSink {
     }
 
     fn publish(&mut self, inspection: &Inspection) -> Result<(), SinkError> {
-        let event = Event::new(inspection, self.envelopes.next(), None);
+        let event = Event::new(inspection, self.envelopes.make(), None);
         self.events.try_send(event).map_err(|error| {
             SinkError(match error {
                 TrySendError::Full(_) => "the reader does not keep up".into(),

@@ -65,7 +65,7 @@ impl VerdictSink for NdjsonSink {
     }
 
     fn publish(&mut self, inspection: &Inspection) -> Result<(), SinkError> {
-        let event = Event::new(inspection, self.envelopes.next(), None);
+        let event = Event::new(inspection, self.envelopes.make(), None);
         let mut line = serde_json::to_string(&event).map_err(|error| SinkError(error.to_string()))?;
         line.push('\n');
         self.lines.try_send(line).map_err(|error| {

@@ -203,7 +203,7 @@ impl BatchStream {
     ///
     /// # Panics
     /// If a worker panicked.
-    pub fn next(&mut self) -> Batch {
+    pub fn take(&mut self) -> Batch {
         let lane = self.next % self.lanes.len();
         self.next += 1;
         self.lanes[lane].recv().expect("a batch worker panicked")
@@ -239,7 +239,7 @@ mod tests {
             std::thread::scope(|scope| {
                 let mut stream = BatchStream::start(scope, &pictures, &spec, 4, workers);
                 for batch in &alone {
-                    let streamed = stream.next();
+                    let streamed = stream.take();
                     assert_eq!(streamed.seen, batch.seen);
                     assert_eq!(streamed.noise, batch.noise);
                 }

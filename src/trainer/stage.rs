@@ -89,7 +89,7 @@ pub fn run<O: Objective>(
         let mut sum: Option<Tensor<1>> = None;
         let mut summed = 0;
         while state.total.is_none_or(|total| state.step < total) {
-            let batch = stream.next();
+            let batch = stream.take();
             // Before the number of steps is known, the rate is still rising in any case.
             let total = state.total.unwrap_or(usize::MAX);
             let rate = settings.rate * rate_factor(state.step, total);

@@ -82,7 +82,7 @@ impl FrameSource for ScriptedCamera {
                 let pixels = FrameBuf(Arc::from(vec![value; 32 * 32]));
                 Ok(Frame { meta: self.meta(), format: PixelFormat::Gray8, pixels })
             }
-            Shot::Damaged => Err(SourceError::Damaged { meta: self.meta(), reason: "scripted".into() }),
+            Shot::Damaged => Err(SourceError::Damaged { meta: Box::new(self.meta()), reason: "scripted".into() }),
             Shot::Lost => Err(SourceError::Lost { reason: "scripted".into() }),
         }
     }
