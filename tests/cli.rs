@@ -70,7 +70,7 @@ fn inspect_judges_files_and_says_so_by_its_exit_code() {
 }
 
 #[test]
-fn trainer_and_daemon_see_the_same_score() {
+fn a_test_prints_one_row_per_class_and_their_mean() {
     let (bundle, parts) = tiny_bundle();
     let dir = home();
     let bundle = bundle.to_str().expect("path");
@@ -201,4 +201,79 @@ fn a_signed_bundle_needs_its_key() {
     assert_eq!(code, 0, "{error}");
     assert_eq!(verify("mine").0, 0, "its own key");
     assert_eq!(verify("theirs").0, 1, "another key");
+}
+
+#[test]
+fn awkward_pictures_are_judged_or_refused_each_by_name() {
+    let (bundle, _) = tiny_bundle();
+    let dir = home();
+    let at = |name: &str| dir.path().join(name);
+    image::ImageBuffer::from_fn(90, 70, |x, y| image::Luma([(x * y * 10) as u16]))
+        .save(at("grey16.png"))
+        .expect("saves");
+    image::ImageBuffer::from_fn(64, 64, |x, y| image::Rgba([x as u8, y as u8, 9, 128]))
+        .save(at("rgba.png"))
+        .expect("saves");
+    image::GrayImage::new(1, 1).save(at("dot.png")).expect("saves");
+    // A header that claims 400 megapixels: refused from the header alone.
+    std::fs::write(at("huge.pgm"), b"P5\n20000 20000\n255\n").expect("writes");
+    let whole = std::fs::read(at("rgba.png")).expect("reads");
+    std::fs::write(at("cut.png"), &whole[..whole.len() / 2]).expect("writes");
+    let names = ["grey16.png", "rgba.png", "dot.png", "huge.pgm", "cut.png"];
+    let mut args = vec!["inspect", "--bundle", bundle.to_str().expect("path"), "--json"];
+    args.extend(names);
+    let (code, out, error) = run(DSAD, &args, dir.path());
+    assert_eq!(code, 3, "{error}");
+    let events = lines(&out);
+    assert_eq!(events.len(), names.len() + 1);
+    for (name, event) in names.iter().zip(&events) {
+        let refused = ["dot.png", "huge.pgm", "cut.png"].contains(name);
+        assert_eq!(event["verdict"] == "fault", refused, "{event}");
+        assert_eq!(event["score"].is_null(), refused, "{event}");
+        assert!(!refused || event["fault"].as_str().is_some_and(|fault| fault.contains(name)), "{event}");
+    }
+    let (code, _, error) = run(DSAD, &["inspect", "--bundle", args[2], "absent.png"], dir.path());
+    assert!(code == 3 && error.contains("absent.png"), "{code}: {error}");
+}
+
+#[test]
+fn a_killed_fit_resumes_and_makes_the_same_bundle() {
+    let (bundle, parts) = tiny_bundle();
+    let dir = home();
+    let tiny = bundle.with_file_name("tiny.toml");
+    let args = ["fit", "--data", parts.join("washer").to_str().expect("path"), "--out", "bundle", "--config"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain([tiny.display().to_string(), "--stage-steps".into(), "3".into()])
+        .collect::<Vec<_>>();
+    let mut child = std::process::Command::new(TRAINER)
+        .args(&args)
+        .current_dir(dir.path())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("starts");
+    // The first checkpoint is written when the first stage ends; the kill comes somewhere after it.
+    let state = dir.path().join("bundle.run/state.json");
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(120);
+    while !state.exists() {
+        assert!(std::time::Instant::now() < until && child.try_wait().expect("runs").is_none(), "no checkpoint");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    child.kill().expect("is killed");
+    child.wait().expect("ends");
+    assert!(!dir.path().join("bundle").exists(), "a killed run leaves no bundle");
+    let stage =
+        || serde_json::from_slice::<Value>(&std::fs::read(&state).expect("reads")).expect("JSON")["stage"].clone();
+    assert!(stage().as_u64().is_some_and(|stage| stage >= 1));
+    // Another request must not continue it.
+    let mut other: Vec<&str> = args.iter().map(String::as_str).collect();
+    other.extend(["--seed", "9"]);
+    let (code, _, error) = run(TRAINER, &other, dir.path());
+    assert!(code == 1 && error.contains("--fresh"), "{code}: {error}");
+    let (code, _, error) = run(TRAINER, &args.iter().map(String::as_str).collect::<Vec<_>>(), dir.path());
+    assert_eq!(code, 0, "{error}");
+    // `tiny_bundle` is the same request, never interrupted: on the CPU the weights are the same bytes.
+    let weights = |bundle: &Path| std::fs::read(bundle.join("weights.safetensors")).expect("weights");
+    assert!(weights(&dir.path().join("bundle")) == weights(bundle), "the resumed run ends elsewhere");
 }

@@ -361,6 +361,16 @@ fn refine_head_matches_torch() {
 }
 
 #[test]
+fn backbone_matches_timm() {
+    let fixture = Fixture::open("backbone");
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/backbone/efficientnet_lite0.f16.safetensors");
+    let features = dsad::trainer::backbone::load(&weights, &fixture.device).unwrap();
+    for (k, stage) in features.forward(fixture.tensor("image")).into_iter().enumerate() {
+        fixture.assert_close(stage, &format!("stage.{k}"));
+    }
+}
+
+#[test]
 fn fixtures_stay_small() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden");
     let bytes: u64 = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();

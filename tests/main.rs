@@ -9,6 +9,8 @@ mod bundle;
 mod cli;
 /// Networks against PyTorch.
 mod golden_model;
+/// The trainer's map is the daemon's map.
+mod parity;
 /// The whole daemon with scripted parts.
 mod pipeline;
 /// Scripted cameras, detectors and clocks.

@@ -9,7 +9,7 @@ use dsad::daemon::stages::{Job, Jobs};
 use dsad::inspection::calibration::Calibration;
 use dsad::inspection::detect::{Detector, Steps};
 use dsad::inspection::frame::CameraId;
-use dsad::inspection::recipe::{OnFault, Recipe, RecipeId};
+use dsad::inspection::recipe::{Recipe, RecipeId};
 use dsad::inspection::roi::Roi;
 use dsad::inspection::verdict::{FaultReason, Inspection, Verdict};
 use dsad::preprocess::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
@@ -24,7 +24,6 @@ fn job(calibration: Option<Calibration>) -> Job {
             class: None,
             steps: Steps(1),
             sensitivity: 0.5,
-            on_fault: OnFault::Reject,
         },
         detector: 0,
         bundle: "scripted".into(),
@@ -62,7 +61,7 @@ fn play(
         detectors: Box::new(move || Ok(vec![Box::new(ScriptedDetector { delay }) as Box<dyn Detector>])),
         sinks: vec![Box::new(sink.clone())],
         workers: Vec::new(),
-        clock: ManualClock::new(),
+        clock: ManualClock::shared(),
         stop,
         shutdown: Duration::from_secs(20),
         ready: Box::new(|| {}),

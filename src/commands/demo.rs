@@ -20,7 +20,7 @@ use crate::daemon::stages::Jobs;
 use crate::inspection::detect::{ClassId, Steps};
 use crate::inspection::event::Event;
 use crate::inspection::frame::CameraId;
-use crate::inspection::recipe::{OnFault, Recipe, RecipeId};
+use crate::inspection::recipe::{Recipe, RecipeId};
 use crate::inspection::roi::Roi;
 use crate::inspection::time::Clock;
 use crate::inspection::verdict::VerdictSink;
@@ -102,7 +102,6 @@ pub fn run(args: &DemoArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
             class: known.then_some(class),
             steps: Steps(args.steps),
             sensitivity: 0.5,
-            on_fault: OnFault::Reject,
         };
         let camera = CameraId(product.name().into());
         jobs.insert(camera.clone(), bundles.job(index, recipe, DeviceChoice::Cpu)?);

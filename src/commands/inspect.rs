@@ -14,7 +14,7 @@ use crate::daemon::stages::{Job, faulty, judge_one};
 use crate::inspection::detect::{ClassId, Detector, Steps};
 use crate::inspection::event::Event;
 use crate::inspection::frame::{CameraId, FrameSource, SourceError};
-use crate::inspection::recipe::{OnFault, Recipe, RecipeId};
+use crate::inspection::recipe::{Recipe, RecipeId};
 use crate::inspection::roi::Roi;
 use crate::inspection::time::Clock;
 use crate::inspection::verdict::{FaultReason, Inspection, Latency, Verdict};
@@ -73,7 +73,6 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
         class: args.class.clone().map(ClassId),
         steps,
         sensitivity: 0.5,
-        on_fault: OnFault::Reject,
     };
     let job = bundles.job(index, recipe, args.device)?;
     let files =

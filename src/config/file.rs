@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::device::DeviceChoice;
-use crate::inspection::recipe::OnFault;
 use crate::inspection::roi::Roi;
 
 /// `dsad.toml`.
@@ -124,9 +123,6 @@ pub struct RecipeFile {
     /// 0 to 1; 0.5 is the calibrated point, higher rejects more.
     #[serde(default = "default_sensitivity")]
     pub sensitivity: f64,
-    /// What a fault does to the line.
-    #[serde(default)]
-    pub on_fault: OnFault,
 }
 
 fn default_sensitivity() -> f64 {

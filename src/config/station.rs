@@ -259,7 +259,6 @@ pub fn load_recipe(path: &Path) -> Result<(Recipe, PathBuf), Vec<Problem>> {
         class: file.class.map(ClassId),
         steps: Steps(file.steps),
         sensitivity: file.sensitivity,
-        on_fault: file.on_fault,
     };
     Ok((recipe, base.join(file.bundle)))
 }

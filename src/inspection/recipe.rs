@@ -9,17 +9,6 @@ use super::roi::Roi;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RecipeId(pub String);
 
-/// What a fault does to the line. That it is not a Pass cannot be configured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnFault {
-    /// Treat the part as rejected.
-    #[default]
-    Reject,
-    /// Stop the line.
-    Hold,
-}
-
 /// One product, validated.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recipe {
@@ -33,6 +22,4 @@ pub struct Recipe {
     pub steps: Steps,
     /// 0 to 1, 0.5 is the calibrated point; higher rejects more.
     pub sensitivity: f64,
-    /// What a fault does to the line.
-    pub on_fault: OnFault,
 }

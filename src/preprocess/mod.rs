@@ -11,6 +11,9 @@ use self::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
 use crate::inspection::frame::{Frame, PixelFormat, Prepared};
 use crate::inspection::roi::{Roi, Transform};
 
+/// Smallest side of an inspected region, pixels.
+pub const SMALLEST_SIDE: usize = 8;
+
 /// Why a frame cannot become model input.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum PrepareError {
@@ -31,6 +34,16 @@ pub enum PrepareError {
     /// The region is not inside the frame, or has no pixel.
     #[error("roi: {0}")]
     Roi(String),
+    /// The region has too few pixels to show a part; stretched to the model grid it would be judged all the same.
+    #[error(
+        "{width}x{height} pixels are inspected, at least {SMALLEST_SIDE}x{SMALLEST_SIDE} are needed; check the picture and the ROI"
+    )]
+    TooSmall {
+        /// Columns of the region.
+        width: usize,
+        /// Rows of the region.
+        height: usize,
+    },
     /// The model grid is none that a network takes.
     #[error("preprocess: {0}")]
     Spec(String),
@@ -53,7 +66,8 @@ struct Crop {
 /// samples are scaled by their bit depth, never by the image's own maximum.
 ///
 /// # Errors
-/// A grid that [`PreprocessSpec::problem`] names, a buffer of the wrong length, or a region outside of the frame.
+/// A grid that [`PreprocessSpec::problem`] names, a buffer of the wrong length, a region outside of the frame or of fewer
+/// than [`SMALLEST_SIDE`] pixels a side.
 pub fn prepare(frame: &Frame, roi: &Roi, spec: &PreprocessSpec) -> Result<Prepared, PrepareError> {
     if let Some(problem) = spec.problem() {
         return Err(PrepareError::Spec(problem));
@@ -116,6 +130,9 @@ fn crop(roi: &Roi, width: usize, height: usize) -> Result<Crop, PrepareError> {
     };
     let (x, crop_width) = edge(roi.x, roi.width, width);
     let (y, crop_height) = edge(roi.y, roi.height, height);
+    if crop_width.min(crop_height) < SMALLEST_SIDE {
+        return Err(PrepareError::TooSmall { width: crop_width, height: crop_height });
+    }
     Ok(Crop { x, y, width: crop_width, height: crop_height })
 }
 
@@ -218,9 +235,14 @@ mod tests {
     }
 
     #[test]
-    fn one_pixel_fills_the_grid() {
-        let prepared = prepare(&frame(1, 1, PixelFormat::Gray8, vec![255]), &Roi::FULL, &spec(Geometry::Stretch));
-        assert!(prepared.expect("prepares").image.iter().all(|v| *v == 1.0));
+    fn a_region_of_a_few_pixels_is_no_part() {
+        let full = prepare(&frame(8, 8, PixelFormat::Gray8, vec![255; 64]), &Roi::FULL, &spec(Geometry::Stretch));
+        assert!(full.expect("prepares").image.iter().all(|v| *v == 1.0));
+        for (width, height) in [(1, 1), (7, 8), (8, 7)] {
+            let small = frame(width, height, PixelFormat::Gray8, vec![255; (width * height) as usize]);
+            let error = prepare(&small, &Roi::FULL, &spec(Geometry::Stretch)).expect_err("refused");
+            assert_eq!(error, PrepareError::TooSmall { width: width as usize, height: height as usize });
+        }
     }
 
     #[test]
@@ -269,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_constant_picture_stays_constant_at_every_size() {
-        for (width, height) in [(1, 7), (31, 33), (64, 32), (97, 200), (640, 481)] {
+        for (width, height) in [(8, 9), (31, 33), (64, 32), (97, 200), (640, 481)] {
             for value in [1u8, 77, 128, 254] {
                 let pixels = vec![value; 3 * width * height];
                 let frame = frame(width as u32, height as u32, PixelFormat::Rgb8, pixels);

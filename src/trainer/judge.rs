@@ -3,9 +3,20 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::inspection::detect::{ClassId, Detection, Detector, Plan, Steps};
-use crate::inspection::frame::Prepared;
+use anyhow::Context;
+
+use super::dataset::Set;
+use super::dataset::mask::load_mask;
+use super::evaluate::Judged;
+use super::pictures::prepare_file;
+use crate::bundle::manifest::Manifest;
+use crate::inspection::decide::decide;
+use crate::inspection::detect::{ClassId, Detector, Plan, Steps};
 use crate::inspection::time::{Clock, Timestamp};
+use crate::inspection::verdict::Verdict;
+
+/// The sensitivity at which the calibration holds.
+const CALIBRATED_POINT: f64 = 0.5;
 
 /// Time as the trainer reads it.
 #[derive(Debug)]
@@ -31,22 +42,39 @@ impl Clock for TrainerClock {
     }
 }
 
-/// Judges every picture with a plan and hands each detection to `take`.
+/// Judges the test pictures of a set at the calibrated point, each from its file; what cannot be read is left out and said.
 ///
 /// # Errors
-/// What the detector says.
-pub fn each(
-    detector: &mut dyn Detector,
-    pictures: impl Iterator<Item = Prepared>,
-    class: Option<&ClassId>,
-    steps: Steps,
-    mut take: impl FnMut(usize, Detection),
-) -> anyhow::Result<()> {
-    let plan = Plan { steps, class: class.cloned() };
-    for (index, prepared) in pictures.enumerate() {
-        for detection in detector.detect(std::slice::from_ref(&prepared), &plan)? {
-            take(index, detection);
-        }
+/// What the detector says, or a mask that cannot be read.
+pub fn judge(set: &Set, manifest: &Manifest, detector: &mut dyn Detector, steps: Steps) -> anyhow::Result<Vec<Judged>> {
+    let class = ClassId(set.name.clone());
+    let plan = Plan { steps, class: manifest.classes.contains(&class).then_some(class) };
+    let mut judged = Vec::with_capacity(set.test.len());
+    for sample in &set.test {
+        let started = Instant::now();
+        let prepared = match prepare_file(&sample.path, &manifest.preprocess) {
+            Ok(prepared) => prepared,
+            Err(reason) => {
+                log::warn!("left out: {}: {reason}", sample.path.display());
+                continue;
+            }
+        };
+        let detection = detector.detect(&[prepared], &plan)?.pop().context("one detection per frame")?;
+        let decision = decide(&detection, &plan, manifest.calibration.as_ref(), CALIBRATED_POINT);
+        let frame_ms = started.elapsed().as_secs_f64() * 1e3;
+        let mask = sample.mask.as_deref().map(|path| load_mask(path, &manifest.preprocess)).transpose();
+        judged.push(Judged {
+            score: detection.score.0,
+            map: detection.map,
+            defective: sample.defect.is_some(),
+            mask: mask.map_err(anyhow::Error::msg)?,
+            rejected: match decision.verdict {
+                Verdict::Pass => Some(false),
+                Verdict::Fail => Some(true),
+                Verdict::Fault(_) => None,
+            },
+            frame_ms,
+        });
     }
-    Ok(())
+    Ok(judged)
 }

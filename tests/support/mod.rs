@@ -19,7 +19,7 @@ use dsad::inspection::verdict::{Inspection, SinkError, VerdictSink};
 pub struct ManualClock(AtomicU64);
 
 impl ManualClock {
-    pub fn new() -> Arc<dyn Clock> {
+    pub fn shared() -> Arc<dyn Clock> {
         Arc::new(Self(AtomicU64::new(1)))
     }
 }

@@ -5,9 +5,10 @@
 //! OUT/<product>/test/good/00000.png
 //! OUT/<product>/test/<family>/00000.png
 //! OUT/<product>/ground_truth/<family>/00000_mask.png
+//! OUT/synth.json                                       what was asked for
 //! ```
 //! A product is written under `OUT/.<product>.partial` and moved into place when it is whole: what has its name can be
-//! trusted, and an interrupted run leaves no half set that looks like one.
+//! trusted, an interrupted run leaves no half set that looks like one, and the same command again makes what is missing.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,6 +19,9 @@ use serde_json::json;
 
 use crate::render::encode;
 use crate::synthetic::{DefectFamily, Product, defective_part, good_part};
+
+/// What was asked for, in the directory that it made.
+const REQUEST: &str = "synth.json";
 
 /// Arguments of `trainer synth`.
 #[derive(Debug, clap::Args)]
@@ -38,9 +42,12 @@ pub struct SynthArgs {
     /// Pixels per side
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(32..=2048))]
     pub size: u32,
-    /// Directory to make; must be empty if it is there
+    /// Directory to make; the same command on it again makes what is missing
     #[arg(long)]
     pub out: PathBuf,
+    /// Remove what an earlier run made and start again
+    #[arg(long)]
+    pub fresh: bool,
     /// One JSON object a product on stdout, then the summary
     #[arg(long)]
     pub json: bool,
@@ -77,13 +84,6 @@ impl Job {
 /// # Errors
 /// A directory that is not empty, or a disk that refuses.
 pub fn run(args: &SynthArgs) -> anyhow::Result<()> {
-    if let Ok(mut entries) = std::fs::read_dir(&args.out) {
-        ensure!(
-            entries.next().is_none(),
-            "{}: the directory is not empty; choose another --out or remove it",
-            args.out.display()
-        );
-    }
     let test_good = args.test_good.unwrap_or(args.count / 2);
     let test_defective = args.test_defective.unwrap_or(args.count / 2);
     let jobs: Vec<Job> =
@@ -92,14 +92,24 @@ pub fn run(args: &SynthArgs) -> anyhow::Result<()> {
             .flat_map(|(split, count)| (0..count).map(move |index| Job { split, index }))
             .collect();
     let total = jobs.len() * Product::ALL.len();
+    let request = json!({"count": args.count, "test_good": test_good, "test_defective": test_defective,
+                         "seed": args.seed, "size": args.size, "version": env!("CARGO_PKG_VERSION")});
+    open(&args.out, &request, args.fresh)?;
     let progress = ProgressBar::new(total as u64)
         .with_style(ProgressStyle::with_template("{msg:8} {wide_bar} {pos}/{len} pictures, {eta} left")?);
     for product in Product::ALL {
         progress.set_message(product.name());
+        let done = args.out.join(product.name());
+        if done.exists() {
+            progress.inc(jobs.len() as u64);
+            continue;
+        }
         let partial = args.out.join(format!(".{}.partial", product.name()));
+        if partial.exists() {
+            std::fs::remove_dir_all(&partial).with_context(|| format!("{}: cannot be removed", partial.display()))?;
+        }
         make_folders(&partial)?;
         draw_all(product, args, &partial, &jobs, &progress)?;
-        let done = args.out.join(product.name());
         std::fs::rename(&partial, &done).with_context(|| format!("{}: cannot be put in place", done.display()))?;
         if args.json {
             println!(
@@ -116,6 +126,36 @@ pub fn run(args: &SynthArgs) -> anyhow::Result<()> {
         println!("{total} pictures of {} products in {}", Product::ALL.len(), args.out.display());
     }
     Ok(())
+}
+
+/// Makes the directory, or takes up the run of the same request that is in it.
+fn open(out: &Path, request: &serde_json::Value, fresh: bool) -> anyhow::Result<()> {
+    let path = out.join(REQUEST);
+    if fresh && path.exists() {
+        for product in Product::ALL {
+            for folder in [out.join(product.name()), out.join(format!(".{}.partial", product.name()))] {
+                if folder.exists() {
+                    std::fs::remove_dir_all(&folder)
+                        .with_context(|| format!("{}: cannot be removed", folder.display()))?;
+                }
+            }
+        }
+        std::fs::remove_file(&path).with_context(|| format!("{}: cannot be removed", path.display()))?;
+    }
+    if let Ok(text) = std::fs::read(&path) {
+        let earlier: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+        ensure!(
+            earlier == *request,
+            "{}: made with other settings ({earlier} instead of {request}); choose another --out, or start again with \
+             --fresh",
+            path.display()
+        );
+        return Ok(());
+    }
+    let empty = std::fs::read_dir(out).map_or(true, |mut entries| entries.next().is_none());
+    ensure!(empty, "{}: the directory is not empty; choose another --out or remove it", out.display());
+    std::fs::create_dir_all(out).with_context(|| format!("{}: cannot be made", out.display()))?;
+    store(&path, format!("{request}\n").as_bytes())
 }
 
 fn make_folders(root: &Path) -> anyhow::Result<()> {
@@ -180,7 +220,16 @@ mod tests {
     use super::*;
 
     fn args(out: PathBuf) -> SynthArgs {
-        SynthArgs { count: 4, test_good: None, test_defective: Some(9), seed: 3, size: 32, out, json: false }
+        SynthArgs {
+            count: 4,
+            test_good: None,
+            test_defective: Some(9),
+            seed: 3,
+            size: 32,
+            out,
+            fresh: false,
+            json: false,
+        }
     }
 
     fn files(folder: &Path) -> usize {
@@ -192,7 +241,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("line");
         run(&args(out.clone())).unwrap();
-        assert_eq!(files(&out), Product::ALL.len(), "no partial folder stays");
+        assert_eq!(files(&out), Product::ALL.len() + 1, "no partial folder stays");
         for product in Product::ALL {
             let root = out.join(product.name());
             assert_eq!(files(&root.join("train/good")), 4);
@@ -216,6 +265,24 @@ mod tests {
         let message = run(&args(dir.path().to_path_buf())).unwrap_err().to_string();
         assert!(message.contains("not empty") && message.contains("--out"), "{message}");
         assert_eq!(files(dir.path()), 1);
+    }
+
+    #[test]
+    fn the_same_command_makes_what_is_missing_and_another_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("line");
+        run(&args(out.clone())).unwrap();
+        let first = std::fs::read(out.join("board/train/good/00002.png")).unwrap();
+        // As a kill leaves it: one product half written.
+        std::fs::rename(out.join("board"), out.join(".board.partial")).unwrap();
+        std::fs::write(out.join(".board.partial/train/good/00002.png"), b"half").unwrap();
+        run(&args(out.clone())).unwrap();
+        assert_eq!(std::fs::read(out.join("board/train/good/00002.png")).unwrap(), first);
+        assert_eq!(files(&out), Product::ALL.len() + 1);
+        let other = SynthArgs { seed: 4, ..args(out.clone()) };
+        assert!(run(&other).unwrap_err().to_string().contains("--fresh"));
+        run(&SynthArgs { fresh: true, ..other }).unwrap();
+        assert_ne!(std::fs::read(out.join("board/train/good/00002.png")).unwrap(), first);
     }
 
     #[test]

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Makes the fixtures of tests/golden_model.rs from published PyTorch modules. Run by hand, never in CI:
 
-    pip install torch==2.15.0 diffusers==0.42.1 safetensors==0.8.0 numpy==2.4.6
+    pip install torch==2.15.0 diffusers==0.42.1 safetensors==0.8.0 numpy==2.4.6 timm==1.0.31
     python tests/data/golden/generate.py
 
 The reference is `diffusers` wherever it has the layer: ResnetBlock2D, Attention, Downsample2D, Upsample2D,
-AutoencoderKL, UNet2DModel, DDPMScheduler, DDIMScheduler. Where it has none (edge networks, guidance, refine head, maps,
+AutoencoderKL, UNet2DModel, DDPMScheduler, DDIMScheduler; the backbone is timm's. Where it has none (edge networks, guidance, refine head, maps,
 sketch, losses, deviation correction) the reference is the formula in plain torch or numpy operations.
 
 Weights are seeded random numbers, also in the norms, so that no parameter is neutral. They are stored under our names,
@@ -18,6 +18,7 @@ import os
 import re
 
 import numpy as np
+import timm
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DModel
@@ -27,7 +28,7 @@ from diffusers.models.downsampling import Downsample2D
 from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 LIMIT = 4_000_000
@@ -519,6 +520,29 @@ def edge_networks():
     save("edge", out)
 
 
+def backbone():
+    """EfficientNet-Lite0 of timm with the weights of configs/backbone, which are f16 and have BatchNorm folded in."""
+    ours = load_file(os.path.join(HERE, "../../../configs/backbone/efficientnet_lite0.f16.safetensors"))
+    model = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(1, 2, 3)).eval()
+    names = ["stem"]
+    for index in range(11):
+        names += [f"blocks.{index}.{part}" for part in ("expand", "depthwise", "project") if index or part != "expand"]
+    convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    # timm keeps the blocks of stride 32 that we leave away: the lists are longer than ours.
+    for name, convolution, norm in zip(names, convolutions, norms):
+        convolution.weight.copy_(ours.pop(f"{name}.weight").float())
+        norm.running_mean.zero_()
+        norm.running_var.fill_(1)
+        norm.weight.fill_(math.sqrt(1 + norm.eps))
+        norm.bias.copy_(ours.pop(f"{name}.bias").float())
+    assert not ours, sorted(ours)
+    image = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(7)) * 2 - 1
+    # timm takes (byte - 127) / 128; we take byte / 127.5 - 1.
+    stages = model((image + 1) * 127.5 / 128 - 127 / 128)
+    save("backbone", {"image": image, **{f"stage.{k}": stage for k, stage in enumerate(stages)}})
+
+
 blocks()
 autoencoder()
 predict = denoiser()
@@ -526,5 +550,6 @@ schedules()
 samplers(predict)
 scores()
 edge_networks()
+backbone()
 print(f"{total:>9} bytes in all")
 assert total < LIMIT, f"fixtures must stay under {LIMIT} bytes"

@@ -1,0 +1,83 @@
+//! The map that `trainer test` measures is the map that the daemon judges by, bit for bit.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use dsad::bundle::Bundle;
+use dsad::bundle::signature::KeyList;
+use dsad::camera::replay::{Replay, pictures};
+use dsad::commands::load::Bundles;
+use dsad::config::device::DeviceChoice;
+use dsad::daemon::pipeline::{self, Camera, Ending, Parts};
+use dsad::detector::DiffusionDetector;
+use dsad::device;
+use dsad::inspection::detect::{ClassId, Steps};
+use dsad::inspection::frame::CameraId;
+use dsad::inspection::recipe::{Recipe, RecipeId};
+use dsad::inspection::roi::Roi;
+use dsad::trainer::dataset::discover::discover;
+use dsad::trainer::judge::{TrainerClock, judge};
+
+use crate::support::{RecordingSink, tiny_bundle};
+
+#[test]
+fn trainer_and_daemon_make_the_same_map() {
+    let (dir, parts) = tiny_bundle();
+    let steps = Steps(2);
+
+    // The trainer's way: what `trainer test` computes its table from.
+    let bundle = Bundle::open(dir, &KeyList::empty()).expect("opens");
+    let compute = device::open(DeviceChoice::Cpu).expect("device");
+    let mut detector = DiffusionDetector::load(&bundle, &compute, TrainerClock::start()).expect("loads");
+    let mut set = discover(&parts.join("washer")).expect("set").sets.remove(0);
+    set.test.retain(|sample| sample.defect.is_some());
+    let kind = set.test[0].path.parent().expect("folder").to_path_buf();
+    set.test.retain(|sample| sample.path.starts_with(&kind));
+    let order = pictures(&kind).expect("pictures");
+    set.test.sort_by_key(|sample| order.iter().position(|path| *path == sample.path));
+    assert_eq!(set.test.len(), order.len());
+    let measured = judge(&set, &bundle.manifest, &mut detector, steps).expect("judges");
+
+    // The daemon's way: the replay camera through all four stages.
+    let clock = TrainerClock::start();
+    let camera = CameraId("replay".into());
+    let mut bundles = Bundles::default();
+    let index = bundles.open(dir, &KeyList::empty()).expect("opens");
+    let class = ClassId(set.name.clone());
+    let recipe = Recipe {
+        id: RecipeId("parity".into()),
+        roi: Roi::FULL,
+        class: bundle.manifest.classes.contains(&class).then_some(class),
+        steps,
+        sensitivity: 0.5,
+    };
+    let job = bundles.job(index, recipe, DeviceChoice::Cpu).expect("job");
+    let sink = RecordingSink::default();
+    let ending = pipeline::run(Parts {
+        cameras: vec![Camera {
+            source: Box::new(Replay::open(camera.clone(), &kind, None, Arc::clone(&clock)).expect("folder")),
+            paced: false,
+        }],
+        jobs: [(camera, job)].into(),
+        detectors: bundles.detectors(DeviceChoice::Cpu, Arc::clone(&clock)),
+        sinks: vec![Box::new(sink.clone())],
+        workers: Vec::new(),
+        clock,
+        stop: Arc::new(AtomicBool::new(false)),
+        shutdown: Duration::from_secs(60),
+        ready: Box::new(|| {}),
+        alive: Box::new(|| {}),
+    });
+    assert!(matches!(ending, Ending::Drained(_)), "{ending:?}");
+
+    let judged = sink.0.lock().expect("sink");
+    assert_eq!(judged.len(), measured.len());
+    for (inspection, measured) in judged.iter().zip(&measured) {
+        let detection = inspection.detection.as_ref().expect("judged");
+        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        assert!(detection.map.values.iter().any(|value| *value > 0.0), "an empty map proves nothing");
+        assert_eq!(bits(&detection.map.values), bits(&measured.map.values));
+        assert_eq!(detection.score.0.to_bits(), measured.score.to_bits());
+    }
+}
