@@ -17,9 +17,11 @@
 //! | `score`, `refine` | anomaly components; the refine head |
 //! | `network` | all of the above as one module: a picture in, a reconstruction and maps out |
 //! | `loss` | what training minimises |
+//! | `cost` | parameters and operations of a configuration |
 
 pub mod autoencoder;
 pub mod blocks;
+pub mod cost;
 pub mod features;
 pub mod guidance;
 pub mod loss;

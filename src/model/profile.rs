@@ -81,7 +81,7 @@ impl ModelConfig {
                     latent_channels: 8,
                     patch: 4,
                     encoder_channels: vec![32, 64],
-                    decoder_channels: vec![48, 96],
+                    decoder_channels: vec![40, 96],
                     blocks: 1,
                     middle_attention: false,
                     style: edge_style(2),

@@ -170,7 +170,7 @@ pub fn fit(
             choice: &choice,
             calibrated: &calibrated,
             bundle: &bundle,
-            parameters: network.num_params(),
+            model: &model,
             select: &data.select,
             compute,
         },

@@ -19,6 +19,8 @@ use crate::detector::{DiffusionDetector, prepare_picture};
 use crate::device::Compute;
 use crate::inspection::decide::decide;
 use crate::inspection::detect::{Detector, Plan};
+use crate::model::cost::{cost, frame_gflop};
+use crate::model::profile::ModelConfig;
 use crate::render::{encode, panel::inspection_panel};
 use crate::synthetic::corrupt::{CorruptionFamily, corrupt};
 
@@ -38,8 +40,8 @@ pub struct Report<'a> {
     pub calibrated: &'a Calibrated,
     /// The bundle as it was written.
     pub bundle: &'a Bundle,
-    /// Parameters of all networks.
-    pub parameters: usize,
+    /// The networks.
+    pub model: &'a ModelConfig,
     /// Good pictures that were not trained on.
     pub select: &'a [Picture],
     /// Where it ran.
@@ -56,12 +58,17 @@ const EXAMPLES: usize = 4;
 pub fn write_report(path: &Path, report: &Report<'_>) -> anyhow::Result<()> {
     let mut html = String::from(HEAD);
     let request = report.request;
+    let steps = default_steps(&request.config.steps);
+    let parts = cost(report.model, steps.0, request.config.width, request.config.height);
     writeln!(html, "<h1>{}</h1>", escape(&report.bundle.manifest.id))?;
     writeln!(
         html,
-        "<p>Profile {}, {} parameters, seed {}, device {}, {:.1} minutes of training. Model hash {}.</p><pre>{}</pre>",
+        "<p>Profile {}, {} parameters, {:.2} GFLOP a frame at {} steps, seed {}, device {}, {:.1} minutes of training. Model \
+         hash {}.</p><pre>{}</pre>",
         request.profile,
-        report.parameters,
+        parts.iter().map(|part| part.parameters).sum::<usize>(),
+        frame_gflop(&parts),
+        steps.0,
         request.seed,
         report.compute.choice,
         report.state.seconds.iter().sum::<f64>() / 60.0,
