@@ -19,7 +19,7 @@ use dsad::inspection::roi::Roi;
 use dsad::trainer::dataset::discover::discover;
 use dsad::trainer::judge::{TrainerClock, judge};
 
-use crate::support::{RecordingSink, tiny_bundle};
+use crate::support::{RecordingSink, record, tiny_bundle};
 
 #[test]
 fn trainer_and_daemon_make_the_same_map() {
@@ -61,6 +61,7 @@ fn trainer_and_daemon_make_the_same_map() {
         }],
         jobs: [(camera, job)].into(),
         detectors: bundles.detectors(DeviceChoice::Cpu, Arc::clone(&clock)),
+        record: record(Arc::clone(&clock)),
         sinks: vec![Box::new(sink.clone())],
         workers: Vec::new(),
         clock,

@@ -14,7 +14,7 @@ use dsad::inspection::roi::Roi;
 use dsad::inspection::verdict::{FaultReason, Inspection, Verdict};
 use dsad::preprocess::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
 
-use crate::support::{ManualClock, RecordingSink, ScriptedCamera, ScriptedDetector, Shot, calibration};
+use crate::support::{ManualClock, RecordingSink, ScriptedCamera, ScriptedDetector, Shot, calibration, record};
 
 fn job(calibration: Option<Calibration>) -> Job {
     Job {
@@ -59,6 +59,7 @@ fn play(
         cameras: cameras.into_iter().map(|(camera, paced)| Camera { source: Box::new(camera), paced }).collect(),
         jobs,
         detectors: Box::new(move || Ok(vec![Box::new(ScriptedDetector { delay }) as Box<dyn Detector>])),
+        record: record(ManualClock::shared()),
         sinks: vec![Box::new(sink.clone())],
         workers: Vec::new(),
         clock: ManualClock::shared(),

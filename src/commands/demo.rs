@@ -26,6 +26,7 @@ use crate::inspection::time::Clock;
 use crate::inspection::verdict::VerdictSink;
 use crate::output::envelope::Envelopes;
 use crate::output::live::LiveSink;
+use crate::output::record::{Drawings, Recorder};
 use crate::output::{images, ndjson};
 use crate::platform::{memory, signals};
 use crate::synthetic::Product;
@@ -117,19 +118,20 @@ pub fn run(args: &DemoArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
         let source = Box::new(SyntheticCamera::new(camera, line, Arc::clone(&clock)));
         cameras.push(Camera { source, paced: false });
     }
-    let boot = boot_id()?;
-    let envelopes = || Envelopes::new("demo", "demo", boot, Arc::clone(&clock));
-    let (events, events_worker, events_health) = ndjson::open(&args.out.join("events.ndjson"), u64::MAX, envelopes());
-    let (drawings, drawings_worker, drawings_failed) = images::open(&args.out, ImagesOf::All);
+    let drawings = Drawings { folder: args.out.clone(), of: ImagesOf::All };
+    let mut recorder = Recorder::new(Envelopes::new("demo", "demo", boot_id()?, Arc::clone(&clock)), Some(drawings));
+    let (events, events_worker, events_health) = ndjson::open(&args.out.join("events.ndjson"), u64::MAX);
+    let (drawings, drawings_worker, drawings_failed) = images::open();
     let (shown_in, shown) = bounded::<Event>(EVENTS);
     let sinks: Vec<Box<dyn VerdictSink>> =
-        vec![Box::new(LiveSink::new(envelopes(), shown_in)), Box::new(events), Box::new(drawings)];
+        vec![Box::new(LiveSink::new(shown_in)), Box::new(events), Box::new(drawings)];
     let clock_of_run = Arc::clone(&clock);
     let stop_of_run = Arc::clone(&stop);
     let parts_of_run = Parts {
         cameras,
         jobs,
         detectors: bundles.detectors(DeviceChoice::Cpu, Arc::clone(&clock)),
+        record: Box::new(move |inspection| recorder.record(inspection)),
         sinks,
         workers: vec![
             ("events", Box::new(move || events_worker.run())),

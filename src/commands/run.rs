@@ -17,6 +17,7 @@ use crate::inspection::frame::CameraId;
 use crate::inspection::time::Clock;
 use crate::inspection::verdict::VerdictSink;
 use crate::output::envelope::Envelopes;
+use crate::output::record::{Drawings, Recorder};
 use crate::output::{images, ndjson};
 use crate::platform::clock::SystemClock;
 use crate::platform::{memory, service_manager, signals};
@@ -58,11 +59,13 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     };
     let outputs = &station.outputs;
     let envelopes = Envelopes::new(&station.line, &station.name, boot_id()?, Arc::clone(&clock));
-    let (events, events_worker, events_health) = ndjson::open(&outputs.events, outputs.events_max_bytes, envelopes);
+    let (events, events_worker, events_health) = ndjson::open(&outputs.events, outputs.events_max_bytes);
+    let drawings = outputs.images.clone().map(|folder| Drawings { folder, of: outputs.images_of });
+    let mut recorder = Recorder::new(envelopes, drawings);
     let mut sinks: Vec<Box<dyn VerdictSink>> = vec![Box::new(events)];
     let mut workers: Vec<Worker> = vec![("events", Box::new(move || events_worker.run()))];
-    if let Some(folder) = &outputs.images {
-        let (sink, worker, _) = images::open(folder, outputs.images_of);
+    if outputs.images.is_some() {
+        let (sink, worker, _) = images::open();
         sinks.push(Box::new(sink));
         workers.push(("images", Box::new(move || worker.run())));
     }
@@ -71,6 +74,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         cameras,
         jobs,
         detectors: bundles.detectors(station.device, Arc::clone(&clock)),
+        record: Box::new(move |inspection| recorder.record(inspection)),
         sinks,
         workers,
         clock,

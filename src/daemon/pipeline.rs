@@ -19,7 +19,7 @@ use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
 
 use super::health::{Counts, Health};
 use super::mailbox::mailbox;
-use super::stages::{Jobs, capture, inspect, prepare_frames, publish};
+use super::stages::{Jobs, Record, capture, inspect, prepare_frames, publish};
 use crate::inspection::detect::Detector;
 use crate::inspection::frame::FrameSource;
 use crate::inspection::time::{Clock, Timestamp};
@@ -56,6 +56,8 @@ pub struct Parts {
     pub jobs: Jobs,
     /// The detectors that the jobs name by index. Made on the inspect thread, because burn's streams belong to threads.
     pub detectors: MakeDetectors,
+    /// Makes the event of an inspection, once for all sinks.
+    pub record: Record,
     /// Where inspections go, in order.
     pub sinks: Vec<Box<dyn VerdictSink>>,
     /// Workers behind the sinks; they end when their sink is dropped.
@@ -89,7 +91,7 @@ struct Ended {
 
 /// Runs the pipeline to its end on the calling thread.
 pub fn run(parts: Parts) -> Ending {
-    let Parts { cameras, jobs, detectors, sinks, workers, clock, stop, shutdown, ready, alive } = parts;
+    let Parts { cameras, jobs, detectors, record, sinks, workers, clock, stop, shutdown, ready, alive } = parts;
     let health = Arc::new(Health::default());
     let jobs = Arc::new(jobs);
     let (ends, ended) = bounded::<Ended>(cameras.len() + workers.len() + 3);
@@ -104,7 +106,7 @@ pub fn run(parts: Parts) -> Ending {
     }
     {
         let health = Arc::clone(&health);
-        spawn("publish", &ends, &mut running, move || publish(&inspections_out, sinks, &health));
+        spawn("publish", &ends, &mut running, move || publish(&inspections_out, record, sinks, &health));
     }
     {
         let (health, jobs, clock) = (Arc::clone(&health), Arc::clone(&jobs), Arc::clone(&clock));

@@ -12,6 +12,7 @@ use super::mailbox::{Consumer, Producer, Taken};
 use crate::inspection::calibration::Calibration;
 use crate::inspection::decide::decide;
 use crate::inspection::detect::{Detector, Plan};
+use crate::inspection::event::Event;
 use crate::inspection::frame::{CameraId, Frame, FrameId, FrameMeta, FrameSource, Prepared, SourceError};
 use crate::inspection::recipe::Recipe;
 use crate::inspection::time::{Clock, Timestamp};
@@ -83,6 +84,9 @@ pub struct Job {
     /// Seed of the noise.
     pub seed: u64,
 }
+
+/// Makes the event of an inspection.
+pub type Record = Box<dyn FnMut(&Inspection) -> Event + Send>;
 
 /// Jobs by camera.
 pub type Jobs = HashMap<CameraId, Job>;
@@ -304,8 +308,14 @@ pub fn faulty(meta: FrameMeta, job: Option<&Job>, reason: FaultReason, text: Str
     }
 }
 
-/// Hands every inspection to every sink, in order. A sink that fails does not stop the others.
-pub fn publish(inspections: &Receiver<Inspection>, mut sinks: Vec<Box<dyn VerdictSink>>, health: &Health) {
+/// Makes the event of every inspection and hands both to every sink, in order. A sink that fails
+/// does not stop the others.
+pub fn publish(
+    inspections: &Receiver<Inspection>,
+    mut record: Record,
+    mut sinks: Vec<Box<dyn VerdictSink>>,
+    health: &Health,
+) {
     let mut reported = vec![false; sinks.len()];
     loop {
         health.beat(3);
@@ -315,8 +325,9 @@ pub fn publish(inspections: &Receiver<Inspection>, mut sinks: Vec<Box<dyn Verdic
             Err(crossbeam::channel::RecvTimeoutError::Disconnected) => return,
         };
         health.count(inspection.decision.verdict);
+        let event = record(&inspection);
         for (sink, reported) in sinks.iter_mut().zip(&mut reported) {
-            match sink.publish(&inspection) {
+            match sink.publish(&inspection, &event) {
                 Ok(()) => *reported = false,
                 Err(error) => {
                     health.sink_errors.fetch_add(1, Ordering::Relaxed);

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::anomaly::Region;
 use super::detect::{Detection, Steps};
+use super::event::Event;
 use super::frame::{FrameMeta, Prepared};
 use super::recipe::RecipeId;
 
@@ -154,6 +155,6 @@ impl std::error::Error for SinkError {}
 pub trait VerdictSink: Send {
     /// Name for logs and counters.
     fn name(&self) -> &str;
-    /// Takes one inspection.
-    fn publish(&mut self, inspection: &Inspection) -> Result<(), SinkError>;
+    /// Takes one inspection and the event that tells of it.
+    fn publish(&mut self, inspection: &Inspection, event: &Event) -> Result<(), SinkError>;
 }

@@ -19,6 +19,7 @@ use burn::tensor::{
 use serde::{Deserialize, Serialize};
 
 use super::blocks::activation::Activation;
+use super::blocks::pointwise::mix;
 use super::blocks::resample::{Downsample, space_to_depth};
 use super::blocks::stage::{Block, BlockStyle};
 use super::features::Stages;
@@ -102,8 +103,8 @@ impl SemanticBranch {
         let options = InterpolateOptions::new(InterpolateMode::Bilinear)
             .with_align_corners(false)
             .with_output_size([height, width]);
-        let coarse = self.coarse.forward(interpolate(stages[2].clone(), options));
-        let joined = Tensor::cat(vec![self.fine.forward(stages[1].clone()), coarse], 1);
+        let coarse = mix(&self.coarse, interpolate(stages[2].clone(), options));
+        let joined = Tensor::cat(vec![mix(&self.fine, stages[1].clone()), coarse], 1);
         self.activation.forward(self.norm.forward(joined))
     }
 }
@@ -169,11 +170,11 @@ struct MultiScale {
 
 impl MultiScale {
     fn forward(&self, levels: &[Tensor<4>]) -> Tensor<4> {
-        let mut fused = self.activation.forward(self.laterals[0].forward(levels[0].clone()));
+        let mut fused = self.activation.forward(mix(&self.laterals[0], levels[0].clone()));
         for (k, level) in levels.iter().enumerate().skip(1) {
             let carried = self.activation.forward(self.downs[k - 1].forward(fused));
             let weight = self.weights[k - 1].val().reshape([1, 1, 1, 1]);
-            fused = self.activation.forward(self.laterals[k].forward(level.clone())) + carried * weight;
+            fused = self.activation.forward(mix(&self.laterals[k], level.clone())) + carried * weight;
         }
         fused
     }
@@ -301,7 +302,7 @@ impl GuidanceNetwork {
         if let Some(branch) = &fusion.semantic {
             views.push(branch.forward(stages.expect("this network is guided by features")));
         }
-        let mixed = fusion.activation.forward(fusion.norm.forward(fusion.mix.forward(Tensor::cat(views, 1))));
+        let mixed = fusion.activation.forward(fusion.norm.forward(mix(&fusion.mix, Tensor::cat(views, 1))));
         let mut x = fusion.gates.forward(mixed);
         let mut levels = Vec::with_capacity(self.trunk.len());
         for level in &self.trunk {
@@ -317,9 +318,9 @@ impl GuidanceNetwork {
             .iter()
             .enumerate()
             .map(|(k, direct)| {
-                let direct = direct.forward(x.clone());
+                let direct = mix(direct, x.clone());
                 match &fused {
-                    Some(fused) => direct + self.fused[k].forward(fused.clone()),
+                    Some(fused) => direct + mix(&self.fused[k], fused.clone()),
                     None => direct,
                 }
             })

@@ -9,6 +9,7 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::blocks::activation::Activation;
+use super::blocks::pointwise::mix;
 use super::blocks::resample::{Downsample, double, space_to_depth};
 use super::blocks::stage::{Block, BlockStyle};
 use super::features::Stages;
@@ -80,20 +81,20 @@ impl RefineHead {
     ) -> Tensor<4> {
         let pair = |a: &Tensor<4>, b: &Tensor<4>| Tensor::cat(vec![a.clone(), (a.clone() - b.clone()).abs()], 1);
         let pixels = space_to_depth(pair(&image, &reconstruction), 4);
-        let mut fine = self.pixels.forward(pixels) + self.fine_features.forward(pair(&seen[0], &reconstructed[0]));
+        let mut fine = mix(&self.pixels, pixels) + mix(&self.fine_features, pair(&seen[0], &reconstructed[0]));
         for block in &self.fine_in {
             fine = block.forward(fine, None);
         }
         let mut coarse = self.down.forward(fine.clone())
-            + self.middle_features.forward(pair(&seen[1], &reconstructed[1]))
-            + double(self.coarse_features.forward(pair(&seen[2], &reconstructed[2])));
+            + mix(&self.middle_features, pair(&seen[1], &reconstructed[1]))
+            + double(mix(&self.coarse_features, pair(&seen[2], &reconstructed[2])));
         for block in &self.coarse {
             coarse = block.forward(coarse, None);
         }
-        fine = fine + double(self.up.forward(coarse));
+        fine = fine + double(mix(&self.up, coarse));
         for block in &self.fine_out {
             fine = block.forward(fine, None);
         }
-        self.output.forward(self.activation.forward(fine))
+        mix(&self.output, self.activation.forward(fine))
     }
 }

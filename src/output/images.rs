@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 
-use crate::config::file::ImagesOf;
+use crate::inspection::event::Event;
 use crate::inspection::frame::Prepared;
-use crate::inspection::verdict::{Inspection, SinkError, Verdict, VerdictSink};
+use crate::inspection::verdict::{Inspection, SinkError, VerdictSink};
 use crate::render::encode;
 use crate::render::panel::{Panel, inspection_panel};
 
@@ -19,23 +19,21 @@ const QUALITY: u8 = 88;
 
 /// The sink.
 pub struct ImageSink {
-    of: ImagesOf,
-    queue: Sender<Inspection>,
+    queue: Sender<(PathBuf, Inspection)>,
 }
 
 /// What the worker needs; it ends when the sink is dropped.
 pub struct ImageWorker {
-    folder: PathBuf,
-    queue: Receiver<Inspection>,
+    queue: Receiver<(PathBuf, Inspection)>,
     failed: Arc<AtomicU64>,
 }
 
-/// A sink and its worker for `folder`, and a count of the drawings that could not be written.
-pub fn open(folder: &Path, of: ImagesOf) -> (ImageSink, ImageWorker, Arc<AtomicU64>) {
+/// A sink and its worker, and a count of the drawings that could not be written.
+pub fn open() -> (ImageSink, ImageWorker, Arc<AtomicU64>) {
     let (sender, receiver) = bounded(QUEUE);
     let failed = Arc::new(AtomicU64::new(0));
-    let worker = ImageWorker { folder: folder.to_path_buf(), queue: receiver, failed: Arc::clone(&failed) };
-    (ImageSink { of, queue: sender }, worker, failed)
+    let worker = ImageWorker { queue: receiver, failed: Arc::clone(&failed) };
+    (ImageSink { queue: sender }, worker, failed)
 }
 
 impl VerdictSink for ImageSink {
@@ -43,16 +41,11 @@ impl VerdictSink for ImageSink {
         "images"
     }
 
-    fn publish(&mut self, inspection: &Inspection) -> Result<(), SinkError> {
-        let wanted = match inspection.decision.verdict {
-            Verdict::Fail => true,
-            Verdict::Pass => self.of == ImagesOf::All,
-            Verdict::Fault(_) => false,
-        };
-        if !wanted {
-            return Ok(());
-        }
-        self.queue.try_send(inspection.clone()).map_err(|_| SinkError(format!("{QUEUE} drawings wait already")))
+    fn publish(&mut self, inspection: &Inspection, event: &Event) -> Result<(), SinkError> {
+        let Some(path) = &event.image else { return Ok(()) };
+        self.queue
+            .try_send((PathBuf::from(path), inspection.clone()))
+            .map_err(|_| SinkError(format!("{QUEUE} drawings wait already")))
     }
 }
 
@@ -71,39 +64,28 @@ fn bytes(prepared: &Prepared) -> Vec<u8> {
     (0..plane).flat_map(|cell| [0, 1, 2].map(|channel| byte(prepared.image[channel * plane + cell]))).collect()
 }
 
-/// File name of an inspection's drawing.
-fn file_name(inspection: &Inspection) -> String {
-    let verdict = inspection.decision.verdict.word();
-    let camera: String = inspection
-        .frame
-        .camera
-        .0
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' })
-        .collect();
-    format!("{camera}-{:08}-{verdict}.jpg", inspection.frame.id.0)
-}
-
 impl ImageWorker {
     /// Draws and writes until the sink is gone.
     pub fn run(self) {
-        for inspection in self.queue.iter() {
+        for (path, inspection) in self.queue.iter() {
             let Some(panel) = draw(&inspection) else { continue };
-            if let Err(error) = self.write(&file_name(&inspection), &panel)
+            if let Err(error) = write(&path, &panel)
                 && self.failed.fetch_add(1, Ordering::Relaxed) == 0
             {
-                log::error!("{}: drawings cannot be written: {error}", self.folder.display());
+                log::error!("{}: drawings cannot be written: {error}", path.display());
             }
         }
     }
+}
 
-    fn write(&self, name: &str, panel: &Panel) -> Result<(), Box<dyn std::error::Error>> {
-        let jpeg = encode::jpeg(&panel.rgb, panel.width, panel.height, QUALITY)?;
-        std::fs::create_dir_all(&self.folder)?;
-        // Written beside and renamed: a reader never sees half a picture.
-        let partial = self.folder.join(format!("{name}.partial"));
-        std::fs::write(&partial, jpeg)?;
-        std::fs::rename(partial, self.folder.join(name))?;
-        Ok(())
+fn write(path: &Path, panel: &Panel) -> Result<(), Box<dyn std::error::Error>> {
+    let jpeg = encode::jpeg(&panel.rgb, panel.width, panel.height, QUALITY)?;
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
     }
+    // Written beside and renamed: a reader never sees half a picture.
+    let partial = path.with_extension("jpg.partial");
+    std::fs::write(&partial, jpeg)?;
+    std::fs::rename(partial, path)?;
+    Ok(())
 }

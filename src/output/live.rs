@@ -2,20 +2,18 @@
 
 use crossbeam::channel::{Sender, TrySendError};
 
-use super::envelope::Envelopes;
 use crate::inspection::event::Event;
 use crate::inspection::verdict::{Inspection, SinkError, VerdictSink};
 
 /// A sink that hands events on.
 pub struct LiveSink {
-    envelopes: Envelopes,
     events: Sender<Event>,
 }
 
 impl LiveSink {
     /// Events into a channel; its reader must keep up, or events are refused and counted by the publish stage.
-    pub fn new(envelopes: Envelopes, events: Sender<Event>) -> Self {
-        Self { envelopes, events }
+    pub fn new(events: Sender<Event>) -> Self {
+        Self { events }
     }
 }
 
@@ -24,9 +22,8 @@ impl VerdictSink for LiveSink {
         "live"
     }
 
-    fn publish(&mut self, inspection: &Inspection) -> Result<(), SinkError> {
-        let event = Event::new(inspection, self.envelopes.make(), None);
-        self.events.try_send(event).map_err(|error| {
+    fn publish(&mut self, _: &Inspection, event: &Event) -> Result<(), SinkError> {
+        self.events.try_send(event.clone()).map_err(|error| {
             SinkError(match error {
                 TrySendError::Full(_) => "the reader does not keep up".into(),
                 TrySendError::Disconnected(_) => "the reader has ended".into(),

@@ -4,3 +4,4 @@ pub mod envelope;
 pub mod images;
 pub mod live;
 pub mod ndjson;
+pub mod record;

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
-use super::envelope::Envelopes;
 use crate::inspection::event::Event;
 use crate::inspection::verdict::{Inspection, SinkError, VerdictSink};
 
@@ -37,7 +36,6 @@ pub struct NdjsonHealth {
 
 /// The sink.
 pub struct NdjsonSink {
-    envelopes: Envelopes,
     lines: Sender<String>,
     health: Arc<NdjsonHealth>,
 }
@@ -51,10 +49,10 @@ pub struct NdjsonWorker {
 }
 
 /// A sink and its worker for `path`, rotated to `path.1` at `max_bytes`.
-pub fn open(path: &Path, max_bytes: u64, envelopes: Envelopes) -> (NdjsonSink, NdjsonWorker, Arc<NdjsonHealth>) {
+pub fn open(path: &Path, max_bytes: u64) -> (NdjsonSink, NdjsonWorker, Arc<NdjsonHealth>) {
     let (sender, receiver) = bounded(QUEUE);
     let health = Arc::new(NdjsonHealth::default());
-    let sink = NdjsonSink { envelopes, lines: sender, health: Arc::clone(&health) };
+    let sink = NdjsonSink { lines: sender, health: Arc::clone(&health) };
     let worker = NdjsonWorker { path: path.to_path_buf(), max_bytes, lines: receiver, health: Arc::clone(&health) };
     (sink, worker, health)
 }
@@ -64,9 +62,8 @@ impl VerdictSink for NdjsonSink {
         "events"
     }
 
-    fn publish(&mut self, inspection: &Inspection) -> Result<(), SinkError> {
-        let event = Event::new(inspection, self.envelopes.make(), None);
-        let mut line = serde_json::to_string(&event).map_err(|error| SinkError(error.to_string()))?;
+    fn publish(&mut self, _: &Inspection, event: &Event) -> Result<(), SinkError> {
+        let mut line = serde_json::to_string(event).map_err(|error| SinkError(error.to_string()))?;
         line.push('\n');
         self.lines.try_send(line).map_err(|error| {
             self.health.lost.fetch_add(1, Ordering::Relaxed);

@@ -6,14 +6,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use dsad::daemon::stages::Record;
 use dsad::inspection::anomaly::{AnomalyMap, AnomalyScore};
 use dsad::inspection::calibration::{Calibration, CalibrationEntry};
 use dsad::inspection::detect::{Detection, Detector, DetectorError, Plan, Reconstruction, Steps};
+use dsad::inspection::event::Event;
 use dsad::inspection::frame::{
     CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, Prepared, SourceError,
 };
 use dsad::inspection::time::{Clock, Timestamp};
 use dsad::inspection::verdict::{Inspection, SinkError, VerdictSink};
+use dsad::output::envelope::Envelopes;
+use dsad::output::record::Recorder;
 
 /// A clock that moves a microsecond at every look.
 pub struct ManualClock(AtomicU64);
@@ -118,6 +122,12 @@ impl Detector for ScriptedDetector {
     }
 }
 
+/// Events of a station without a name.
+pub fn record(clock: Arc<dyn Clock>) -> Record {
+    let mut recorder = Recorder::new(Envelopes::new("", "", 0, clock), None);
+    Box::new(move |inspection| recorder.record(inspection))
+}
+
 /// A sink that keeps everything.
 #[derive(Clone, Default)]
 pub struct RecordingSink(pub Arc<Mutex<Vec<Inspection>>>);
@@ -127,7 +137,7 @@ impl VerdictSink for RecordingSink {
         "recording"
     }
 
-    fn publish(&mut self, inspection: &Inspection) -> Result<(), SinkError> {
+    fn publish(&mut self, inspection: &Inspection, _: &Event) -> Result<(), SinkError> {
         self.0.lock().expect("sink").push(inspection.clone());
         Ok(())
     }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use self::decoder::Decoder;
 use self::encoder::Encoder;
 use self::posterior::Posterior;
+use super::blocks::pointwise::mix;
 use super::blocks::stage::BlockStyle;
 
 /// Configuration of an [`Autoencoder`].
@@ -84,7 +85,7 @@ impl Autoencoder {
     /// The posterior of a picture: `[b, 3, h, w]` to mean and log variance `[b, c, h/8, w/8]`, unscaled.
     pub fn posterior(&self, image: Tensor<4>) -> Posterior {
         assert_shape!(image, [_, 3, _, _]);
-        Posterior::from_moments(self.quant.forward(self.encoder.forward(image)))
+        Posterior::from_moments(mix(&self.quant, self.encoder.forward(image)))
     }
 
     /// The scaled latent of a picture: the posterior's mean times `latent_scale`.
@@ -95,6 +96,6 @@ impl Autoencoder {
     /// The picture of a scaled latent: `[b, c, h, w]` to `[b, 3, 8h, 8w]`, not clamped.
     pub fn decode(&self, latent: Tensor<4>, latent_scale: f64) -> Tensor<4> {
         assert_shape!(latent, [_, self.latent_channels, _, _]);
-        self.decoder.forward(self.post_quant.forward(latent / latent_scale))
+        self.decoder.forward(mix(&self.post_quant, latent / latent_scale))
     }
 }

@@ -5,6 +5,8 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig};
 use burn::tensor::{Device, Tensor, assert_shape, module::attention, ops::AttentionModuleOptions};
 
+use super::pointwise::mix;
+
 /// Configuration of an [`AttentionBlock`].
 #[derive(Debug, Clone)]
 pub struct AttentionBlockConfig {
@@ -59,11 +61,11 @@ impl AttentionBlock {
         let tokens =
             |x: Tensor<4>| x.reshape([batch, self.heads, channels / self.heads, height * width]).swap_dims(2, 3);
         let x = self.norm.forward(input.clone());
-        let query = tokens(self.query.forward(x.clone()));
-        let key = tokens(self.key.forward(x.clone()));
-        let value = tokens(self.value.forward(x));
+        let query = tokens(mix(&self.query, x.clone()));
+        let key = tokens(mix(&self.key, x.clone()));
+        let value = tokens(mix(&self.value, x));
         let attended = attention(query, key, value, None, None, AttentionModuleOptions::default());
         let attended = attended.swap_dims(2, 3).reshape([batch, channels, height, width]);
-        input + self.output.forward(attended)
+        input + mix(&self.output, attended)
     }
 }

@@ -9,6 +9,7 @@ use burn::tensor::{Device, Tensor, assert_shape};
 
 use super::activation::Activation;
 use super::depthwise::{Depthwise, DepthwiseConfig};
+use super::pointwise::mix;
 
 /// Configuration of an [`EdgeBlock`].
 #[derive(Debug, Clone)]
@@ -68,7 +69,7 @@ impl EdgeBlock {
     /// If an embedding is given to a block without one, or the other way round.
     pub fn forward(&self, input: Tensor<4>, embedding: Option<Tensor<2>>) -> Tensor<4> {
         let [batch, channels, _, _] = input.dims();
-        let mut x = self.expand.forward(self.norm.forward(self.depthwise.forward(input.clone())));
+        let mut x = mix(&self.expand, self.norm.forward(self.depthwise.forward(input.clone())));
         match (&self.embedding, embedding) {
             (Some(linear), Some(embedding)) => {
                 assert_shape!(embedding, [batch, _]);
@@ -79,9 +80,9 @@ impl EdgeBlock {
             (None, None) => {}
             _ => panic!("edge block of {channels} channels: embedding and configuration disagree"),
         }
-        let x = self.project.forward(self.activation.forward(x));
+        let x = mix(&self.project, self.activation.forward(x));
         x + match &self.shortcut {
-            Some(shortcut) => shortcut.forward(input),
+            Some(shortcut) => mix(shortcut, input),
             None => input,
         }
     }

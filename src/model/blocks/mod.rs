@@ -4,6 +4,7 @@ pub mod activation;
 pub mod attention;
 pub mod depthwise;
 pub mod edge;
+pub mod pointwise;
 pub mod resample;
 pub mod residual;
 pub mod stage;

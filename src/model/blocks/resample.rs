@@ -5,6 +5,8 @@ use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, Tensor};
 
+use super::pointwise::mix;
+
 /// Halves both sides.
 #[derive(Module, Debug)]
 pub struct Downsample {
@@ -37,7 +39,7 @@ impl Downsample {
 
     /// `[b, input, h, w]` to `[b, output, h/2, w/2]`.
     pub fn forward(&self, input: Tensor<4>) -> Tensor<4> {
-        self.conv.forward(if self.folds { space_to_depth(input, 2) } else { input })
+        if self.folds { mix(&self.conv, space_to_depth(input, 2)) } else { self.conv.forward(input) }
     }
 }
 
@@ -63,7 +65,7 @@ impl Upsample {
 
     /// `[b, input, h, w]` to `[b, output, 2h, 2w]`.
     pub fn forward(&self, input: Tensor<4>) -> Tensor<4> {
-        if self.mixes_first { double(self.conv.forward(input)) } else { self.conv.forward(double(input)) }
+        if self.mixes_first { double(mix(&self.conv, input)) } else { self.conv.forward(double(input)) }
     }
 }
 

@@ -6,6 +6,7 @@ use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d
 use burn::tensor::{Device, Tensor};
 
 use super::activation::Activation;
+use super::pointwise::mix;
 
 /// Configuration of a [`ResidualBlock`].
 #[derive(Debug, Clone)]
@@ -82,7 +83,7 @@ impl ResidualBlock {
         }
         let x = self.conv2.forward(self.activation.forward(self.norm2.forward(x)));
         x + match &self.shortcut {
-            Some(shortcut) => shortcut.forward(input),
+            Some(shortcut) => mix(shortcut, input),
             None => input,
         }
     }

@@ -10,6 +10,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, Tensor, assert_shape};
 
 use super::super::blocks::depthwise::{Depthwise, DepthwiseConfig};
+use super::super::blocks::pointwise::mix;
 use super::Stages;
 
 /// Channels of blocks 2, 4 and 10, at strides 4, 8 and 16.
@@ -68,9 +69,9 @@ impl InvertedResidual {
     fn forward(&self, input: Tensor<4>) -> Tensor<4> {
         let mut x = input.clone();
         if let Some(expand) = &self.expand {
-            x = relu6(expand.forward(x));
+            x = relu6(mix(expand, x));
         }
-        let x = self.project.forward(relu6(self.depthwise.forward(x)));
+        let x = mix(&self.project, relu6(self.depthwise.forward(x)));
         if self.residual { x + input } else { x }
     }
 }
