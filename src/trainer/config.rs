@@ -123,7 +123,7 @@ mod tests {
         let error =
             |from: &str, to: &str| TrainConfig::parse(&text.replace(from, to)).expect_err("refused").to_string();
         assert!(error("width = 256", "width = 250").contains("width = 250"));
-        assert!(error("refine_share = 0.35", "refine_share = 0.5").contains("add up to"));
+        assert!(error("refine_share = 0.30", "refine_share = 0.5").contains("add up to"));
         assert!(error("ema_decay", "ema_dcay").contains("ema_dcay"));
     }
 }

@@ -5,7 +5,7 @@
 //! OUT/<product>/test/good/00000.png
 //! OUT/<product>/test/<family>/00000.png
 //! OUT/<product>/ground_truth/<family>/00000_mask.png
-//! OUT/synth.json                                       what was asked for
+//! OUT/.synth.json                                      what was asked for
 //! ```
 //! A product is written under `OUT/.<product>.partial` and moved into place when it is whole: what has its name can be
 //! trusted, an interrupted run leaves no half set that looks like one, and the same command again makes what is missing.
@@ -21,7 +21,7 @@ use crate::render::encode;
 use crate::synthetic::{DefectFamily, Product, defective_part, good_part};
 
 /// What was asked for, in the directory that it made.
-const REQUEST: &str = "synth.json";
+const REQUEST: &str = ".synth.json";
 
 /// Arguments of `trainer synth`.
 #[derive(Debug, clap::Args)]
