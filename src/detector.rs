@@ -193,7 +193,7 @@ impl Detector for DiffusionDetector {
         let canny = canny.map(|planes| self.upload(planes, [count, 1, height, width]));
         let noise = self.noise(count, height, width);
         let reconstructed = self.network.reconstruct(image.clone(), canny, &classes, plan.steps.0, noise);
-        let map = self.network.components(image, &reconstructed).combine(&self.spec.map.weights);
+        let map = self.network.components(image, &classes, &reconstructed).combine(&self.spec.map.weights);
         // One read-back for both: the device is waited for once.
         let answer = Tensor::cat(vec![map, reconstructed.image], 1).cast(FloatDType::F32);
         let values = answer

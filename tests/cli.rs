@@ -120,7 +120,8 @@ fn a_folder_is_judged_whole_by_the_daemon() {
     ids.dedup();
     assert_eq!(ids.len(), 12);
     // Drawings may be given up when they come too fast, never all of them.
-    let drawn = events.iter().filter_map(|event| event["image"].as_str()).filter(|path| Path::new(path).is_file());
+    let drawn =
+        events.iter().filter_map(|event| event["image"].as_str()).filter(|path| dir.path().join(path).is_file());
     assert!(drawn.count() > 0, "{events:?}");
 }
 

@@ -14,7 +14,7 @@ use super::profile::ModelConfig;
 /// One part of the model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PartCost {
-    /// `encoder`, `decoder`, `denoiser`, `guidance`, `refine` or `features`.
+    /// `encoder`, `decoder`, `denoiser`, `guidance`, `refine`, `prototypes` or `features`.
     pub part: &'static str,
     /// Parameters.
     pub parameters: usize,
@@ -33,6 +33,7 @@ pub fn cost(config: &ModelConfig, steps: u32, width: usize, height: usize) -> Ve
         ("denoiser", steps),
         ("guidance", 1),
         ("refine", u32::from(config.refine.is_some())),
+        ("prototypes", u32::from(config.prototypes.is_some())),
         ("features", 3),
     ];
     let parts = calls.map(|(part, calls)| PartCost { part, parameters: 0, gflop: 0.0, calls });
@@ -50,7 +51,7 @@ struct Walk<'a> {
     config: &'a ModelConfig,
     pixels: usize,
     path: Vec<String>,
-    parts: [PartCost; 6],
+    parts: [PartCost; 7],
 }
 
 impl ModuleVisitor for Walk<'_> {
@@ -68,6 +69,8 @@ impl ModuleVisitor for Walk<'_> {
         let (part, stride) = place(&path, self.config);
         let weights: usize = shape.iter().product();
         let cells = match D {
+            // Of all classes' prototypes, a frame meets those of its own.
+            3 => self.pixels / (stride * stride * shape[0]),
             4 => self.pixels / (stride * stride),
             2 => 1,
             _ => 0,
@@ -147,6 +150,7 @@ fn place(path: &[&str], config: &ModelConfig) -> (&'static str, usize) {
             };
             ("refine", stride)
         }
+        "prototypes" => ("prototypes", 16),
         _ => {
             let stride = if has("blocks") {
                 let block = index("blocks");

@@ -14,7 +14,7 @@
 //! | `sketch`, `guidance` | edges of the picture; the semantic and sketch guided network |
 //! | `features` | frozen backbone whose stages score and guide |
 //! | `schedule`, `sampler` | noise schedules on the host; reduced-step DDIM and deviation correction |
-//! | `score`, `refine` | anomaly components; the refine head |
+//! | `score`, `refine`, `prototypes` | anomaly components; the refine head; typical patches of good parts |
 //! | `network` | all of the above as one module: a picture in, a reconstruction and maps out |
 //! | `loss` | what training minimises |
 //! | `cost` | parameters and operations of a configuration |
@@ -27,6 +27,7 @@ pub mod guidance;
 pub mod loss;
 pub mod network;
 pub mod profile;
+pub mod prototypes;
 pub mod refine;
 pub mod sampler;
 pub mod schedule;

@@ -8,6 +8,7 @@ use super::autoencoder::Autoencoder;
 use super::features::{FeatureExtractor, Stages};
 use super::guidance::{GuidanceNetwork, SketchOperator};
 use super::profile::ModelConfig;
+use super::prototypes::Prototypes;
 use super::refine::RefineHead;
 use super::sampler::Sampler;
 use super::score::{feature_map, latent_map, resize};
@@ -24,6 +25,8 @@ pub struct MapWeights {
     pub latent: f64,
     /// Probability of the refine head.
     pub refine: f64,
+    /// Distance to the nearest prototype.
+    pub prototypes: f64,
 }
 
 /// Anomaly components of a batch, `[b, 1, h, w]` each, not smoothed.
@@ -35,16 +38,18 @@ pub struct Components {
     pub latent: Tensor<4>,
     /// Probability of a defect, where there is a refine head.
     pub refine: Option<Tensor<4>>,
+    /// Distance of backbone features to the nearest prototype, where there are prototypes.
+    pub prototypes: Option<Tensor<4>>,
 }
 
 impl Components {
     /// The weighted sum: the anomaly map before smoothing, `[b, 1, h, w]`.
     pub fn combine(&self, weights: &MapWeights) -> Tensor<4> {
         let map = self.features.clone() * weights.features + self.latent.clone() * weights.latent;
-        match &self.refine {
-            Some(refine) => map + refine.clone() * weights.refine,
-            None => map,
-        }
+        [(&self.refine, weights.refine), (&self.prototypes, weights.prototypes)]
+            .into_iter()
+            .filter_map(|(component, weight)| Some(component.clone()? * weight))
+            .fold(map, |map, component| map + component)
     }
 }
 
@@ -72,6 +77,8 @@ pub struct Network {
     pub guidance: GuidanceNetwork,
     /// Judges differences.
     pub refine: Option<RefineHead>,
+    /// Typical patches of good parts.
+    pub prototypes: Option<Prototypes>,
     /// Frozen.
     pub features: FeatureExtractor,
     latent_scale: f64,
@@ -104,6 +111,7 @@ impl Network {
             denoiser: denoiser.init(device),
             guidance: config.guidance.init(coarsest, &skips, denoiser.embedding(), config.classes, stages, device),
             refine: config.refine.as_ref().map(|refine| refine.init(stages, device)),
+            prototypes: config.prototypes.as_ref().map(|p| p.init(stages, config.classes, device)),
             features: config.backbone.init(device),
             latent_scale: config.latent_scale,
             sampler: config.sampler,
@@ -178,7 +186,7 @@ impl Network {
     ///
     /// The picture is compared as the *autoencoder* shows it, so that the autoencoder's own error cancels; the refine
     /// head sees the picture itself, because a small defect may be lost in the latent.
-    pub fn components(&self, image: Tensor<4>, reconstructed: &Reconstructed) -> Components {
+    pub fn components(&self, image: Tensor<4>, classes: &[usize], reconstructed: &Reconstructed) -> Components {
         let [batch, _, height, width] = image.dims();
         let shown = self.autoencoder.decode(reconstructed.seen_latent.clone(), self.latent_scale);
         // One pass for both pictures: half the launches.
@@ -193,6 +201,7 @@ impl Network {
             features: feature_map(&shown, &redrawn, height, width),
             latent: latent_map(reconstructed.seen_latent.clone(), reconstructed.latent.clone(), height, width),
             refine,
+            prototypes: self.prototypes.as_ref().map(|p| p.distance(&reconstructed.seen, classes, height, width)),
         }
     }
 }

@@ -11,6 +11,7 @@ use super::blocks::stage::{BlockKind, BlockStyle};
 use super::features::Backbone;
 use super::guidance::{GuidanceConfig, SketchOperator};
 use super::network::Network;
+use super::prototypes::PrototypesConfig;
 use super::refine::RefineConfig;
 use super::sampler::Sampler;
 use super::unet::DenoiserConfig;
@@ -60,6 +61,8 @@ pub struct ModelConfig {
     pub guidance: GuidanceConfig,
     /// The refine head, if there is one.
     pub refine: Option<RefineConfig>,
+    /// The prototypes, if there are any.
+    pub prototypes: Option<PrototypesConfig>,
     /// The frozen feature extractor.
     pub backbone: Backbone,
     /// How a latent is brought back to normal.
@@ -105,6 +108,7 @@ impl ModelConfig {
                     style: edge_style(2),
                 },
                 refine: Some(RefineConfig { fine: 32, coarse: 64, blocks: 2, style: edge_style(2) }),
+                prototypes: Some(PrototypesConfig { per_class: 768 }),
                 backbone: Backbone::EfficientnetLite0,
                 sampler: Sampler::DeviationCorrection { levels: 10 },
                 classes,
@@ -138,6 +142,7 @@ impl ModelConfig {
                     style: edge_style(2),
                 },
                 refine: Some(RefineConfig { fine: 64, coarse: 128, blocks: 2, style: edge_style(2) }),
+                prototypes: Some(PrototypesConfig { per_class: 2048 }),
                 backbone: Backbone::EfficientnetLite0,
                 sampler: Sampler::DeviationCorrection { levels: 10 },
                 classes,

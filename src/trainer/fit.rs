@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use burn::module::Module;
 use burn::store::ModuleRecord;
-use burn::tensor::{Tensor, TensorData};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -16,7 +15,8 @@ use super::config::TrainConfig;
 use super::dataset::{Set, Skipped};
 use super::judge::TrainerClock;
 use super::objective::{AutoencoderObjective, DenoiserObjective, Objective, RefineObjective};
-use super::pictures::{Picture, Split, load, split};
+use super::pictures::{Picture, Split, load, picture_tensor, split};
+use super::prototypes::choose_prototypes;
 use super::report::{Report, write_report};
 use super::select::{Choice, choose};
 use super::stage::{self, StageSettings};
@@ -115,6 +115,8 @@ pub fn fit(
     device.seed(request.seed);
     let mut network = model.init(device).materialize().valid();
     network.features = backbone::load(&request.backbone, device)?;
+    // Chosen when the rest is trained, and no part of a checkpoint.
+    let prototypes = network.prototypes.take();
     if let Some(saved) = run.tensors(&state) {
         let record = ModuleRecord::load(saved.join("network.bpk")).context("network.bpk")?;
         network = network.try_load_record(record).context("network.bpk")?;
@@ -125,6 +127,11 @@ pub fn fit(
     }
     network = train(network, &data, request, &run, &mut state, compute, !classes.is_empty())?;
     model.latent_scale = network.latent_scale();
+    let size = (config.width, config.height);
+    if let (Some(prototypes), Some(sizes)) = (prototypes, &model.prototypes) {
+        let rows = choose_prototypes(&network, sizes, &data.train, model.classes, size, request.seed, device)?;
+        network.prototypes = Some(prototypes.with_rows(rows));
+    }
 
     // From here on with the weights as they will be stored: what is measured is what ships.
     let weights = encode_module(&network, NumberFormat::F16, Path::new("weights"))?;
@@ -135,7 +142,6 @@ pub fn fit(
     let network = stored()?;
     let steps = default_steps(&config.steps);
     log::info!("choosing map weights on {} held-out good pictures", data.select.len());
-    let size = (config.width, config.height);
     let choice = choose(&network, &data.select, !classes.is_empty(), size, steps.0, request.seed, device)?;
     let detector_spec = DetectorSpec {
         classes: classes.clone(),
@@ -316,13 +322,9 @@ fn measure_scale(
     config: &TrainConfig,
     compute: &Compute,
 ) -> anyhow::Result<f64> {
-    let plane = config.width * config.height;
     let (mut sum, mut squares, mut count) = (0.0f64, 0.0f64, 0.0f64);
     for picture in pictures.iter().step_by(pictures.len().div_ceil(32).max(1)) {
-        let planar: Vec<f32> =
-            (0..3 * plane).map(|i| f32::from(picture.rgb[i % plane * 3 + i / plane]) / 127.5 - 1.0).collect();
-        let data = TensorData::new(planar, [1, 3, config.height, config.width]);
-        let image = Tensor::<4>::from_data(data, &compute.device);
+        let image = picture_tensor(&picture.rgb, config.width, config.height, &compute.device);
         for value in network.autoencoder.encode(image, 1.0).try_into_vec_as::<f32>()? {
             sum += f64::from(value);
             squares += f64::from(value).powi(2);

@@ -6,7 +6,7 @@
 //! | `dataset`, `pictures`, `batches` | what it is trained on |
 //! | `objective`, `stage`, `ema`, `checkpoint` | the three stages and their step loop |
 //! | `backbone` | the frozen feature extractor's weights |
-//! | `select`, `calibrate`, `export`, `report` | from trained networks to a bundle |
+//! | `prototypes`, `select`, `calibrate`, `export`, `report` | from trained networks to a bundle |
 //! | `fit` | all of it in one go |
 //! | `judge`, `evaluate` | metrics on a test split |
 //! | `commands` | the verbs |
@@ -25,6 +25,7 @@ pub mod fit;
 pub mod judge;
 pub mod objective;
 pub mod pictures;
+pub mod prototypes;
 pub mod report;
 pub mod select;
 pub mod stage;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use burn::tensor::{Device, Tensor, TensorData};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -48,6 +49,13 @@ pub fn to_bytes(prepared: &Prepared) -> Vec<u8> {
     let plane = prepared.width * prepared.height;
     let byte = |value: f32| ((value + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8;
     (0..plane).flat_map(|cell| [0, 1, 2].map(|channel| byte(prepared.image[channel * plane + cell]))).collect()
+}
+
+/// Interleaved bytes on the model grid as model input `[1, 3, height, width]` in -1 to 1.
+pub fn picture_tensor(rgb: &[u8], width: usize, height: usize, device: &Device) -> Tensor<4> {
+    let plane = width * height;
+    let planar: Vec<f32> = (0..3 * plane).map(|i| f32::from(rgb[i % plane * 3 + i / plane]) / 127.5 - 1.0).collect();
+    Tensor::from_data(TensorData::new(planar, [1, 3, height, width]), device)
 }
 
 /// Loads every readable picture; the others are listed.

@@ -1,12 +1,12 @@
 //! Choices by pseudo-validation: synthetic defects of families that training has not seen, on good pictures that it has
 //! not seen either. The test split is never looked at.
 
-use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Tensor};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use super::pictures::Picture;
+use super::pictures::{Picture, picture_tensor};
 use crate::bundle::manifest::MapSpec;
 use crate::inspection::anomaly::{AnomalyMap, Pooling, gaussian_blur};
 use crate::inspection::metrics::{auroc, average_precision};
@@ -35,9 +35,9 @@ pub struct Choice {
     pub pictures: usize,
 }
 
-/// Three smoothed components of one picture on the coarse search grid.
+/// The smoothed components of one picture on the coarse search grid.
 struct Maps {
-    components: [Vec<f32>; 3],
+    components: [Vec<f32>; 4],
     defective: bool,
     truth: Vec<bool>,
 }
@@ -83,14 +83,14 @@ fn components(
     (width, height): (usize, usize),
     steps: u32,
     device: &Device,
-) -> anyhow::Result<[Vec<f32>; 3]> {
+) -> anyhow::Result<[Vec<f32>; 4]> {
     let plane = width * height;
-    let planar: Vec<f32> = (0..3 * plane).map(|i| f32::from(rgb[i % plane * 3 + i / plane]) / 127.5 - 1.0).collect();
-    let image = Tensor::<4>::from_data(TensorData::new(planar, [1, 3, height, width]), device);
+    let image = picture_tensor(rgb, width, height, device);
     let redrawn = network.reconstruct(image.clone(), None, &[class], steps, None);
-    let parts = network.components(image, &redrawn);
-    let refine = parts.refine.unwrap_or_else(|| parts.latent.zeros_like());
-    let read = Tensor::cat(vec![parts.features, parts.latent, refine], 1).cast(FloatDType::F32);
+    let parts = network.components(image, &[class], &redrawn);
+    let or_nothing = |component: Option<Tensor<4>>| component.unwrap_or_else(|| parts.latent.zeros_like());
+    let (refine, prototypes) = (or_nothing(parts.refine), or_nothing(parts.prototypes));
+    let read = Tensor::cat(vec![parts.features, parts.latent.clone(), refine, prototypes], 1).cast(FloatDType::F32);
     let values = read.try_into_vec_as::<f32>()?;
     let mut planes =
         values.chunks_exact(plane).map(|values| thin(&gaussian_blur(values, width, height, SIGMA), width, |v| *v));
@@ -99,7 +99,7 @@ fn components(
 
 /// Tries a small grid of weights, each on components that are divided by what good pictures show (their 99.5 % quantile).
 fn search(maps: &[Maps], width: usize) -> Choice {
-    let scales: [f64; 3] = std::array::from_fn(|k| {
+    let scales: [f64; 4] = std::array::from_fn(|k| {
         let mut values: Vec<f32> =
             maps.iter().filter(|m| !m.defective).flat_map(|m| m.components[k].iter().step_by(3).copied()).collect();
         let rank = (values.len() as f64 * 0.995) as usize;
@@ -112,36 +112,27 @@ fn search(maps: &[Maps], width: usize) -> Choice {
     let labels: Vec<bool> = maps.iter().map(|m| m.defective).collect();
     let truth: Vec<bool> = maps.iter().flat_map(|m| m.truth.iter().copied()).collect();
     let mut best: Option<(f64, Choice)> = None;
-    for features in [0.0, 1.0] {
-        for latent in [0.0, 0.5] {
-            for refine in [0.0, 0.3, 1.0] {
-                if features + latent + refine == 0.0 {
-                    continue;
-                }
-                let weights = [features / scales[0], latent / scales[1], refine / scales[2]].map(|w| w as f32);
-                let combined: Vec<AnomalyMap> = maps.iter().map(|m| combine(m, weights, width)).collect();
-                let cells: Vec<f32> = combined.iter().flat_map(|map| map.values.iter().copied()).collect();
-                let pixel_ap = average_precision(&cells, &truth).unwrap_or(0.0);
-                for fraction in [0.0003, 0.001, 0.005] {
-                    let pooling = Pooling::TopFraction { fraction };
-                    let scores: Vec<f32> = combined.iter().map(|map| pooling.pool(map).0).collect();
-                    let image_auroc = auroc(&scores, &labels).unwrap_or(0.0);
-                    let value = image_auroc + 0.5 * pixel_ap;
-                    if best.as_ref().is_none_or(|(so_far, _)| value > *so_far) {
-                        let [features, latent, refine] = weights.map(f64::from);
-                        let weights = MapWeights { features, latent, refine };
-                        let map = MapSpec { weights, sigma: SIGMA, pooling };
-                        best = Some((value, Choice { map, image_auroc, pixel_ap, pictures: maps.len() }));
-                    }
-                }
+    for shares in grid() {
+        let weights: [f32; 4] = std::array::from_fn(|k| (shares[k] / scales[k]) as f32);
+        let combined: Vec<AnomalyMap> = maps.iter().map(|m| combine(m, weights, width)).collect();
+        let cells: Vec<f32> = combined.iter().flat_map(|map| map.values.iter().copied()).collect();
+        let pixel_ap = average_precision(&cells, &truth).unwrap_or(0.0);
+        for fraction in [0.0003, 0.001, 0.005] {
+            let pooling = Pooling::TopFraction { fraction };
+            let scores: Vec<f32> = combined.iter().map(|map| pooling.pool(map).0).collect();
+            let image_auroc = auroc(&scores, &labels).unwrap_or(0.0);
+            let value = image_auroc + 0.5 * pixel_ap;
+            if best.as_ref().is_none_or(|(so_far, _)| value > *so_far) {
+                let map = MapSpec { weights: map_weights(weights.map(f64::from)), sigma: SIGMA, pooling };
+                best = Some((value, Choice { map, image_auroc, pixel_ap, pictures: maps.len() }));
             }
         }
     }
-    // Without a picture to choose on, the two components that need no choice.
+    // Without a picture to choose on, the components that need no choice.
     best.map_or(
         Choice {
             map: MapSpec {
-                weights: MapWeights { features: 1.0 / scales[0], latent: 0.0, refine: 1.0 / scales[2] },
+                weights: map_weights([1.0 / scales[0], 0.0, 1.0 / scales[2], 1.0 / scales[3]]),
                 sigma: SIGMA,
                 pooling: Pooling::TopFraction { fraction: 0.001 },
             },
@@ -153,10 +144,26 @@ fn search(maps: &[Maps], width: usize) -> Choice {
     )
 }
 
-fn combine(maps: &Maps, weights: [f32; 3], width: usize) -> AnomalyMap {
-    let [features, latent, refine] = &maps.components;
-    let values: Vec<f32> = (0..features.len())
-        .map(|i| features[i] * weights[0] + latent[i] * weights[1] + refine[i] * weights[2])
+/// Every combination of component weights that is tried.
+fn grid() -> impl Iterator<Item = [f64; 4]> {
+    let shares = [&[0.0, 1.0][..], &[0.0, 0.5], &[0.0, 0.3, 1.0], &[0.0, 0.5, 1.0]];
+    let count: usize = shares.iter().map(|values| values.len()).product();
+    (1..count).map(move |mut index| {
+        shares.map(|values| {
+            let value = values[index % values.len()];
+            index /= values.len();
+            value
+        })
+    })
+}
+
+fn map_weights([features, latent, refine, prototypes]: [f64; 4]) -> MapWeights {
+    MapWeights { features, latent, refine, prototypes }
+}
+
+fn combine(maps: &Maps, weights: [f32; 4], width: usize) -> AnomalyMap {
+    let values: Vec<f32> = (0..maps.truth.len())
+        .map(|i| maps.components.iter().zip(weights).map(|(component, weight)| component[i] * weight).sum())
         .collect();
     AnomalyMap { width, height: values.len() / width.max(1), values }
 }
@@ -177,7 +184,7 @@ mod tests {
                     refine[20..24].fill(0.9);
                     truth[20..24].fill(true);
                 }
-                Maps { components: [noise.clone(), noise, refine], defective, truth }
+                Maps { components: [noise.clone(), noise.clone(), refine, noise], defective, truth }
             })
             .collect();
         let choice = search(&maps, 8);

@@ -25,7 +25,7 @@ const MEASURED_STEPS: usize = 8;
 /// Steps between two looks at the loss: each look waits for the device.
 const LOOK_EVERY: usize = 10;
 /// Seconds between two checkpoints.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
 /// Largest norm of all gradients together.
 const CLIP: f64 = 1.0;
 

@@ -13,6 +13,7 @@ use crate::device;
 use crate::inspection::anomaly::{AnomalyMap, gaussian_blur};
 use crate::inspection::frame::Prepared;
 use crate::model::features::FeatureExtractor;
+use crate::model::prototypes::nearest;
 use crate::model::score::resize;
 use crate::preprocess::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
 use crate::trainer::backbone;
@@ -114,14 +115,12 @@ fn judge(set: &Set, extractor: &FeatureExtractor, seed: u64, device: &Device) ->
     let mut order: Vec<usize> = (0..rows.len() / channels).collect();
     order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     order.truncate(((order.len() as f64 * KEEP).ceil() as usize).clamp(1, MAX_PATCHES));
-    let chunks: Vec<(Tensor<2>, Tensor<2>)> = order
+    let chunks: Vec<Tensor<2>> = order
         .chunks(CHUNK)
         .map(|part| {
             let kept: Vec<f32> =
                 part.iter().flat_map(|&row| rows[row * channels..][..channels].iter().copied()).collect();
-            let memory = Tensor::<2>::from_data(TensorData::new(kept, [part.len(), channels]), device);
-            let norms = memory.clone().square().sum_dim(1).transpose();
-            (memory.transpose(), norms)
+            Tensor::from_data(TensorData::new(kept, [part.len(), channels]), device)
         })
         .collect();
     let mut judged = Vec::with_capacity(set.test.len());
@@ -132,17 +131,9 @@ fn judge(set: &Set, extractor: &FeatureExtractor, seed: u64, device: &Device) ->
             continue;
         };
         let found = patches(extractor, &prepared, device);
-        let norms = found.clone().square().sum_dim(1);
-        let nearest = chunks
-            .iter()
-            .map(|(memory, sizes)| {
-                // |a - b|^2 = |a|^2 + |b|^2 - 2 a b
-                (sizes.clone() - found.clone().matmul(memory.clone()) * 2.0).min_dim(1)
-            })
-            .reduce(|a, b| a.min_pair(b));
-        let Some(nearest) = nearest else { continue };
-        let side = (spec.height / 8, spec.width / 8);
-        let distance = (nearest + norms).clamp_min(0.0).sqrt().reshape([1, 1, side.0, side.1]);
+        let distance = chunks.iter().map(|memory| nearest(found.clone(), memory.clone())).reduce(|a, b| a.min_pair(b));
+        let Some(distance) = distance else { continue };
+        let distance = distance.reshape([1, 1, spec.height / 8, spec.width / 8]);
         let values = resize(distance, spec.height, spec.width).try_into_vec_as::<f32>()?;
         let values = gaussian_blur(&values, spec.width, spec.height, SIGMA);
         let map = AnomalyMap { width: spec.width, height: spec.height, values };

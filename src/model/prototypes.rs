@@ -1,0 +1,134 @@
+//! Prototypes: how far is a patch from every kind of patch that good parts show?
+//!
+//! The reconstruction answers what a part should look like *here*; but a defect that the latent does not hold is redrawn
+//! faithfully in neither picture, and leaves no difference. The nearest of a few hundred typical patch features
+//! (PatchCore, arXiv 2106.08265, with a memory of fixed size instead of a tenth of the data) sees those.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, FloatDType, Tensor, assert_shape, module::avg_pool2d, ops::AvgPoolOptions};
+use serde::{Deserialize, Serialize};
+
+use super::features::Stages;
+use super::score::resize;
+
+/// Configuration of [`Prototypes`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrototypesConfig {
+    /// Prototypes of each class.
+    pub per_class: usize,
+}
+
+/// Typical patch features of good parts: not trained by gradient, but chosen from the pictures.
+#[derive(Module, Debug)]
+pub struct Prototypes {
+    /// `[max(classes, 1), per_class, channels]`
+    rows: Param<Tensor<3>>,
+}
+
+/// Patch features of pictures: the stages at strides 8 and 16, averaged over the neighbourhood and joined at stride 16.
+///
+/// At stride 16 a frame has a quarter of the patches that it has at stride 8, and for the same work there can be four times
+/// as many prototypes, which tell more defects apart.
+///
+/// # Shapes
+/// - stages of `[b, 3, h, w]`
+/// - output `[b, h/16 w/16, channels]`
+pub fn patches(stages: &Stages) -> Tensor<3> {
+    let pool = |stage: &Tensor<4>, side: usize, stride: usize| {
+        let options = AvgPoolOptions::<2>::new([side, side])
+            .with_stride([stride, stride])
+            .with_padding([1, 1])
+            .with_count_include_pad(false);
+        avg_pool2d(stage.clone(), options)
+    };
+    let [_, fine, coarse] = stages;
+    // 4x4 cells at stride 8 have the same centre as one at stride 16.
+    let joined = Tensor::cat(vec![pool(fine, 4, 2), pool(coarse, 3, 1)], 1);
+    let [batch, channels, height, width] = joined.dims();
+    joined.permute([0, 2, 3, 1]).reshape([batch, height * width, channels])
+}
+
+impl PrototypesConfig {
+    /// Makes a place for the prototypes of a backbone with these stage channels; all are zero until they are chosen.
+    pub fn init(&self, stage_channels: [usize; 3], classes: usize, device: &Device) -> Prototypes {
+        let shape = [classes.max(1), self.per_class, stage_channels[1] + stage_channels[2]];
+        Prototypes { rows: Param::from_tensor(Tensor::zeros(shape, device)) }
+    }
+}
+
+impl Prototypes {
+    /// The chosen prototypes `[max(classes, 1), per_class, channels]`.
+    pub fn with_rows(self, rows: Tensor<3>) -> Self {
+        let [classes, count, channels] = self.rows.val().dims();
+        assert_shape!(rows, [classes, count, channels]);
+        Self { rows: Param::from_tensor(rows) }
+    }
+
+    /// Euclidean distance of each patch to its nearest prototype.
+    ///
+    /// # Shapes
+    /// - stages of `[b, 3, h, w]`; `classes` has `b` indices. The null class (0) compares with those of all classes
+    /// - output `[b, 1, h, w]`
+    pub fn distance(&self, stages: &Stages, classes: &[usize], height: usize, width: usize) -> Tensor<4> {
+        let rows = self.rows.val();
+        let [groups, count, channels] = rows.dims();
+        let [_, _, cell_rows, cell_columns] = stages[2].dims();
+        let found = patches(stages);
+        let near: Vec<Tensor<2>> = classes
+            .iter()
+            .enumerate()
+            .map(|(picture, &class)| {
+                let found = found.clone().narrow(0, picture, 1).squeeze_dim::<2>(0);
+                let rows = match class {
+                    0 => rows.clone().reshape([groups * count, channels]),
+                    class => rows.clone().narrow(0, class - 1, 1).squeeze_dim::<2>(0),
+                };
+                nearest(found, rows)
+            })
+            .collect();
+        let near = Tensor::cat(near, 0).reshape([classes.len(), 1, cell_rows, cell_columns]);
+        resize(near, height, width)
+    }
+}
+
+/// Euclidean distance of each row of `found` to the nearest of `rows`: `[n, c]` and `[m, c]` to `[n, 1]`.
+pub fn nearest(found: Tensor<2>, rows: Tensor<2>) -> Tensor<2> {
+    // |a - b|^2 = |a|^2 + |b|^2 - 2 a b
+    // In f32 whatever the network computes in: the difference of large squares is small.
+    let dtype = found.dtype();
+    let (found, rows) = (found.cast(FloatDType::F32), rows.cast(FloatDType::F32));
+    let own = found.clone().square().sum_dim(1);
+    let sizes = rows.clone().square().sum_dim(1).transpose();
+    let smallest = (sizes - found.matmul(rows.transpose()) * 2.0).min_dim(1);
+    (smallest + own).clamp_min(0.0).sqrt().cast(dtype)
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{TensorData, Tolerance};
+
+    use super::*;
+
+    #[test]
+    fn the_nearest_row_counts() {
+        let device = Device::flex();
+        let found = Tensor::<2>::from_floats([[0.0, 0.0], [3.0, 4.0]], &device);
+        let rows = Tensor::<2>::from_floats([[0.0, 1.0], [3.0, 4.0], [9.0, 9.0]], &device);
+        let expected = TensorData::from([[1.0f32], [0.0]]);
+        nearest(found, rows).into_data().assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-3));
+    }
+
+    #[test]
+    fn a_class_is_compared_with_its_own_prototypes() {
+        let device = Device::flex();
+        let config = PrototypesConfig { per_class: 2 };
+        let rows = Tensor::<1>::from_floats([1.0, 1.0, 1.0, 1.0, 5.0, 5.0, 5.0, 5.0], &device).reshape([2, 2, 2]);
+        let prototypes = config.init([1, 1, 1], 2, &device).with_rows(rows);
+        let stages = [16, 8, 4].map(|side| Tensor::<4>::ones([3, 1, side, side], &device));
+        let distance = prototypes.distance(&stages, &[1, 2, 0], 64, 64);
+        let means = distance.mean_dim(3).mean_dim(2).into_data();
+        let expected = TensorData::from([[[[0.0f32]]], [[[32.0f32.sqrt()]]], [[[0.0]]]]);
+        means.assert_approx_eq::<f32>(&expected, Tolerance::absolute(2e-3));
+    }
+}

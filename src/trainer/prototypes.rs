@@ -1,0 +1,84 @@
+//! Choosing the prototypes: patches of good training pictures that cover all the others.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use rand::SeedableRng;
+use rand::seq::index::sample;
+use rand_chacha::ChaCha8Rng;
+
+use super::pictures::{Picture, picture_tensor};
+use crate::model::network::Network;
+use crate::model::prototypes::{PrototypesConfig, patches};
+
+/// Patches per class that the prototypes are chosen from, at most.
+const MAX_PATCHES: usize = 20_000;
+
+/// Chooses prototypes of each class (one set is one class) from good pictures: `[max(classes, 1), per_class, channels]`.
+///
+/// # Errors
+/// What the device says.
+pub fn choose_prototypes(
+    network: &Network,
+    config: &PrototypesConfig,
+    pictures: &[Picture],
+    classes: usize,
+    (width, height): (usize, usize),
+    seed: u64,
+    device: &Device,
+) -> anyhow::Result<Tensor<3>> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x0070_726f_746f);
+    let (mut chosen, mut channels) = (Vec::new(), 0);
+    for class in 0..classes.max(1) {
+        let own: Vec<&Picture> = pictures.iter().filter(|p| classes == 0 || p.set == class).collect();
+        let mut rows: Vec<f32> = Vec::new();
+        for picture in &own {
+            let image = picture_tensor(&picture.rgb, width, height, device);
+            let found = patches(&network.features.forward(image));
+            let cells = found.dims()[1];
+            channels = found.dims()[2];
+            let found = found.try_into_vec_as::<f32>()?;
+            let share = MAX_PATCHES.div_ceil(own.len()).min(cells);
+            for cell in sample(&mut rng, cells, share) {
+                rows.extend_from_slice(&found[cell * channels..][..channels]);
+            }
+        }
+        for index in cover(&rows, channels, config.per_class) {
+            chosen.extend_from_slice(&rows[index * channels..][..channels]);
+        }
+    }
+    let shape = [classes.max(1), config.per_class, channels];
+    Ok(Tensor::from_data(TensorData::new(chosen, shape), device))
+}
+
+/// Indices of `count` rows that cover all: each next one is the farthest from those before it (k-center greedy, as in
+/// PatchCore). With fewer rows than that they repeat.
+///
+/// On the host, so that the same pictures give the same prototypes on every device.
+fn cover(rows: &[f32], channels: usize, count: usize) -> Vec<usize> {
+    let mut distance = vec![f32::INFINITY; rows.len() / channels.max(1)];
+    let mut chosen = vec![0usize];
+    while chosen.len() < count.min(distance.len()) {
+        let last = &rows[chosen[chosen.len() - 1] * channels..][..channels];
+        let mut farthest = (0, -1.0f32);
+        for (index, (row, nearest)) in rows.chunks_exact(channels).zip(&mut distance).enumerate() {
+            let apart: f32 = row.iter().zip(last).map(|(a, b)| (a - b) * (a - b)).sum();
+            *nearest = nearest.min(apart);
+            if *nearest > farthest.1 {
+                farthest = (index, *nearest);
+            }
+        }
+        chosen.push(farthest.0);
+    }
+    (0..count).map(|k| chosen[k % chosen.len()]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cover_takes_the_far_ones_first() {
+        let rows = [0.0, 0.1, 10.0, 5.0, 0.2];
+        assert_eq!(cover(&rows, 1, 3), [0, 2, 3]);
+        assert_eq!(cover(&rows, 1, 7), [0, 2, 3, 4, 1, 0, 2]);
+    }
+}
