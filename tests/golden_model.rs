@@ -26,7 +26,7 @@ use dsad::model::sampler::Sampler;
 use dsad::model::schedule::{NoiseSchedule, ScheduleKind};
 use dsad::model::score::{feature_map, latent_map};
 use dsad::model::sketch::soft_sketch;
-use dsad::model::unet::{Denoiser, DenoiserConfig, Guidance};
+use dsad::model::unet::{Conditions, Denoiser, DenoiserConfig, Guidance};
 use safetensors::tensor::{Dtype, TensorView};
 
 /// Largest difference, relative to the root mean square of the reference.
@@ -210,6 +210,7 @@ fn denoiser(fixture: &Fixture) -> Denoiser {
         blocks: 2,
         attention: vec![false, true, false],
         heads: 4,
+        context: None,
         style: style(BlockKind::Residual, 1e-5),
     };
     fixture.load(config.init(&fixture.device), "weights")
@@ -221,14 +222,16 @@ fn denoiser_matches_unet_2d() {
     let denoiser = denoiser(&fixture);
     let latent = || fixture.tensor::<4>("latent");
     let timesteps: Vec<f64> = fixture.values("timesteps").iter().map(|&t| f64::from(t)).collect();
-    fixture.assert_close(denoiser.forward(latent(), &timesteps, None, None), "plain");
-    let class = Some(fixture.tensor("class"));
-    fixture.assert_close(denoiser.forward(latent(), &timesteps, class.clone(), None), "classed");
+    fixture.assert_close(denoiser.forward(latent(), &timesteps, &Conditions::default()), "plain");
+    let class = fixture.tensor("class");
+    let classed = Conditions { class: Some(&class), ..Conditions::default() };
+    fixture.assert_close(denoiser.forward(latent(), &timesteps, &classed), "classed");
     let guidance = Guidance {
         middle: fixture.tensor("guidance.middle"),
         skips: (0..3).map(|k| fixture.tensor(&format!("guidance.skips.{k}"))).collect(),
     };
-    fixture.assert_close(denoiser.forward(latent(), &timesteps, class, Some(&guidance)), "guided");
+    let guided = Conditions { guidance: Some(&guidance), ..classed };
+    fixture.assert_close(denoiser.forward(latent(), &timesteps, &guided), "guided");
 }
 
 #[test]
@@ -262,7 +265,7 @@ fn check_sampler(sampler: Sampler, name: &str, steps: &[u32]) {
         let noise = sampler.needs_noise().then(|| fixture.tensor("noise"));
         let latent = sampler.run(fixture.tensor("latent"), noise, steps, |x, t| {
             let timesteps = vec![t as f64; x.dims()[0]];
-            denoiser.forward(x, &timesteps, None, None)
+            denoiser.forward(x, &timesteps, &Conditions::default())
         });
         fixture.assert_close(latent, &format!("{name}.{steps}"));
     }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use dsad::trainer::commands::{backbone, baseline, fit, keygen, sign, synth, test};
+use dsad::trainer::commands::{backbone, baseline, describe, fit, keygen, sign, synth, test};
 
 /// Makes bundles for dsad from pictures of good parts
 #[derive(Parser)]
@@ -23,6 +23,8 @@ enum Verb {
     Test(test::TestArgs),
     /// Metrics of a PatchCore-style yardstick on a data set
     Baseline(baseline::BaselineArgs),
+    /// Parameters, operations and bytes of a profile, part by part
+    Describe(describe::DescribeArgs),
     /// The frozen feature extractor
     Backbone(backbone::BackboneArgs),
     /// Make a key pair for signing bundles
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Verb::Fit(args) => fit::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Baseline(args) => baseline::run(&args),
+        Verb::Describe(args) => describe::run(&args),
         Verb::Backbone(args) => backbone::run(&args),
         Verb::Keygen(args) => keygen::run(&args),
         Verb::Sign(args) => sign::run(&args),

@@ -8,13 +8,14 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 
 use super::blocks::stage::BlockKind;
+use super::control::ControlConfig;
 use super::features::efficientnet::BLOCKS;
 use super::profile::ModelConfig;
 
 /// One part of the model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PartCost {
-    /// `encoder`, `decoder`, `denoiser`, `guidance`, `refine`, `prototypes` or `features`.
+    /// `encoder`, `decoder`, `denoiser`, `guidance`, `hint`, `control`, `context`, `refine`, `prototypes` or `features`.
     pub part: &'static str,
     /// Parameters.
     pub parameters: usize,
@@ -31,7 +32,11 @@ pub fn cost(config: &ModelConfig, steps: u32, width: usize, height: usize) -> Ve
         ("encoder", 1),
         ("decoder", 2),
         ("denoiser", steps),
-        ("guidance", 1),
+        ("guidance", u32::from(config.guidance.is_some())),
+        // Of the network that sees the latent, the picture's part runs once.
+        ("hint", u32::from(config.control.is_some())),
+        ("control", if config.control.is_some() { steps } else { 0 }),
+        ("context", u32::from(config.denoiser.context.as_ref().is_some_and(|context| !context.stored))),
         ("refine", u32::from(config.refine.is_some())),
         ("prototypes", u32::from(config.prototypes.is_some())),
         ("features", 3),
@@ -51,7 +56,7 @@ struct Walk<'a> {
     config: &'a ModelConfig,
     pixels: usize,
     path: Vec<String>,
-    parts: [PartCost; 7],
+    parts: [PartCost; 10],
 }
 
 impl ModuleVisitor for Walk<'_> {
@@ -68,15 +73,27 @@ impl ModuleVisitor for Walk<'_> {
         let shape = param.lazy_shape();
         let (part, stride) = place(&path, self.config);
         let weights: usize = shape.iter().product();
+        let has = |name: &str| path.contains(&name);
+        let all = self.pixels / (stride * stride);
+        let tokens = self.config.denoiser.context.as_ref().map_or(0, |context| context.tokens);
+        // The layers of a transformer block work on every cell, but what they take from the context on its tokens.
+        let from_context = has("context") && (has("key") || has("value"));
         let cells = match D {
             // Of all classes' prototypes, a frame meets those of its own.
-            3 => self.pixels / (stride * stride * shape[0]),
-            4 => self.pixels / (stride * stride),
+            3 => all / shape[0],
+            4 => all,
+            2 if part == "context" || has("keys") || has("values") => 0,
+            2 if from_context => tokens,
+            2 if ["own", "context", "stored", "gate", "shrink"].iter().any(|name| has(name)) => all,
             2 => 1,
             _ => 0,
         };
-        // Besides its four projections, attention multiplies all cells with all cells, twice.
-        let pairs = if path.contains(&"query") && D == 4 { 2 * cells * cells * shape[0] } else { 0 };
+        // Besides its four projections, attention multiplies all cells with what they attend to, twice.
+        let pairs = match () {
+            () if !has("query") || D == 1 => 0,
+            () if has("context") || has("stored") => 2 * all * tokens * shape[0],
+            () => 2 * all * all * shape[0],
+        };
         let entry = self.parts.iter_mut().find(|entry| entry.part == part).expect("every place is a part");
         entry.parameters += weights;
         entry.gflop += 2.0 * (weights * cells + pairs) as f64 / 1e9;
@@ -116,7 +133,7 @@ fn place(path: &[&str], config: &ModelConfig) -> (&'static str, usize) {
             };
             (if has("post_quant") { "decoder" } else { "encoder" }, stride)
         }
-        "denoiser" => {
+        "denoiser" | "control" => {
             let levels = config.denoiser.channels.len();
             let at = |level: usize| 8usize << level;
             // `down.1.units.0.block` is a block of level 1, `down.1.down` leads to the next level.
@@ -126,18 +143,27 @@ fn place(path: &[&str], config: &ModelConfig) -> (&'static str, usize) {
                 "up" if resamples => at(levels - 1 - index("up")) >> residual(config.denoiser.style.kind),
                 "up" => at(levels - 1 - index("up")),
                 "conv_in" | "conv_out" => at(0),
+                "hint" => return ("hint", 1 << (index("hint") / 2)),
+                "fusion" if has("sketch") => return ("hint", 1 << index("sketch")),
+                "hint_out" | "fusion" => return ("hint", at(0)),
+                // Where not all skips are controlled, it is the coarsest level's.
+                "zeros" if config.control.as_ref().is_some_and(ControlConfig::makes_all) => at(index("zeros") / 3),
+                "multi_scale" if has("laterals") => at(index("laterals")),
+                "multi_scale" if has("downs") => at(index("downs") + 1),
                 _ => at(levels - 1),
             };
-            ("denoiser", stride)
+            (if first == "control" { "control" } else { "denoiser" }, stride)
         }
+        "context" => ("context", 8),
         "guidance" => {
+            let guidance = config.guidance.as_ref().expect("its layers are there");
             let at = |level: usize| 8usize << level;
             let stride = match () {
-                () if has("convs") => config.guidance.patch << (index("convs") + 1),
+                () if has("convs") => guidance.patch << (index("convs") + 1),
                 () if has("trunk") => at(index("trunk")),
                 () if has("laterals") => at(index("laterals")),
                 () if has("downs") => at(index("downs") + 1),
-                () if has("direct") || has("fused") => at(config.guidance.channels.len() - 1),
+                () if has("direct") || has("fused") => at(guidance.channels.len() - 1),
                 () => at(0),
             };
             ("guidance", stride)
@@ -151,6 +177,12 @@ fn place(path: &[&str], config: &ModelConfig) -> (&'static str, usize) {
             ("refine", stride)
         }
         "prototypes" => ("prototypes", 16),
+        _ if has("layers") => {
+            let stride = 4 << index("layers");
+            // The stride of a layer sits in the 3x3 convolution of its first block.
+            let before = has("conv1") && path.iter().rev().nth(2) == Some(&"0") && index("layers") > 0;
+            ("features", if before { stride / 2 } else { stride })
+        }
         _ => {
             let stride = if has("blocks") {
                 let block = index("blocks");
@@ -176,6 +208,30 @@ mod tests {
         let gflop = frame_gflop(&parts);
         assert!(gflop < 5.0, "{gflop:.3} GFLOP: {parts:?}");
         assert!(parts.iter().map(|part| part.parameters).sum::<usize>() <= 5_000_000, "{parts:?}");
+    }
+
+    #[test]
+    fn the_papers_size_is_what_its_checkpoints_hold() {
+        let part = |config: &ModelConfig, names: &[&str]| {
+            let parts = cost(config, 1, 256, 256);
+            let named = |part: &&PartCost| names.contains(&part.part);
+            let parameters: usize = parts.iter().filter(named).map(|part| part.parameters).sum();
+            let gflop: f64 = parts.iter().filter(named).map(|part| part.gflop).sum();
+            (parameters, gflop)
+        };
+        let sd15 = ModelConfig::of(Profile::Sd15, 0);
+        let check = |(parameters, gflop): (usize, f64), expected: usize, operations: f64| {
+            assert_eq!(parameters, expected);
+            assert!((gflop / operations - 1.0).abs() < 0.01, "{gflop} GFLOP, expected {operations}");
+        };
+        // Parameters and GFLOP by torch's counters on the published modules.
+        check(part(&sd15, &["encoder"]), 34_163_592 + 72, 272.7);
+        check(part(&sd15, &["decoder"]), 49_490_179 + 20, 622.2);
+        check(part(&sd15, &["denoiser"]), 859_520_964, 180.1);
+        check(part(&sd15, &["hint", "control"]), 362_004_486, 66.2 + 3.4 - 1.57 - 2.8);
+        check(part(&sd15.diad_compat(), &["hint", "control"]), 471_871_120, 66.2);
+        // BatchNorm is folded: 8,543,296 in the checkpoint.
+        check(part(&ModelConfig::of(Profile::Sd15, 0), &["features"]), 8_528_000, 8.56);
     }
 
     #[test]

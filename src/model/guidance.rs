@@ -7,15 +7,8 @@
 
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{
-    Embedding, EmbeddingConfig, GroupNorm, GroupNormConfig, Initializer, Linear, LinearConfig, PaddingConfig2d,
-};
-use burn::tensor::{
-    Device, Int, Tensor,
-    activation::sigmoid,
-    module::interpolate,
-    ops::{InterpolateMode, InterpolateOptions},
-};
+use burn::nn::{Embedding, EmbeddingConfig, GroupNorm, GroupNormConfig, Initializer, PaddingConfig2d};
+use burn::tensor::{Device, Int, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::blocks::activation::Activation;
@@ -23,6 +16,7 @@ use super::blocks::pointwise::mix;
 use super::blocks::resample::{Downsample, space_to_depth};
 use super::blocks::stage::{Block, BlockStyle};
 use super::features::Stages;
+use super::fusion::{Gates, SemanticBranch};
 use super::unet::Guidance;
 
 /// Which sketch of the picture guides.
@@ -82,60 +76,6 @@ impl Branch {
 
     fn forward(&self, planes: Tensor<4>) -> Tensor<4> {
         self.convs.iter().fold(space_to_depth(planes, self.patch), |x, conv| self.activation.forward(conv.forward(x)))
-    }
-}
-
-/// Projections of the backbone's stages at strides 8 and 16.
-#[derive(Module, Debug)]
-struct SemanticBranch {
-    fine: Conv2d,
-    coarse: Conv2d,
-    norm: GroupNorm,
-    #[module(skip)]
-    activation: Activation,
-}
-
-impl SemanticBranch {
-    fn forward(&self, stages: &Stages) -> Tensor<4> {
-        let [_, _, height, width] = stages[1].dims();
-        // Doubling before the projection is the same as after it (both are linear), and the frozen features need no
-        // gradient: bilinear resizing has none on CUDA.
-        let options = InterpolateOptions::new(InterpolateMode::Bilinear)
-            .with_align_corners(false)
-            .with_output_size([height, width]);
-        let coarse = mix(&self.coarse, interpolate(stages[2].clone(), options));
-        let joined = Tensor::cat(vec![mix(&self.fine, stages[1].clone()), coarse], 1);
-        self.activation.forward(self.norm.forward(joined))
-    }
-}
-
-/// Channel and spatial gates on the mixed views: `V = U + U g_c g_s`.
-#[derive(Module, Debug)]
-struct Gates {
-    squeeze: Linear,
-    excite: Linear,
-    spatial: Conv2d,
-    #[module(skip)]
-    activation: Activation,
-}
-
-impl Gates {
-    fn new(width: usize, activation: Activation, device: &Device) -> Self {
-        Self {
-            squeeze: LinearConfig::new(width, width / 4).init(device),
-            excite: LinearConfig::new(width / 4, width).init(device),
-            spatial: Conv2dConfig::new([2, 1], [7, 7]).with_padding(PaddingConfig2d::Explicit(3, 3, 3, 3)).init(device),
-            activation,
-        }
-    }
-
-    fn forward(&self, mixed: Tensor<4>) -> Tensor<4> {
-        let [batch, channels, _, _] = mixed.dims();
-        let mean: Tensor<2> = mixed.clone().mean_dims(&[2, 3]).reshape([batch, channels]);
-        let channel = sigmoid(self.excite.forward(self.activation.forward(self.squeeze.forward(mean))));
-        let summary = Tensor::cat(vec![mixed.clone().mean_dim(1), mixed.clone().max_dim(1)], 1);
-        let spatial = sigmoid(self.spatial.forward(summary));
-        mixed.clone() + mixed * channel.reshape([batch, channels, 1, 1]) * spatial
     }
 }
 
@@ -240,12 +180,7 @@ impl GuidanceConfig {
         });
         let semantic = self.semantic.then(|| {
             joined += branch;
-            SemanticBranch {
-                fine: pointwise(semantic_channels[1], branch / 2),
-                coarse: pointwise(semantic_channels[2], branch / 2),
-                norm: GroupNormConfig::new(style.groups, branch).init(device),
-                activation,
-            }
+            SemanticBranch::new(semantic_channels, branch / 2, style, device)
         });
         let fusion = Fusion {
             picture: Branch::new(3, self.patch, branch, activation, device),

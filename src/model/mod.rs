@@ -7,11 +7,12 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `profile` | `ModelConfig` and the sizes `edge` and `edge-small` |
-//! | `blocks` | residual and edge blocks, attention, resampling, timestep embedding |
+//! | `profile` | `ModelConfig` and the sizes `sd15`, `edge` and `edge-small` |
+//! | `blocks` | residual, edge and transformer blocks, attention, resampling, timestep embedding |
 //! | `autoencoder` | KL autoencoder with a factor of 8 |
 //! | `unet` | the denoiser |
-//! | `sketch`, `guidance` | edges of the picture; the semantic and sketch guided network |
+//! | `sketch`, `guidance` | edges of the picture; the semantic and sketch guided network of the edge profiles |
+//! | `control`, `fusion` | the guided network at the paper's size, DSAD's or DiAD's; parts that both share |
 //! | `features` | frozen backbone whose stages score and guide |
 //! | `schedule`, `sampler` | noise schedules on the host; reduced-step DDIM and deviation correction |
 //! | `score`, `refine`, `prototypes` | anomaly components; the refine head; typical patches of good parts |
@@ -21,8 +22,10 @@
 
 pub mod autoencoder;
 pub mod blocks;
+pub mod control;
 pub mod cost;
 pub mod features;
+mod fusion;
 pub mod guidance;
 pub mod loss;
 pub mod network;

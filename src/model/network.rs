@@ -1,10 +1,11 @@
 //! All networks as one module: a picture in, its reconstruction and the anomaly components out.
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::sigmoid, assert_shape};
 use serde::{Deserialize, Serialize};
 
 use super::autoencoder::Autoencoder;
+use super::control::ControlNetwork;
 use super::features::{FeatureExtractor, Stages};
 use super::guidance::{GuidanceNetwork, SketchOperator};
 use super::profile::ModelConfig;
@@ -13,7 +14,7 @@ use super::refine::RefineHead;
 use super::sampler::Sampler;
 use super::score::{feature_map, latent_map, resize};
 use super::sketch::soft_sketch;
-use super::unet::{Denoiser, Guidance};
+use super::unet::{Conditions, Denoiser, Guidance};
 
 /// Weights of the anomaly components in the map; each already divided by what good parts show.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -25,8 +26,11 @@ pub struct MapWeights {
     pub latent: f64,
     /// Probability of the refine head.
     pub refine: f64,
-    /// Distance to the nearest prototype.
+    /// Distance to the nearest prototype, above the floor.
     pub prototypes: f64,
+    /// What good parts show of that distance in the middle: nothing is like its nearest prototype, and up to here it means
+    /// nothing.
+    pub prototypes_floor: f64,
 }
 
 /// Anomaly components of a batch, `[b, 1, h, w]` each, not smoothed.
@@ -45,11 +49,14 @@ pub struct Components {
 impl Components {
     /// The weighted sum: the anomaly map before smoothing, `[b, 1, h, w]`.
     pub fn combine(&self, weights: &MapWeights) -> Tensor<4> {
-        let map = self.features.clone() * weights.features + self.latent.clone() * weights.latent;
-        [(&self.refine, weights.refine), (&self.prototypes, weights.prototypes)]
-            .into_iter()
-            .filter_map(|(component, weight)| Some(component.clone()? * weight))
-            .fold(map, |map, component| map + component)
+        let mut map = self.features.clone() * weights.features + self.latent.clone() * weights.latent;
+        if let Some(refine) = &self.refine {
+            map = map + refine.clone() * weights.refine;
+        }
+        if let Some(prototypes) = &self.prototypes {
+            map = map + (prototypes.clone() - weights.prototypes_floor).clamp_min(0.0) * weights.prototypes;
+        }
+        map
     }
 }
 
@@ -66,6 +73,15 @@ pub struct Reconstructed {
     pub seen: Stages,
 }
 
+/// What a picture steers its reconstruction with.
+#[derive(Debug, Clone)]
+pub struct Steering {
+    /// Control and class embedding of the network that sees the picture alone.
+    guidance: Option<(Guidance, Tensor<2>)>,
+    /// The picture's part of the network that sees the latent too.
+    hint: Option<Tensor<4>>,
+}
+
 /// The whole model.
 #[derive(Module, Debug)]
 pub struct Network {
@@ -73,8 +89,12 @@ pub struct Network {
     pub autoencoder: Autoencoder,
     /// Predicts what is not normal in a latent.
     pub denoiser: Denoiser,
-    /// Steers the denoiser.
-    pub guidance: GuidanceNetwork,
+    /// Steers the denoiser from the picture alone: the edge profiles.
+    pub guidance: Option<GuidanceNetwork>,
+    /// Steers the denoiser from the picture, the latent and the timestep: the paper's size.
+    pub control: Option<ControlNetwork>,
+    /// The constant that all transformer blocks attend to, `[tokens, width]`, where they do not store it.
+    pub context: Option<Param<Tensor<2>>>,
     /// Judges differences.
     pub refine: Option<RefineHead>,
     /// Typical patches of good parts.
@@ -109,13 +129,22 @@ impl Network {
         Self {
             autoencoder: config.autoencoder.init(device),
             denoiser: denoiser.init(device),
-            guidance: config.guidance.init(coarsest, &skips, denoiser.embedding(), config.classes, stages, device),
+            guidance: config
+                .guidance
+                .as_ref()
+                .map(|guidance| guidance.init(coarsest, &skips, denoiser.embedding(), config.classes, stages, device)),
+            control: config.control.as_ref().map(|control| control.init(denoiser, stages, device)),
+            context: denoiser
+                .context
+                .as_ref()
+                .filter(|context| !context.stored)
+                .map(|context| Param::from_tensor(Tensor::zeros([context.tokens, context.width], device))),
             refine: config.refine.as_ref().map(|refine| refine.init(stages, device)),
             prototypes: config.prototypes.as_ref().map(|p| p.init(stages, config.classes, device)),
             features: config.backbone.init(device),
             latent_scale: config.latent_scale,
             sampler: config.sampler,
-            sketch: config.guidance.sketch,
+            sketch: config.sketch(),
         }
     }
 
@@ -135,24 +164,42 @@ impl Network {
         self.sampler
     }
 
-    /// Control for the denoiser from a picture: once per frame, whatever the step count.
+    /// What steers from a picture: once per frame, whatever the step count.
     ///
     /// # Shapes
-    /// - image `[b, 3, h, w]`, canny plane `[b, 1, h, w]` where the configuration asks for it, stages of the picture
-    pub fn guide(&self, image: Tensor<4>, canny: Option<Tensor<4>>, stages: &Stages) -> Guidance {
+    /// - image `[b, 3, h, w]`, canny plane `[b, 1, h, w]` where the configuration asks for it, stages of the picture;
+    ///   `classes` has `b` indices, 0 is the null class
+    pub fn steer(&self, image: Tensor<4>, canny: Option<Tensor<4>>, stages: &Stages, classes: &[usize]) -> Steering {
         let sketch = match self.sketch {
             Some(SketchOperator::Soft) => Some(soft_sketch(image.clone())),
             Some(SketchOperator::Canny) => canny,
             None => None,
         };
-        self.guidance.forward(image, sketch, Some(stages))
+        let device = image.device();
+        let guidance = self.guidance.as_ref().map(|network| {
+            let rows: Vec<i32> = classes.iter().map(|&class| class as i32).collect();
+            let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [classes.len()]), &device);
+            (network.forward(image.clone(), sketch.clone(), Some(stages)), network.class_embedding(rows))
+        });
+        let hint = self.control.as_ref().map(|network| network.hint(image, sketch, stages));
+        Steering { guidance, hint }
     }
 
-    /// Indices of classes (0 is the null class) as embeddings `[b, embedding]`.
-    pub fn class_embedding(&self, classes: &[usize], device: &Device) -> Tensor<2> {
-        let rows: Vec<i32> = classes.iter().map(|&class| class as i32).collect();
-        let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [classes.len()]), device);
-        self.guidance.class_embedding(rows)
+    /// One guided call of the denoiser: `[b, c, h/8, w/8]` and `b` timesteps to what the sampler asks for.
+    pub fn denoise(&self, latent: Tensor<4>, timesteps: &[f64], steering: &Steering) -> Tensor<4> {
+        let context = self.context.as_ref().map(Param::val);
+        let mut conditions = Conditions { context: context.as_ref(), ..Conditions::default() };
+        if let Some((guidance, class)) = &steering.guidance {
+            conditions.guidance = Some(guidance);
+            conditions.class = Some(class);
+        }
+        let control = self
+            .control
+            .as_ref()
+            .zip(steering.hint.as_ref())
+            .map(|(network, hint)| network.forward(latent.clone(), timesteps, context.as_ref(), hint.clone()));
+        conditions.guidance = control.as_ref().or(conditions.guidance);
+        self.denoiser.forward(latent, timesteps, &conditions)
     }
 
     /// The guided reconstruction.
@@ -171,13 +218,11 @@ impl Network {
         let batch = classes.len();
         assert_shape!(image, [batch, 3, _, _]);
         let seen = self.features.forward(image.clone());
-        let guidance = self.guide(image.clone(), canny, &seen);
-        let class = self.class_embedding(classes, &image.device());
+        let steering = self.steer(image.clone(), canny, &seen, classes);
         let seen_latent = self.autoencoder.encode(image, self.latent_scale);
-        let latent = self.sampler.run(seen_latent.clone(), noise, steps, |x, t| {
-            let timesteps = vec![t as f64; batch];
-            self.denoiser.forward(x, &timesteps, Some(class.clone()), Some(&guidance))
-        });
+        let latent = self
+            .sampler
+            .run(seen_latent.clone(), noise, steps, |x, t| self.denoise(x, &vec![t as f64; batch], &steering));
         let image = self.autoencoder.decode(latent.clone(), self.latent_scale);
         Reconstructed { seen_latent, latent, image, seen }
     }

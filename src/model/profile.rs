@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::autoencoder::AutoencoderConfig;
 use super::blocks::activation::Activation;
 use super::blocks::stage::{BlockKind, BlockStyle};
+use super::blocks::transformer::ContextConfig;
+use super::control::{ControlConfig, ControlForm, SketchBranch};
 use super::features::Backbone;
+use super::features::resnet::PixelRange;
 use super::guidance::{GuidanceConfig, SketchOperator};
 use super::network::Network;
 use super::prototypes::PrototypesConfig;
@@ -20,6 +23,8 @@ use super::unet::DenoiserConfig;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Profile {
+    /// The paper's size: Stable Diffusion v1.5 and its checkpoints.
+    Sd15,
     /// 8 to 30 M parameters: CUDA and Jetson.
     Edge,
     /// At most 5 M parameters and 5 GFLOP a frame at 2 steps: a CPU, and the shipped demo.
@@ -29,6 +34,7 @@ pub enum Profile {
 impl fmt::Display for Profile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Profile::Sd15 => "sd15",
             Profile::Edge => "edge",
             Profile::EdgeSmall => "edge-small",
         })
@@ -40,9 +46,10 @@ impl FromStr for Profile {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
+            "sd15" => Ok(Profile::Sd15),
             "edge" => Ok(Profile::Edge),
             "edge-small" => Ok(Profile::EdgeSmall),
-            _ => Err(format!("unknown profile '{text}': use edge or edge-small")),
+            _ => Err(format!("unknown profile '{text}': use sd15, edge or edge-small")),
         }
     }
 }
@@ -57,8 +64,10 @@ pub struct ModelConfig {
     pub latent_scale: f64,
     /// The denoiser.
     pub denoiser: DenoiserConfig,
-    /// The semantic and sketch guided network.
-    pub guidance: GuidanceConfig,
+    /// The semantic and sketch guided network of the edge profiles.
+    pub guidance: Option<GuidanceConfig>,
+    /// The semantic and sketch guided network at the paper's size.
+    pub control: Option<ControlConfig>,
     /// The refine head, if there is one.
     pub refine: Option<RefineConfig>,
     /// The prototypes, if there are any.
@@ -75,10 +84,69 @@ fn edge_style(expansion: usize) -> BlockStyle {
     BlockStyle { kind: BlockKind::Edge, activation: Activation::Relu, groups: 8, epsilon: 1e-5, expansion }
 }
 
+/// The paper's blocks; the autoencoder has another epsilon than the denoiser.
+fn paper_style(epsilon: f64) -> BlockStyle {
+    BlockStyle { kind: BlockKind::Residual, activation: Activation::Silu, groups: 32, epsilon, expansion: 1 }
+}
+
 impl ModelConfig {
+    /// Stable Diffusion v1.5 with DSAD's guided network. One model for all classes, without a class embedding.
+    fn sd15() -> Self {
+        Self {
+            autoencoder: AutoencoderConfig {
+                latent_channels: 4,
+                patch: 1,
+                encoder_channels: vec![128, 256, 512, 512],
+                decoder_channels: vec![128, 256, 512, 512],
+                blocks: 2,
+                middle_attention: true,
+                style: paper_style(1e-6),
+            },
+            latent_scale: 0.18215,
+            denoiser: DenoiserConfig {
+                latent_channels: 4,
+                channels: vec![320, 640, 1280, 1280],
+                blocks: 2,
+                attention: vec![true, true, true, false],
+                heads: 8,
+                context: Some(ContextConfig { tokens: 77, width: 768, stored: false }),
+                style: paper_style(1e-5),
+            },
+            guidance: None,
+            control: Some(ControlConfig {
+                hint: [16, 16, 32, 32, 96, 96, 256],
+                form: ControlForm::Dsad {
+                    sketch: Some(SketchBranch { operator: SketchOperator::Soft, channels: [16, 32, 64, 128] }),
+                    semantic: Some(128),
+                    multi_scale: Some(256),
+                },
+            }),
+            refine: None,
+            prototypes: None,
+            backbone: Backbone::Resnet50 { range: PixelRange::SymmetricOne },
+            sampler: Sampler::Ddim { timesteps: 1000 },
+            classes: 0,
+        }
+    }
+
+    /// The same with DiAD's control network, layer by layer as released, in place of DSAD's.
+    pub fn diad_compat(mut self) -> Self {
+        if let Some(control) = &mut self.control {
+            control.form = ControlForm::Diad { all_skips: false };
+        }
+        self
+    }
+
+    /// The sketch that the model needs of a picture, if any.
+    pub fn sketch(&self) -> Option<SketchOperator> {
+        let guidance = self.guidance.as_ref().and_then(|guidance| guidance.sketch);
+        guidance.or_else(|| self.control.as_ref().and_then(ControlConfig::sketch))
+    }
+
     /// The configuration of a profile for `classes` classes.
     pub fn of(profile: Profile, classes: usize) -> Self {
         match profile {
+            Profile::Sd15 => Self::sd15(),
             Profile::EdgeSmall => Self {
                 autoencoder: AutoencoderConfig {
                     latent_channels: 8,
@@ -96,9 +164,10 @@ impl ModelConfig {
                     blocks: 1,
                     attention: vec![false, false, true],
                     heads: 4,
+                    context: None,
                     style: edge_style(2),
                 },
-                guidance: GuidanceConfig {
+                guidance: Some(GuidanceConfig {
                     patch: 4,
                     branch_channels: 32,
                     channels: vec![64, 96, 128],
@@ -106,7 +175,8 @@ impl ModelConfig {
                     sketch: Some(SketchOperator::Soft),
                     multi_scale: true,
                     style: edge_style(2),
-                },
+                }),
+                control: None,
                 refine: Some(RefineConfig { fine: 32, coarse: 64, blocks: 2, style: edge_style(2) }),
                 prototypes: Some(PrototypesConfig { per_class: 768 }),
                 backbone: Backbone::EfficientnetLite0,
@@ -118,7 +188,7 @@ impl ModelConfig {
                     latent_channels: 8,
                     patch: 4,
                     encoder_channels: vec![64, 128],
-                    decoder_channels: vec![128, 256],
+                    decoder_channels: vec![104, 208],
                     blocks: 2,
                     middle_attention: false,
                     style: edge_style(2),
@@ -130,9 +200,10 @@ impl ModelConfig {
                     blocks: 2,
                     attention: vec![false, true, true],
                     heads: 4,
+                    context: None,
                     style: edge_style(3),
                 },
-                guidance: GuidanceConfig {
+                guidance: Some(GuidanceConfig {
                     patch: 4,
                     branch_channels: 64,
                     channels: vec![128, 192, 256],
@@ -140,7 +211,8 @@ impl ModelConfig {
                     sketch: Some(SketchOperator::Soft),
                     multi_scale: true,
                     style: edge_style(2),
-                },
+                }),
+                control: None,
                 refine: Some(RefineConfig { fine: 64, coarse: 128, blocks: 2, style: edge_style(2) }),
                 prototypes: Some(PrototypesConfig { per_class: 2048 }),
                 backbone: Backbone::EfficientnetLite0,
@@ -158,7 +230,10 @@ impl ModelConfig {
                 self.autoencoder.latent_channels, self.denoiser.latent_channels
             ));
         }
-        if self.guidance.channels.len() != self.denoiser.channels.len() {
+        if self.guidance.is_some() && self.control.is_some() {
+            return Some("guidance and control exclude each other".into());
+        }
+        if self.guidance.as_ref().is_some_and(|guidance| guidance.channels.len() != self.denoiser.channels.len()) {
             return Some("guidance.channels and denoiser.channels need the same number of levels".into());
         }
         if !(self.latent_scale.is_finite() && self.latent_scale > 0.0) {
@@ -166,7 +241,8 @@ impl ModelConfig {
         }
         (self.autoencoder.problem().map(|p| format!("autoencoder: {p}")))
             .or_else(|| self.denoiser.problem().map(|p| format!("denoiser: {p}")))
-            .or_else(|| self.guidance.problem().map(|p| format!("guidance: {p}")))
+            .or_else(|| self.guidance.as_ref()?.problem().map(|p| format!("guidance: {p}")))
+            .or_else(|| self.control.as_ref()?.problem(&self.denoiser).map(|p| format!("control: {p}")))
     }
 
     /// Makes the network with fresh weights.

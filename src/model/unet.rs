@@ -11,6 +11,7 @@ use super::blocks::attention::{AttentionBlock, AttentionBlockConfig};
 use super::blocks::resample::{Downsample, Upsample};
 use super::blocks::stage::{Block, BlockStyle};
 use super::blocks::timestep::TimestepEmbedding;
+use super::blocks::transformer::{ContextConfig, TransformerBlock, TransformerBlockConfig};
 
 /// Configuration of a [`Denoiser`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,30 +27,107 @@ pub struct DenoiserConfig {
     pub attention: Vec<bool>,
     /// Heads of every attention.
     pub heads: usize,
+    /// With a context, attention is Stable Diffusion's transformer block; without one, plain attention.
+    pub context: Option<ContextConfig>,
     /// Block kind and norms.
     pub style: BlockStyle,
 }
 
-/// What the guidance network adds to the denoiser at its coarsest level.
+/// What the guidance network adds to the denoiser.
 #[derive(Debug, Clone)]
 pub struct Guidance {
     /// Added to the output of the middle, `[b, c, h, w]`.
     pub middle: Tensor<4>,
-    /// Added to the skips of the coarsest level, in the order in which they were made; each `[b, c, h, w]`.
+    /// Added to the last skips, in the order in which they were made; each `[b, c, h, w]`.
     pub skips: Vec<Tensor<4>>,
 }
 
-#[derive(Module, Debug)]
-struct Unit {
-    block: Block,
-    attention: Option<AttentionBlock>,
+/// What a denoising call depends on besides the latent and its timestep.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Conditions<'a> {
+    /// `[b, embedding]`, added to the timestep's embedding.
+    pub class: Option<&'a Tensor<2>>,
+    /// `[tokens, width]`, where the network attends to a context that it does not store.
+    pub context: Option<&'a Tensor<2>>,
+    /// Control from the picture.
+    pub guidance: Option<&'a Guidance>,
 }
 
 #[derive(Module, Debug)]
-struct Level {
+pub(super) struct Unit {
+    block: Block,
+    attention: Option<AttentionBlock>,
+    transformer: Option<TransformerBlock>,
+}
+
+#[derive(Module, Debug)]
+pub(super) struct Level {
     units: Vec<Unit>,
     down: Option<Downsample>,
     up: Option<Upsample>,
+}
+
+/// The half of a U-Net that reads a latent, up to its middle; the control network has one of its own.
+pub(super) struct Reader {
+    pub(super) time: TimestepEmbedding,
+    pub(super) conv_in: Conv2d,
+    pub(super) down: Vec<Level>,
+    pub(super) middle_in: Unit,
+    pub(super) middle_out: Block,
+    /// Channels of the skips, in the order in which they are made.
+    pub(super) skips: Vec<usize>,
+}
+
+/// A [`Reader`] in place.
+pub(super) struct Reading<'a> {
+    pub(super) time: &'a TimestepEmbedding,
+    pub(super) conv_in: &'a Conv2d,
+    pub(super) down: &'a [Level],
+    pub(super) middle_in: &'a Unit,
+    pub(super) middle_out: &'a Block,
+}
+
+/// What reading a latent gives.
+pub(super) struct Read {
+    pub(super) skips: Vec<Tensor<4>>,
+    pub(super) middle: Tensor<4>,
+    pub(super) embedding: Tensor<2>,
+}
+
+impl Reading<'_> {
+    /// `added` joins the output of the first convolution.
+    pub(super) fn forward(
+        &self,
+        latent: Tensor<4>,
+        timesteps: &[f64],
+        conditions: &Conditions<'_>,
+        added: Option<Tensor<4>>,
+    ) -> Read {
+        let batch = timesteps.len();
+        assert_shape!(latent, [batch, _, _, _]);
+        let mut embedding = self.time.forward(timesteps);
+        if let Some(class) = conditions.class {
+            embedding = embedding + class.clone();
+        }
+        let mut x = self.conv_in.forward(latent);
+        if let Some(added) = added {
+            x = x + added;
+        }
+        let mut skips = vec![x.clone()];
+        for level in self.down {
+            for unit in &level.units {
+                x = unit.forward(x, &embedding, conditions.context);
+                skips.push(x.clone());
+            }
+            if let Some(down) = &level.down {
+                x = down.forward(x);
+                skips.push(x.clone());
+            }
+        }
+        x = self.middle_in.forward(x, &embedding, conditions.context);
+        let middle = self.middle_out.forward(x, Some(embedding.clone()));
+        Read { skips, middle, embedding }
+    }
 }
 
 /// Predicts the noise or the deviation in a latent.
@@ -68,12 +146,18 @@ pub struct Denoiser {
 }
 
 impl Unit {
-    fn forward(&self, input: Tensor<4>, embedding: &Tensor<2>) -> Tensor<4> {
+    fn forward(&self, input: Tensor<4>, embedding: &Tensor<2>, context: Option<&Tensor<2>>) -> Tensor<4> {
         let x = self.block.forward(input, Some(embedding.clone()));
-        match &self.attention {
-            Some(attention) => attention.forward(x),
-            None => x,
+        match (&self.attention, &self.transformer) {
+            (Some(attention), _) => attention.forward(x),
+            (None, Some(transformer)) => transformer.forward(x, context),
+            (None, None) => x,
         }
+    }
+
+    pub(super) fn store_context(mut self, context: &Tensor<2>) -> Self {
+        self.transformer = self.transformer.take().map(|block| block.store_context(context));
+        self
     }
 }
 
@@ -102,27 +186,27 @@ impl DenoiserConfig {
         None
     }
 
-    /// Makes the network; the last layer starts at zero.
+    fn unit(&self, input: usize, output: usize, attended: bool, device: &Device) -> Unit {
+        let style = &self.style;
+        let transformer = self.context.clone().filter(|_| attended).map(|context| {
+            TransformerBlockConfig { channels: output, heads: self.heads, groups: style.groups, context }.init(device)
+        });
+        let attention = (attended && self.context.is_none()).then(|| {
+            AttentionBlockConfig { channels: output, heads: self.heads, groups: style.groups, epsilon: style.epsilon }
+                .init(device)
+        });
+        Unit { block: style.block(input, output, Some(self.embedding()), device), attention, transformer }
+    }
+
+    /// Makes the half that reads.
     ///
     /// # Panics
     /// If [`Self::problem`] finds one.
-    pub fn init(&self, device: &Device) -> Denoiser {
+    pub(super) fn reader(&self, device: &Device) -> Reader {
         if let Some(problem) = self.problem() {
             panic!("denoiser: {problem}");
         }
         let style = &self.style;
-        let embedding = Some(self.embedding());
-        let conv3 = |input, output| {
-            Conv2dConfig::new([input, output], [3, 3]).with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
-        };
-        let attention = |channels| {
-            AttentionBlockConfig { channels, heads: self.heads, groups: style.groups, epsilon: style.epsilon }
-                .init(device)
-        };
-        let unit = |input, output, attended: bool| Unit {
-            block: style.block(input, output, embedding, device),
-            attention: attended.then(|| attention(output)),
-        };
         let first = self.channels[0];
         let levels = self.channels.len();
         let mut skips = vec![first];
@@ -133,7 +217,7 @@ impl DenoiserConfig {
                 let units = (0..self.blocks)
                     .map(|_| {
                         skips.push(output);
-                        unit(std::mem::replace(&mut width, output), output, self.attention[level])
+                        self.unit(std::mem::replace(&mut width, output), output, self.attention[level], device)
                     })
                     .collect();
                 let down = (level + 1 < levels).then(|| {
@@ -143,8 +227,26 @@ impl DenoiserConfig {
                 Level { units, down, up: None }
             })
             .collect();
-        let middle_in = unit(width, width, true);
-        let middle_out = style.block(width, width, embedding, device);
+        Reader {
+            time: TimestepEmbedding::new(first, style.activation, device),
+            conv_in: conv3(self.latent_channels, first).init(device),
+            down,
+            middle_in: self.unit(width, width, true, device),
+            middle_out: style.block(width, width, Some(self.embedding()), device),
+            skips,
+        }
+    }
+
+    /// Makes the network; the last layer starts at zero.
+    ///
+    /// # Panics
+    /// If [`Self::problem`] finds one.
+    pub fn init(&self, device: &Device) -> Denoiser {
+        let Reader { time, conv_in, down, middle_in, middle_out, mut skips } = self.reader(device);
+        let style = &self.style;
+        let first = self.channels[0];
+        let levels = self.channels.len();
+        let mut width = self.channels[levels - 1];
         let up = (0..levels)
             .rev()
             .map(|level| {
@@ -152,7 +254,8 @@ impl DenoiserConfig {
                 let units = (0..self.blocks + 1)
                     .map(|_| {
                         let skip = skips.pop().expect("one skip per block on the way up");
-                        unit(std::mem::replace(&mut width, output) + skip, output, self.attention[level])
+                        let input = std::mem::replace(&mut width, output) + skip;
+                        self.unit(input, output, self.attention[level], device)
                     })
                     .collect();
                 Level { units, down: None, up: (level > 0).then(|| style.up(output, output, device)) }
@@ -162,8 +265,8 @@ impl DenoiserConfig {
         conv_out.weight = conv_out.weight.map(|w| w.zeros_like());
         conv_out.bias = conv_out.bias.map(|b| b.map(|b| b.zeros_like()));
         Denoiser {
-            time: TimestepEmbedding::new(first, style.activation, device),
-            conv_in: conv3(self.latent_channels, first).init(device),
+            time,
+            conv_in,
             down,
             middle_in,
             middle_out,
@@ -175,44 +278,24 @@ impl DenoiserConfig {
     }
 }
 
+fn conv3(input: usize, output: usize) -> Conv2dConfig {
+    Conv2dConfig::new([input, output], [3, 3]).with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+}
+
 impl Denoiser {
     /// One denoising call.
     ///
     /// # Shapes
     /// - latent `[b, c, h, w]` with sides that halve once per level; `b` timesteps
-    /// - class `[b, embedding]`, added to the timestep's embedding
     /// - output `[b, c, h, w]`
     ///
     /// # Panics
     /// If shapes disagree.
-    pub fn forward(
-        &self,
-        latent: Tensor<4>,
-        timesteps: &[f64],
-        class: Option<Tensor<2>>,
-        guidance: Option<&Guidance>,
-    ) -> Tensor<4> {
-        let batch = timesteps.len();
-        assert_shape!(latent, [batch, _, _, _]);
-        let mut embedding = self.time.forward(timesteps);
-        if let Some(class) = class {
-            embedding = embedding + class;
-        }
-        let mut x = self.conv_in.forward(latent);
-        let mut skips = vec![x.clone()];
-        for level in &self.down {
-            for unit in &level.units {
-                x = unit.forward(x, &embedding);
-                skips.push(x.clone());
-            }
-            if let Some(down) = &level.down {
-                x = down.forward(x);
-                skips.push(x.clone());
-            }
-        }
-        x = self.middle_in.forward(x, &embedding);
-        x = self.middle_out.forward(x, Some(embedding.clone()));
-        if let Some(guidance) = guidance {
+    pub fn forward(&self, latent: Tensor<4>, timesteps: &[f64], conditions: &Conditions<'_>) -> Tensor<4> {
+        let Self { time, conv_in, down, middle_in, middle_out, .. } = self;
+        let reading = Reading { time, conv_in, down, middle_in, middle_out };
+        let Read { mut skips, middle: mut x, embedding } = reading.forward(latent, timesteps, conditions, None);
+        if let Some(guidance) = conditions.guidance {
             x = x + guidance.middle.clone();
             let first = skips.len() - guidance.skips.len();
             for (skip, added) in skips[first..].iter_mut().zip(&guidance.skips) {
@@ -222,12 +305,28 @@ impl Denoiser {
         for level in &self.up {
             for unit in &level.units {
                 let skip = skips.pop().expect("one skip per block on the way up");
-                x = unit.forward(Tensor::cat(vec![x, skip], 1), &embedding);
+                x = unit.forward(Tensor::cat(vec![x, skip], 1), &embedding, conditions.context);
             }
             if let Some(up) = &level.up {
                 x = up.forward(x);
             }
         }
         self.conv_out.forward(self.activation.forward(self.norm.forward(x)))
+    }
+
+    /// Stores what every attention needs of a context that never changes.
+    pub fn store_context(mut self, context: &Tensor<2>) -> Self {
+        let store = |levels: Vec<Level>| levels.into_iter().map(|level| level.store_context(context)).collect();
+        self.down = store(self.down);
+        self.middle_in = self.middle_in.store_context(context);
+        self.up = store(self.up);
+        self
+    }
+}
+
+impl Level {
+    pub(super) fn store_context(mut self, context: &Tensor<2>) -> Self {
+        self.units = self.units.into_iter().map(|unit| unit.store_context(context)).collect();
+        self
     }
 }

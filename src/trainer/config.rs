@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::inspection::detect::Steps;
@@ -52,6 +52,7 @@ impl TrainConfig {
     /// The configuration that ships for a profile.
     pub fn of(profile: Profile) -> anyhow::Result<Self> {
         let (name, text) = match profile {
+            Profile::Sd15 => bail!("sd15 is built from public checkpoints; `fit` trains edge and edge-small"),
             Profile::Edge => ("edge", include_str!("../../configs/train/edge.toml")),
             Profile::EdgeSmall => ("edge-small", include_str!("../../configs/train/edge-small.toml")),
         };

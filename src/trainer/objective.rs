@@ -11,7 +11,7 @@ use crate::model::loss::{dice, feature_distance, focal, l1};
 use crate::model::network::Network;
 use crate::model::refine::RefineHead;
 use crate::model::sketch::soft_sketch;
-use crate::model::unet::{Denoiser, Guidance};
+use crate::model::unet::{Conditions, Denoiser, Guidance};
 
 /// A loss of one stage. `network` is off the gradient graph, `trained` on it.
 pub trait Objective {
@@ -130,12 +130,13 @@ impl Objective for DenoiserObjective<'_> {
     }
 
     fn extract(&self, network: &Network) -> GuidedDenoiser {
-        GuidedDenoiser { denoiser: network.denoiser.clone(), guidance: network.guidance.clone() }
+        let guidance = network.guidance.clone().expect("this stage runs for profiles that the picture alone guides");
+        GuidedDenoiser { denoiser: network.denoiser.clone(), guidance }
     }
 
     fn install(&self, mut network: Network, trained: GuidedDenoiser) -> Network {
         network.denoiser = trained.denoiser;
-        network.guidance = trained.guidance;
+        network.guidance = Some(trained.guidance);
         network
     }
 
@@ -183,7 +184,8 @@ impl Objective for DenoiserObjective<'_> {
             .collect();
         let class = trained.guidance.class_embedding(Tensor::from_data(TensorData::new(classes, [size]), device));
         let timesteps: Vec<f64> = levels.iter().map(|&t| t as f64).collect();
-        let predicted = trained.denoiser.forward(latent, &timesteps, Some(class), Some(&guidance));
+        let conditions = Conditions { class: Some(&class), context: None, guidance: Some(&guidance) };
+        let predicted = trained.denoiser.forward(latent, &timesteps, &conditions);
         let weight = deviation.clone().abs().mean_dim(1).greater_elem(0.05).float() * DEFECT_WEIGHT + 1.0;
         let error = (predicted - deviation).square() * weight.clone();
         error.mean() / weight.mean()

@@ -35,7 +35,7 @@ pub struct Choice {
     pub pictures: usize,
 }
 
-/// The smoothed components of one picture on the coarse search grid.
+/// The components of one picture on the coarse search grid.
 struct Maps {
     components: [Vec<f32>; 4],
     defective: bool,
@@ -69,7 +69,14 @@ pub fn choose(
             maps.push(Maps { components, defective, truth: thin(mask, width, |m| *m > 127) });
         }
     }
-    Ok(search(&maps, width / STRIDE))
+    let floor = quantile(&maps, 3, 0.5).unwrap_or(0.0);
+    for Maps { components, .. } in &mut maps {
+        components[3].iter_mut().for_each(|value| *value = (*value - floor as f32).max(0.0));
+        for component in components {
+            *component = gaussian_blur(component, width / STRIDE, height / STRIDE, SIGMA / STRIDE as f64);
+        }
+    }
+    Ok(search(&maps, width / STRIDE, floor))
 }
 
 fn thin<T, U>(values: &[T], width: usize, take: impl Fn(&T) -> U) -> Vec<U> {
@@ -92,23 +99,21 @@ fn components(
     let (refine, prototypes) = (or_nothing(parts.refine), or_nothing(parts.prototypes));
     let read = Tensor::cat(vec![parts.features, parts.latent.clone(), refine, prototypes], 1).cast(FloatDType::F32);
     let values = read.try_into_vec_as::<f32>()?;
-    let mut planes =
-        values.chunks_exact(plane).map(|values| thin(&gaussian_blur(values, width, height, SIGMA), width, |v| *v));
+    let mut planes = values.chunks_exact(plane).map(|values| thin(values, width, |v| *v));
     Ok(std::array::from_fn(|_| planes.next().unwrap_or_default()))
 }
 
 /// Tries a small grid of weights, each on components that are divided by what good pictures show (their 99.5 % quantile).
-fn search(maps: &[Maps], width: usize) -> Choice {
-    let scales: [f64; 4] = std::array::from_fn(|k| {
-        let mut values: Vec<f32> =
-            maps.iter().filter(|m| !m.defective).flat_map(|m| m.components[k].iter().step_by(3).copied()).collect();
-        let rank = (values.len() as f64 * 0.995) as usize;
-        let quantile = match values.len() {
-            0 => 1.0,
-            n => f64::from(*values.select_nth_unstable_by(rank.min(n - 1), f32::total_cmp).1),
-        };
-        quantile.max(if k == 2 { REFINE_FLOOR } else { 1e-4 })
-    });
+fn search(maps: &[Maps], width: usize, floor: f64) -> Choice {
+    let scales: [f64; 4] =
+        std::array::from_fn(|k| quantile(maps, k, 0.995).unwrap_or(1.0).max(if k == 2 { REFINE_FLOOR } else { 1e-4 }));
+    let map_weights = |[features, latent, refine, prototypes]: [f64; 4]| MapWeights {
+        features,
+        latent,
+        refine,
+        prototypes,
+        prototypes_floor: floor,
+    };
     let labels: Vec<bool> = maps.iter().map(|m| m.defective).collect();
     let truth: Vec<bool> = maps.iter().flat_map(|m| m.truth.iter().copied()).collect();
     let mut best: Option<(f64, Choice)> = None;
@@ -144,6 +149,14 @@ fn search(maps: &[Maps], width: usize) -> Choice {
     )
 }
 
+/// A quantile of what good pictures show of a component.
+fn quantile(maps: &[Maps], component: usize, level: f64) -> Option<f64> {
+    let good = maps.iter().filter(|maps| !maps.defective);
+    let mut values: Vec<f32> = good.flat_map(|maps| maps.components[component].iter().step_by(3).copied()).collect();
+    let rank = (values.len() as f64 * level) as usize;
+    (!values.is_empty()).then(|| f64::from(*values.select_nth_unstable_by(rank, f32::total_cmp).1))
+}
+
 /// Every combination of component weights that is tried.
 fn grid() -> impl Iterator<Item = [f64; 4]> {
     let shares = [&[0.0, 1.0][..], &[0.0, 0.5], &[0.0, 0.3, 1.0], &[0.0, 0.5, 1.0]];
@@ -155,10 +168,6 @@ fn grid() -> impl Iterator<Item = [f64; 4]> {
             value
         })
     })
-}
-
-fn map_weights([features, latent, refine, prototypes]: [f64; 4]) -> MapWeights {
-    MapWeights { features, latent, refine, prototypes }
 }
 
 fn combine(maps: &Maps, weights: [f32; 4], width: usize) -> AnomalyMap {
@@ -187,7 +196,7 @@ mod tests {
                 Maps { components: [noise.clone(), noise.clone(), refine, noise], defective, truth }
             })
             .collect();
-        let choice = search(&maps, 8);
+        let choice = search(&maps, 8, 0.0);
         assert_eq!((choice.image_auroc, choice.pixel_ap), (1.0, 1.0));
         assert!(choice.map.weights.refine > choice.map.weights.features);
     }

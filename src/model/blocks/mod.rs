@@ -9,3 +9,4 @@ pub mod resample;
 pub mod residual;
 pub mod stage;
 pub mod timestep;
+pub mod transformer;

@@ -1,12 +1,14 @@
 //! The frozen feature extractor: stages of a pretrained backbone that guide the denoiser and score its work.
 
 pub mod efficientnet;
+pub mod resnet;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use self::efficientnet::EfficientNetLite0;
+use self::resnet::{PixelRange, ResNet50};
 
 /// Which backbone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +16,11 @@ use self::efficientnet::EfficientNetLite0;
 pub enum Backbone {
     /// EfficientNet-Lite0 to stride 16, ImageNet weights (Apache-2.0).
     EfficientnetLite0,
+    /// ResNet50 to stride 16.
+    Resnet50 {
+        /// What its pictures are.
+        range: PixelRange,
+    },
 }
 
 impl Backbone {
@@ -21,6 +28,7 @@ impl Backbone {
     pub fn channels(self) -> [usize; 3] {
         match self {
             Backbone::EfficientnetLite0 => efficientnet::STAGE_CHANNELS,
+            Backbone::Resnet50 { .. } => resnet::STAGE_CHANNELS,
         }
     }
 
@@ -28,6 +36,7 @@ impl Backbone {
     pub fn init(self, device: &Device) -> FeatureExtractor {
         match self {
             Backbone::EfficientnetLite0 => FeatureExtractor::EfficientnetLite0(EfficientNetLite0::new(device)),
+            Backbone::Resnet50 { range } => FeatureExtractor::Resnet50(ResNet50::new(range, device)),
         }
     }
 }
@@ -37,6 +46,8 @@ impl Backbone {
 pub enum FeatureExtractor {
     /// EfficientNet-Lite0.
     EfficientnetLite0(EfficientNetLite0),
+    /// ResNet50.
+    Resnet50(ResNet50),
 }
 
 /// Features at strides 4, 8 and 16, finest first.
@@ -46,11 +57,12 @@ impl FeatureExtractor {
     /// Features of a picture.
     ///
     /// # Shapes
-    /// - image `[b, 3, h, w]` in -1 to 1; the backbone converts to its own range. Sides are multiples of 32.
+    /// - image `[b, 3, h, w]` in -1 to 1, or in the backbone's [`PixelRange`]. Sides are multiples of 32.
     /// - output `[b, c_k, h/s, w/s]` for the strides `s` 4, 8, 16 (`Backbone::channels`)
     pub fn forward(&self, image: Tensor<4>) -> Stages {
         match self {
             FeatureExtractor::EfficientnetLite0(network) => network.forward(image),
+            FeatureExtractor::Resnet50(network) => network.forward(image),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod backbone;
 pub mod baseline;
+pub mod describe;
 pub mod fit;
 pub mod keygen;
 pub mod sign;
