@@ -33,15 +33,15 @@ use safetensors::tensor::{Dtype, TensorView};
 const TOLERANCE: f64 = 1e-4;
 /// Stable Diffusion's factor, and the reference's.
 const LATENT_SCALE: f64 = 0.18215;
-const GROUPS: usize = 4;
+pub(super) const GROUPS: usize = 4;
 
-struct Fixture {
+pub(super) struct Fixture {
     entries: BTreeMap<String, TensorEntry>,
-    device: Device,
+    pub(super) device: Device,
 }
 
 impl Fixture {
-    fn open(name: &str) -> Self {
+    pub(super) fn open(name: &str) -> Self {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden").join(name);
         let entries = TensorFile::open(&path.with_extension("safetensors")).unwrap().entries().unwrap();
         Self { entries, device: Device::flex() }
@@ -51,24 +51,28 @@ impl Fixture {
         self.entries.get(name).unwrap_or_else(|| panic!("no '{name}' in the fixture"))
     }
 
-    fn values(&self, name: &str) -> &[f32] {
+    pub(super) fn values(&self, name: &str) -> &[f32] {
         &self.entry(name).values
     }
 
-    fn tensor<const D: usize>(&self, name: &str) -> Tensor<D> {
+    pub(super) fn tensor<const D: usize>(&self, name: &str) -> Tensor<D> {
         let entry = self.entry(name);
         Tensor::from_data(TensorData::new(entry.values.clone(), entry.shape.clone()), &self.device)
     }
 
     /// Fills a module with the tensors under `prefix`: all of them, and all that it has.
-    fn load<M: Module>(&self, mut module: M, prefix: &str) -> M {
+    pub(super) fn load<M: Module>(&self, module: M, prefix: &str) -> M {
+        self.load_named(module, |name| Some(name.strip_prefix(prefix)?.strip_prefix('.')?.to_owned()))
+    }
+
+    /// Fills a module with the tensors that get a name: all of them, and all that it has.
+    pub(super) fn load_named<M: Module>(&self, mut module: M, name: impl Fn(&str) -> Option<String>) -> M {
         let named: Vec<(String, &[usize], Vec<u8>)> = self
             .entries
             .iter()
-            .filter_map(|(name, entry)| {
-                let name = name.strip_prefix(prefix)?.strip_prefix('.')?;
+            .filter_map(|(full, entry)| {
                 let data = entry.values.iter().flat_map(|value| value.to_le_bytes()).collect();
-                Some((name.to_string(), &entry.shape[..], data))
+                Some((name(full)?, &entry.shape[..], data))
             })
             .collect();
         let views =
@@ -77,11 +81,11 @@ impl Fixture {
             .with_from_adapter(PyTorchToBurnAdapter)
             .skip_enum_variants(true);
         let report = module.load_from(&mut store).unwrap();
-        assert!(report.unused.is_empty() && !report.applied.is_empty(), "{prefix}: {report}");
+        assert!(report.unused.is_empty() && !report.applied.is_empty(), "{report}");
         module
     }
 
-    fn assert_close<const D: usize>(&self, actual: Tensor<D>, name: &str) {
+    pub(super) fn assert_close<const D: usize>(&self, actual: Tensor<D>, name: &str) {
         let expected = self.entry(name);
         assert_eq!(&actual.dims()[..], &expected.shape[..], "shape of '{name}'");
         let actual = actual.into_data().try_into_vec::<f32>().unwrap();
@@ -97,7 +101,7 @@ fn assert_values(actual: impl ExactSizeIterator<Item = f64>, expected: &[f32], n
     assert!(worst < TOLERANCE, "'{name}' is off by {worst:.2e}");
 }
 
-fn style(kind: BlockKind, epsilon: f64) -> BlockStyle {
+pub(super) fn style(kind: BlockKind, epsilon: f64) -> BlockStyle {
     BlockStyle { kind, activation: Activation::Silu, groups: GROUPS, epsilon, expansion: 2 }
 }
 
@@ -308,7 +312,7 @@ fn edge() -> BlockStyle {
     BlockStyle { activation: Activation::Relu, ..style(BlockKind::Edge, 1e-5) }
 }
 
-fn stages(fixture: &Fixture, name: &str) -> Stages {
+pub(super) fn stages(fixture: &Fixture, name: &str) -> Stages {
     std::array::from_fn(|k| fixture.tensor(&format!("{name}.{k}")))
 }
 

@@ -9,6 +9,8 @@ mod bundle;
 mod cli;
 /// Networks against PyTorch.
 mod golden_model;
+/// The paper's networks against Stable Diffusion's and ControlNet's published modules.
+mod golden_paper;
 /// The trainer's map is the daemon's map.
 mod parity;
 /// The whole daemon with scripted parts.

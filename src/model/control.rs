@@ -201,7 +201,11 @@ impl ControlConfig {
                         .map(|_| conv3(width, width, 2).with_bias(false).init(device))
                         .collect(),
                     weights: denoiser.channels[1..].iter().map(|_| Initializer::Ones.init([1], device)).collect(),
-                    outputs: (0..=CONTROLLED).map(|_| zero(pointwise(width, last))).collect(),
+                    outputs: skips[skips.len() - CONTROLLED..]
+                        .iter()
+                        .chain([&last])
+                        .map(|&channels| zero(pointwise(width, channels)))
+                        .collect(),
                     norm: instance_norm(width),
                 });
                 (&skips[skips.len() - CONTROLLED..], first)

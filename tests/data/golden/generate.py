@@ -5,7 +5,7 @@
     python tests/data/golden/generate.py
 
 The reference is `diffusers` wherever it has the layer: ResnetBlock2D, Attention, Downsample2D, Upsample2D,
-AutoencoderKL, UNet2DModel, DDPMScheduler, DDIMScheduler; the backbone is timm's. Where it has none (edge networks, guidance, refine head, maps,
+AutoencoderKL, UNet2DModel, UNet2DConditionModel, ControlNetModel, DDPMScheduler, DDIMScheduler; the backbones are timm's. Where it has none (edge networks, guidance, refine head, maps,
 sketch, losses, deviation correction) the reference is the formula in plain torch or numpy operations.
 
 Weights are seeded random numbers, also in the norms, so that no parameter is neutral. They are stored under our names,
@@ -21,7 +21,7 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DModel
+from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, DDPMScheduler, UNet2DConditionModel, UNet2DModel
 from diffusers.models.attention_processor import Attention
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.downsampling import Downsample2D
@@ -59,8 +59,8 @@ def weights(prefix, module, rules):
         ours = name
         for pattern, replacement in rules:
             ours = re.sub(pattern, replacement, ours)
-        # Attention is linear in diffusers and a pointwise convolution here.
-        if re.search(r"(query|key|value|output)\.weight$", ours) and value.dim() == 2:
+        # Plain attention is linear in diffusers and a pointwise convolution here; the transformer's is linear in both.
+        if re.search(r"attention\.(query|key|value|output)\.weight$|^(query|key|value|output)\.weight$", ours) and value.dim() == 2:
             value = value[:, :, None, None]
         named[f"{prefix}.{ours}"] = value
     return named
@@ -260,6 +260,189 @@ def denoiser():
     out.update({f"guidance.skips.{k}": skip for k, skip in enumerate(skips)})
     save("denoiser", out)
     return lambda x, t: model(x, float(t) * torch.ones(x.shape[0]), torch.zeros(x.shape[0], 32)).sample
+
+
+SD_UNET = [
+    (r"^time_embedding\.linear_", "time.linear"),
+    (r"^(down|up)_blocks\.(\d+)\.resnets\.(\d+)", r"\1.\2.units.\3.block"),
+    (r"^(down|up)_blocks\.(\d+)\.attentions\.(\d+)", r"\1.\2.units.\3.transformer"),
+    (r"^down_blocks\.(\d+)\.downsamplers\.0", r"down.\1.down"),
+    (r"^up_blocks\.(\d+)\.upsamplers\.0", r"up.\1.up"),
+    (r"^mid_block\.resnets\.0", "middle_in.block"),
+    (r"^mid_block\.attentions\.0", "middle_in.transformer"),
+    (r"^mid_block\.resnets\.1", "middle_out"),
+    (r"^conv_norm_out", "norm"),
+    (r"time_emb_proj", "embedding"),
+    (r"conv_shortcut", "shortcut"),
+    (r"proj_in", "project_in"),
+    (r"proj_out", "project_out"),
+    (r"transformer_blocks\.0\.attn1", "own"),
+    (r"transformer_blocks\.0\.attn2", "context"),
+    (r"transformer_blocks\.0\.ff\.net\.0\.proj", "gate"),
+    (r"transformer_blocks\.0\.ff\.net\.2", "shrink"),
+    (r"transformer_blocks\.0\.", ""),
+    (r"to_q", "query"),
+    (r"to_k", "key"),
+    (r"to_v", "value"),
+    (r"to_out\.0", "output"),
+]
+SD_SHAPE = dict(
+    in_channels=4,
+    block_out_channels=(8, 16, 16),
+    down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    layers_per_block=2,
+    attention_head_dim=4,
+    cross_attention_dim=12,
+    norm_num_groups=GROUPS,
+    norm_eps=1e-5,
+)
+
+
+def stable_diffusion():
+    """The U-Net of Stable Diffusion, and control networks on the skeleton of ControlNet."""
+    unet = randomise(
+        UNet2DConditionModel(
+            out_channels=4, up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"), **SD_SHAPE
+        )
+    )
+    control = randomise(
+        ControlNetModel(conditioning_embedding_out_channels=(4, 6, 8, 12), controlnet_conditioning_channel_order="rgb", **SD_SHAPE)
+    )
+    hint_names = [
+        (r"^controlnet_cond_embedding\.conv_in", "hint.0"),
+        (r"^controlnet_cond_embedding\.blocks\.(\d+)", lambda m: f"hint.{int(m[1]) + 1}"),
+        (r"^controlnet_cond_embedding\.conv_out", "hint_out"),
+        (r"^controlnet_down_blocks", "zeros"),
+        (r"^controlnet_mid_block", "zero_middle"),
+    ]
+    latent, context = torch.randn(2, 4, 8, 12), torch.randn(1, 5, 12)
+    timesteps = torch.tensor([3.0, 749.0])
+    image = torch.randn(2, 3, 64, 96)
+    both = context.expand(2, -1, -1)
+    out = weights("unet", unet, SD_UNET)
+    trunk = weights("control", control, hint_names + SD_UNET)
+    out.update(trunk)
+    out.update({"latent": latent, "timesteps": timesteps, "image": image, "context": context[0]})
+    out["plain"] = unet(latent, timesteps, both).sample
+
+    def guided(skips, middle):
+        # diffusers adds to every skip: where there is no control, nothing.
+        controls = [torch.zeros(1)] * (9 - len(skips)) + list(skips)
+        return unet(
+            latent, timesteps, both, down_block_additional_residuals=controls, mid_block_additional_residual=middle
+        ).sample
+
+    def instance_norm(x):
+        return F.instance_norm(x, eps=1e-5)
+
+    # DiAD: hint, trunk and zero convolutions are ControlNet's; its fusion (SFF) is the released formula.
+    down, middle = control(latent, timesteps, both, image, return_dict=False)
+    branches = [torch.nn.Conv2d([8, 16, 16][i], 16, 3, stride=2, padding=1, bias=False) for i in range(3) for _ in range(3)]
+    for k, branch in enumerate(branches):
+        randomise(branch)
+        out[f"sff.spatial_fusion.branches.{k}.weight"] = branch.weight
+    # The shape of three levels: skips 3 to 5 are the sources, 6 to 8 the targets.
+    fused = list(down)
+    for j in range(3):
+        fused[6 + j] = F.silu(
+            down[6 + j]
+            + sum(F.silu(instance_norm(branches[3 * i + j](down[3 + i]))) for i in range(3))
+        )
+    out["diad.middle"] = middle
+    out.update({f"diad.skips.{k}": fused[6 + k] for k in range(3)})
+    out["diad.out"] = guided(fused[6:], middle)
+    out["diad.all"] = guided(fused, middle)
+
+    # DSAD: the trunk with a hint from SSFF, and MFF beside the zero convolutions of the coarsest skips.
+    sketch = torch.rand(2, 1, 64, 96)
+    seen = [torch.randn(2, c, 64 // s, 96 // s) for c, s in zip((6, 10, 12), (4, 8, 16))]
+    part = torch.nn.ModuleDict(
+        {
+            "hint_out": torch.nn.Conv2d(8, 8, 3, padding=1),
+            "fusion": torch.nn.ModuleDict(
+                {
+                    "sketch": torch.nn.ModuleList(
+                        torch.nn.Conv2d(i, o, 3, stride=s, padding=1)
+                        for i, o, s in ((1, 3, 1), (3, 4, 2), (4, 5, 2), (5, 6, 2))
+                    ),
+                    "semantic": torch.nn.ModuleDict(
+                        {
+                            "fine": torch.nn.Conv2d(10, 4, 1),
+                            "coarse": torch.nn.Conv2d(12, 4, 1),
+                            "norm": torch.nn.GroupNorm(GROUPS, 8),
+                        }
+                    ),
+                    "mix": torch.nn.Conv2d(12 + 6 + 8, 8, 1),
+                    "norm1": torch.nn.GroupNorm(GROUPS, 8),
+                    "conv": torch.nn.Conv2d(8, 8, 3, padding=1),
+                    "norm2": torch.nn.GroupNorm(GROUPS, 8),
+                    "gates": torch.nn.ModuleDict(
+                        {
+                            "squeeze": torch.nn.Linear(8, 2),
+                            "excite": torch.nn.Linear(2, 8),
+                            "spatial": torch.nn.Conv2d(2, 1, 7, padding=3),
+                        }
+                    ),
+                }
+            ),
+            "multi_scale": torch.nn.ModuleDict(
+                {
+                    "laterals": torch.nn.ModuleList(torch.nn.Conv2d(c, 6, 1) for c in (8, 16, 16)),
+                    "downs": torch.nn.ModuleList(
+                        torch.nn.Conv2d(6, 6, 3, stride=2, padding=1, bias=False) for _ in range(2)
+                    ),
+                    "outputs": torch.nn.ModuleList(torch.nn.Conv2d(6, 16, 1) for _ in range(4)),
+                }
+            ),
+        }
+    )
+    randomise(part)
+    out.update({f"dsad.{name}": value for name, value in part.state_dict().items()})
+    scalars = torch.randn(2)
+    out.update({f"dsad.multi_scale.weights.{k}": scalars[k : k + 1] for k in range(2)})
+    fusion, mff = part["fusion"], part["multi_scale"]
+    embedding = control.controlnet_cond_embedding
+    picture = F.silu(embedding.conv_in(image))
+    for block in embedding.blocks:
+        picture = F.silu(block(picture))
+    drawn = sketch
+    for conv in fusion["sketch"]:
+        drawn = F.silu(conv(drawn))
+    semantic = fusion["semantic"]
+    larger = F.interpolate(seen[2], size=seen[1].shape[2:], mode="bilinear", align_corners=False)
+    semantic = F.silu(semantic["norm"](torch.cat([semantic["fine"](seen[1]), semantic["coarse"](larger)], 1)))
+    mixed = F.silu(fusion["norm1"](fusion["mix"](torch.cat([picture, drawn, semantic], 1))))
+    mixed = F.silu(fusion["norm2"](fusion["conv"](mixed)))
+    gates = fusion["gates"]
+    channel = torch.sigmoid(gates["excite"](F.silu(gates["squeeze"](mixed.mean((2, 3))))))[:, :, None, None]
+    spatial = torch.sigmoid(gates["spatial"](torch.cat([mixed.mean(1, keepdim=True), mixed.amax(1, keepdim=True)], 1)))
+    hint = part["hint_out"](mixed + mixed * channel * spatial)
+    out["dsad.hint"] = hint
+
+    trunk = {}
+    hooks = [
+        conv.register_forward_hook(lambda _, args, __, k=k: trunk.__setitem__(k, args[0]))
+        for k, conv in enumerate([*control.controlnet_down_blocks, control.controlnet_mid_block])
+    ]
+    plain, control.controlnet_cond_embedding.forward = embedding.forward, lambda _: hint
+    down, middle = control(latent, timesteps, both, image, return_dict=False)
+    control.controlnet_cond_embedding.forward = plain
+    for hook in hooks:
+        hook.remove()
+
+    def settle(x):
+        return F.silu(instance_norm(x))
+
+    fused = settle(mff["laterals"][0](trunk[2]))
+    for k, level in enumerate((trunk[5], trunk[8])):
+        fused = settle(mff["laterals"][k + 1](level)) + scalars[k] * settle(mff["downs"][k](fused))
+    skips = [down[6 + k] + mff["outputs"][k](fused) for k in range(3)]
+    middle = middle + mff["outputs"][3](fused)
+    out["dsad.middle"] = middle
+    out.update({f"dsad.skips.{k}": skip for k, skip in enumerate(skips)})
+    out["dsad.out"] = guided(skips, middle)
+    out.update({"sketch": sketch, **{f"seen.{k}": stage for k, stage in enumerate(seen)}})
+    save("stable_diffusion", out)
 
 
 def schedules():
@@ -551,5 +734,6 @@ samplers(predict)
 scores()
 edge_networks()
 backbone()
+stable_diffusion()
 print(f"{total:>9} bytes in all")
 assert total < LIMIT, f"fixtures must stay under {LIMIT} bytes"
