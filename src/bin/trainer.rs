@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use dsad::trainer::commands::{backbone, baseline, describe, fit, keygen, sign, synth, test};
+use dsad::trainer::commands::{backbone, baseline, build_model, describe, fit, keygen, sign, synth, test};
 
 /// Makes bundles for dsad from pictures of good parts
 #[derive(Parser)]
@@ -23,6 +23,8 @@ enum Verb {
     Test(test::TestArgs),
     /// Metrics of a PatchCore-style yardstick on a data set
     Baseline(baseline::BaselineArgs),
+    /// A model of the paper's size from public checkpoints
+    BuildModel(build_model::BuildModelArgs),
     /// Parameters, operations and bytes of a profile, part by part
     Describe(describe::DescribeArgs),
     /// The frozen feature extractor
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Verb::Fit(args) => fit::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Baseline(args) => baseline::run(&args),
+        Verb::BuildModel(args) => build_model::run(&args),
         Verb::Describe(args) => describe::run(&args),
         Verb::Backbone(args) => backbone::run(&args),
         Verb::Keygen(args) => keygen::run(&args),

@@ -10,7 +10,7 @@
 //! | `profile` | `ModelConfig` and the sizes `sd15`, `edge` and `edge-small` |
 //! | `blocks` | residual, edge and transformer blocks, attention, resampling, timestep embedding |
 //! | `autoencoder` | KL autoencoder with a factor of 8 |
-//! | `unet` | the denoiser |
+//! | `unet`, `text` | the denoiser; the text encoder that gives its constant context |
 //! | `sketch`, `guidance` | edges of the picture; the semantic and sketch guided network of the edge profiles |
 //! | `control`, `fusion` | the guided network at the paper's size, DSAD's or DiAD's; parts that both share |
 //! | `features` | frozen backbone whose stages score and guide |
@@ -36,4 +36,5 @@ pub mod sampler;
 pub mod schedule;
 pub mod score;
 pub mod sketch;
+pub mod text;
 pub mod unet;

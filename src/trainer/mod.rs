@@ -22,6 +22,7 @@ pub mod ema;
 pub mod evaluate;
 pub mod export;
 pub mod fit;
+pub mod import;
 pub mod judge;
 pub mod objective;
 pub mod pictures;

@@ -2,6 +2,7 @@
 
 pub mod backbone;
 pub mod baseline;
+pub mod build_model;
 pub mod describe;
 pub mod fit;
 pub mod keygen;
