@@ -11,6 +11,8 @@ mod cli;
 mod golden_model;
 /// The paper's networks against Stable Diffusion's and ControlNet's published modules.
 mod golden_paper;
+/// Public checkpoints in.
+mod import;
 /// The trainer's map is the daemon's map.
 mod parity;
 /// The whole daemon with scripted parts.

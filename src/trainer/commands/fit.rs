@@ -11,6 +11,7 @@ use crate::model::profile::Profile;
 use crate::trainer::backbone;
 use crate::trainer::config::TrainConfig;
 use crate::trainer::dataset::discover::discover;
+use crate::trainer::dataset::survey::survey;
 use crate::trainer::fit::{FitRequest, fit};
 
 /// Arguments of `trainer fit`.
@@ -77,7 +78,7 @@ pub fn run(args: &FitArgs) -> anyhow::Result<()> {
     };
     let compute = device::open(args.device)?;
     for set in &found.sets {
-        log::info!("{}: {} good pictures", set.name, set.train.len());
+        survey(set).log();
     }
     let result = fit(&found.sets, found.skipped, &request, &compute)?;
     let summary = json!({

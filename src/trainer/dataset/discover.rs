@@ -1,9 +1,10 @@
-//! Finding the pictures: one set (it has `train/good`), a folder of sets, or a flat folder of good pictures.
+//! Finding the pictures: a data set with an index, one set (it has `train/good`), a folder of sets, or a flat folder of
+//! good pictures.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Discovered, Sample, Set, Skipped};
+use super::{Discovered, Sample, Set, Skipped, index};
 use crate::preprocess::decode::EXTENSIONS;
 
 /// Why a folder is no data set.
@@ -26,6 +27,25 @@ pub enum DatasetError {
         /// The folder that was searched.
         path: PathBuf,
     },
+    /// An index file that cannot be understood.
+    #[error("{path}{at}: {reason}", at = .line.map_or_else(String::new, |line| format!(" line {line}")))]
+    Index {
+        /// Which.
+        path: PathBuf,
+        /// Where in it.
+        line: Option<usize>,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The layout of MVTec LOCO AD.
+    #[error(
+        "{path}: a folder of masks per picture, as in MVTec LOCO AD; one mask per picture is read. Merge them into \
+         ground_truth/<defect>/<picture>_mask.png, or leave ground_truth away to test without pixel metrics"
+    )]
+    SeveralMasks {
+        /// The folder.
+        path: PathBuf,
+    },
 }
 
 /// Finds the sets under `data`, sorted by name.
@@ -35,7 +55,9 @@ pub enum DatasetError {
 pub fn discover(data: &Path) -> Result<Discovered, DatasetError> {
     let mut skipped = Vec::new();
     let mut sets = Vec::new();
-    if data.join("train").join("good").is_dir() {
+    if let Some(indexed) = index::read(data)? {
+        sets = indexed;
+    } else if data.join("train").join("good").is_dir() {
         sets.push(read_set(data, &mut skipped)?);
     } else {
         let (folders, files) = list(data)?;
@@ -95,6 +117,10 @@ fn read_set(root: &Path, skipped: &mut Vec<Skipped>) -> Result<Set, DatasetError
 fn masks(folder: &Path, skipped: &mut Vec<Skipped>) -> Result<BTreeMap<String, PathBuf>, DatasetError> {
     if !folder.is_dir() {
         return Ok(BTreeMap::new());
+    }
+    let holds_pictures = |folder: &PathBuf| list(folder).is_ok_and(|(_, files)| files.iter().any(|f| is_picture(f)));
+    if let Some(path) = list(folder)?.0.into_iter().find(holds_pictures) {
+        return Err(DatasetError::SeveralMasks { path });
     }
     Ok(pictures(folder, skipped)?.into_iter().map(|path| (stem_of(&path), path)).collect())
 }
@@ -238,6 +264,13 @@ mod tests {
         let found = discover(dir.path()).expect("a set");
         let masks: Vec<_> = found.sets[0].test.iter().map(|s| name_of(s.mask.as_ref().expect("a mask"))).collect();
         assert_eq!(masks, ["0_mask.png", "1.bmp"]);
+    }
+
+    #[test]
+    fn several_masks_per_picture_are_refused() {
+        let dir = tree(&["train/good/0.png", "test/logical/0.png", "ground_truth/logical/0/000.png"]);
+        let error = discover(dir.path()).expect_err("refused").to_string();
+        assert!(error.contains("ground_truth/logical/0") && error.contains("LOCO"), "{error}");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Data sets as they lie on disk.
 
 pub mod discover;
+pub mod index;
 pub mod mask;
+pub mod survey;
 
 use std::path::PathBuf;
 

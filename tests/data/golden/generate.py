@@ -39,8 +39,8 @@ torch.set_grad_enabled(False)
 total = 0
 
 
-def randomise(module):
-    """Fills every parameter: weights of variance 1/fan_in, norms around 1, biases off zero."""
+def randomise(module, half=False):
+    """Fills every parameter: weights of variance 1/fan_in, norms around 1, biases off zero; exact in f16 if asked."""
     for parameter in module.parameters():
         if parameter.dim() > 1:
             parameter.normal_(0, 1 / math.sqrt(parameter[0].numel()))
@@ -49,6 +49,8 @@ def randomise(module):
     for part in module.modules():
         if isinstance(part, torch.nn.GroupNorm):
             part.weight.normal_(1, 0.2)
+    for parameter in module.parameters() if half else ():
+        parameter.copy_(parameter.half().float())
     return module.eval()
 
 
@@ -69,7 +71,12 @@ def weights(prefix, module, rules):
 def save(name, tensors):
     global total
     path = os.path.join(HERE, f"{name}.safetensors")
-    save_file({key: torch.as_tensor(value).float().contiguous().clone() for key, value in tensors.items()}, path)
+    stored = {}
+    for key, value in tensors.items():
+        value = torch.as_tensor(value).float().contiguous().clone()
+        # In half the bytes where nothing is lost.
+        stored[key] = value.half() if torch.equal(value.half().float(), value) else value
+    save_file(stored, path)
     os.chmod(path, 0o644)
     total += os.path.getsize(path)
     print(f"{os.path.getsize(path):>9} {path}")
@@ -303,10 +310,12 @@ def stable_diffusion():
     unet = randomise(
         UNet2DConditionModel(
             out_channels=4, up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"), **SD_SHAPE
-        )
+        ),
+        half=True,
     )
     control = randomise(
-        ControlNetModel(conditioning_embedding_out_channels=(4, 6, 8, 12), controlnet_conditioning_channel_order="rgb", **SD_SHAPE)
+        ControlNetModel(conditioning_embedding_out_channels=(4, 6, 8, 12), controlnet_conditioning_channel_order="rgb", **SD_SHAPE),
+        half=True,
     )
     hint_names = [
         (r"^controlnet_cond_embedding\.conv_in", "hint.0"),
@@ -339,7 +348,7 @@ def stable_diffusion():
     down, middle = control(latent, timesteps, both, image, return_dict=False)
     branches = [torch.nn.Conv2d([8, 16, 16][i], 16, 3, stride=2, padding=1, bias=False) for i in range(3) for _ in range(3)]
     for k, branch in enumerate(branches):
-        randomise(branch)
+        randomise(branch, half=True)
         out[f"sff.spatial_fusion.branches.{k}.weight"] = branch.weight
     # The shape of three levels: skips 3 to 5 are the sources, 6 to 8 the targets.
     fused = list(down)
@@ -396,7 +405,7 @@ def stable_diffusion():
             ),
         }
     )
-    randomise(part)
+    randomise(part, half=True)
     out.update({f"dsad.{name}": value for name, value in part.state_dict().items()})
     scalars = torch.randn(2)
     out.update({f"dsad.multi_scale.weights.{k}": scalars[k : k + 1] for k in range(2)})

@@ -1,0 +1,123 @@
+//! What is in a data set, before hours are spent on it: counts, missing masks, unreadable files, and pictures that are both
+//! in training and in the test, which make every figure too good.
+
+use std::collections::HashMap;
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::Set;
+use crate::preprocess::decode;
+
+/// What is in one set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Survey {
+    /// Its name.
+    pub set: String,
+    /// Good pictures for training.
+    pub train: usize,
+    /// Good pictures for the test.
+    pub test_good: usize,
+    /// Defective pictures for the test.
+    pub test_defective: usize,
+    /// Defective pictures without a mask.
+    pub without_mask: Vec<PathBuf>,
+    /// Pictures and masks that cannot be read, and why.
+    pub unreadable: Vec<(PathBuf, String)>,
+    /// Test pictures with the very bytes of a training picture, and which.
+    pub duplicates: Vec<(PathBuf, PathBuf)>,
+}
+
+/// Looks at every file of a set once, on all cores.
+pub fn survey(set: &Set) -> Survey {
+    let tested = set.test.iter().flat_map(|sample| [Some(&sample.path), sample.mask.as_ref()]).flatten();
+    let paths: Vec<&PathBuf> = set.train.iter().chain(tested).collect();
+    let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let looks: Vec<_> = std::thread::scope(|scope| {
+        let started: Vec<_> = paths
+            .chunks(paths.len().div_ceil(workers).max(1))
+            .map(|paths| scope.spawn(|| paths.iter().map(|path| look(path)).collect::<Vec<_>>()))
+            .collect();
+        started.into_iter().flat_map(|worker| worker.join().expect("a look cannot panic")).collect()
+    });
+    let mut hashes: HashMap<&PathBuf, blake3::Hash> = HashMap::new();
+    let mut unreadable = Vec::new();
+    for (path, look) in paths.into_iter().zip(looks) {
+        match look {
+            Ok(hash) => drop(hashes.insert(path, hash)),
+            Err(reason) => unreadable.push((path.clone(), reason)),
+        }
+    }
+    let trained: HashMap<blake3::Hash, &PathBuf> =
+        set.train.iter().filter_map(|path| Some((*hashes.get(path)?, path))).collect();
+    let twin = |path: &PathBuf| Some((path.clone(), (*trained.get(hashes.get(path)?)?).clone()));
+    let duplicates = set.test.iter().filter_map(|sample| twin(&sample.path)).collect();
+    let defective = || set.test.iter().filter(|sample| sample.defect.is_some());
+    Survey {
+        set: set.name.clone(),
+        train: set.train.len(),
+        test_good: set.test.len() - defective().count(),
+        test_defective: defective().count(),
+        without_mask: defective().filter(|sample| sample.mask.is_none()).map(|sample| sample.path.clone()).collect(),
+        unreadable,
+        duplicates,
+    }
+}
+
+/// The bytes' hash if they are a picture.
+fn look(path: &Path) -> Result<blake3::Hash, String> {
+    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    decode::decode(&bytes).map_err(|error| error.to_string())?;
+    Ok(blake3::hash(&bytes))
+}
+
+impl Survey {
+    /// Says it in the log; what is wrong as a warning with its path.
+    pub fn log(&self) {
+        let Self { set, train, test_good, test_defective, .. } = self;
+        log::info!("{set}: {train} good pictures to train on; test: {test_good} good, {test_defective} defective");
+        for (path, reason) in &self.unreadable {
+            log::warn!("{set}: cannot be read: {}: {reason}", path.display());
+        }
+        for (test, twin) in &self.duplicates {
+            log::warn!("{set}: {} is in the test and, as {}, in training", test.display(), twin.display());
+        }
+        if !self.without_mask.is_empty() {
+            log::warn!(
+                "{set}: {} of {test_defective} defective pictures have no mask and leave the pixel metrics, for one {}",
+                self.without_mask.len(),
+                self.without_mask[0].display()
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::discover::discover;
+    use super::*;
+
+    #[test]
+    fn what_spoils_a_training_is_found() {
+        let dir = tempfile::tempdir().expect("directory");
+        let picture = |path: &str, grey: u8| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().expect("parent")).expect("makes folders");
+            image::GrayImage::from_pixel(8, 8, image::Luma([grey])).save(path).expect("writes");
+        };
+        picture("train/good/0.png", 1);
+        picture("train/good/1.png", 2);
+        picture("test/good/7.png", 2);
+        picture("test/hole/0.png", 3);
+        picture("test/hole/1.png", 4);
+        picture("ground_truth/hole/0_mask.png", 255);
+        std::fs::write(dir.path().join("train/good/2.png"), b"\x89PNG\r\n\x1a\n, then nothing").expect("writes");
+        let set = discover(dir.path()).expect("a set").sets.remove(0);
+        let found = survey(&set);
+        assert_eq!((found.train, found.test_good, found.test_defective), (3, 1, 2));
+        assert_eq!(found.without_mask, [dir.path().join("test/hole/1.png")]);
+        assert_eq!(found.unreadable[0].0, dir.path().join("train/good/2.png"));
+        assert_eq!(found.duplicates, [(dir.path().join("test/good/7.png"), dir.path().join("train/good/1.png"))]);
+    }
+}
