@@ -1,7 +1,7 @@
 //! Events as lines of a file, written by a worker.
 //!
 //! A line is written whole or not at all: after a failed write the file is cut back to its last whole line, and the line
-//! is tried again until the disk takes it or the process ends. Lines wait in memory meanwhile, [`BACKLOG`] at most.
+//! is tried again until the disk takes it or the process ends. Lines wait in memory meanwhile, a bounded number of them.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
