@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
+use dsad::bundle::weights::TensorFile;
 use dsad::model::blocks::stage::BlockKind;
 use dsad::model::blocks::transformer::ContextConfig;
 use dsad::model::control::{ControlConfig, ControlForm, SketchBranch};
@@ -18,6 +19,7 @@ use dsad::model::text::TextEncoderConfig;
 use dsad::model::unet::{Conditions, DenoiserConfig};
 use dsad::trainer::import::build::{Built, Sources, build};
 use dsad::trainer::import::checkpoint::Checkpoint;
+use dsad::trainer::import::release::write_diad;
 use pytorch_reader::PytorchReader;
 use safetensors::tensor::{Dtype, TensorView};
 use tempfile::TempDir;
@@ -199,6 +201,33 @@ fn a_directory_of_diffusers_computes_the_same_and_starts_the_control_network_as_
     for own in own {
         assert!(control.kept.iter().any(|name| name.starts_with(own)), "{own} in {:?}", control.kept);
     }
+}
+
+#[test]
+fn what_is_written_in_diads_layout_is_what_was_read() {
+    let home = TempDir::new().unwrap();
+    let read = build(&diad(), &text(), &sources(&home, &file("diad.ckpt")), &Device::flex()).unwrap();
+    let path = home.path().join("written.safetensors");
+    write_diad(&read, &diad(), &path).unwrap();
+    let written = TensorFile::open(&path).unwrap().entries().unwrap();
+    // The buffers of the file are those of a toy schedule; everything else comes back in its name, shape and values.
+    let parts = ["model.", "control_model.", "first_stage_model.", "cond_stage_model."];
+    let original = tensors(|name| parts.iter().any(|part| name.starts_with(part)).then(|| name.to_owned()));
+    for (name, (dtype, shape, data)) in original.iter().filter(|(_, (dtype, ..))| *dtype == Dtype::F16) {
+        let entry = written.get(name).unwrap_or_else(|| panic!("{name} ({dtype:?}) was not written"));
+        assert_eq!(&entry.shape, shape, "{name}");
+        let values = data.as_chunks().0.iter().map(|bytes| half::f16::from_le_bytes(*bytes).to_f32());
+        assert!(values.eq(entry.values.iter().copied()), "{name}");
+    }
+    let buffers = written.keys().filter(|name| !parts.iter().any(|part| name.starts_with(part))).count();
+    assert_eq!(buffers, 13);
+    // Values of the released code.
+    let bar = &written["alphas_cumprod"].values;
+    for (t, expected) in [(0, 0.999_150), (501, 0.274_999), (999, 0.004_660)] {
+        assert!((bar[t] - expected).abs() < 1e-6, "{t}: {}", bar[t]);
+    }
+    let again = build(&diad(), &text(), &sources(&home, &path), &Device::flex()).unwrap();
+    assert_outputs(&again.network, Some(&context(&again)));
 }
 
 /// The weights of `diad.ckpt` that `keep` names.

@@ -98,6 +98,11 @@ impl TextEncoderConfig {
 }
 
 impl TextEncoder {
+    /// Number of layers.
+    pub fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
     /// Features of a text, `[tokens, width]`.
     pub fn forward(&self, tokens: &[i32]) -> Tensor<2> {
         let device = self.tokens.weight.val().device();

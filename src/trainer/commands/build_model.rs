@@ -10,6 +10,7 @@ use crate::device;
 use crate::model::profile::{ModelConfig, Profile};
 use crate::model::text::TextEncoderConfig;
 use crate::trainer::import::build::{Sources, build, write_model};
+use crate::trainer::import::release::write_diad;
 
 /// Arguments of `trainer build-model`.
 #[derive(Debug, clap::Args)]
@@ -29,6 +30,9 @@ pub struct BuildModelArgs {
     /// The directory to make: model.json and weights.safetensors
     #[arg(long)]
     out: PathBuf,
+    /// Also write this file in DiAD's key layout, for PyTorch
+    #[arg(long, requires = "diad_compat", value_name = "FILE.safetensors")]
+    diad_layout: Option<PathBuf>,
     /// One JSON object a line: a row per part with every parameter's name, the summary last
     #[arg(long)]
     json: bool,
@@ -52,6 +56,9 @@ pub fn run(args: &BuildModelArgs) -> anyhow::Result<()> {
     let compute = device::open(DeviceChoice::Cpu)?;
     let built = build(&config, &TextEncoderConfig::clip(), &sources, &compute.device)?;
     write_model(&built.network, &config, &args.out)?;
+    if let Some(path) = &args.diad_layout {
+        write_diad(&built, &config, path)?;
+    }
     for part in &built.parts {
         if args.json {
             println!("{}", serde_json::to_string(part)?);

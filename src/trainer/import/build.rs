@@ -13,13 +13,13 @@ use crate::model::control::ControlForm;
 use crate::model::features::FeatureExtractor;
 use crate::model::network::Network;
 use crate::model::profile::ModelConfig;
-use crate::model::text::TextEncoderConfig;
+use crate::model::text::{TextEncoder, TextEncoderConfig};
 
 /// Where CompVis' checkpoints keep the denoiser, the control network, the autoencoder and the text encoder.
-const DENOISER: &str = "model.diffusion_model.";
-const CONTROL: &str = "control_model.";
-const AUTOENCODER: &str = "first_stage_model.";
-const TEXT: &str = "cond_stage_model.transformer.text_model.";
+pub(super) const DENOISER: &str = "model.diffusion_model.";
+pub(super) const CONTROL: &str = "control_model.";
+pub(super) const AUTOENCODER: &str = "first_stage_model.";
+pub(super) const TEXT: &str = "cond_stage_model.transformer.text_model.";
 /// What a control network has besides the copy of the denoiser's reading half.
 const OWN_CONTROL: [&str; 7] = ["hint", "hint_out", "fusion", "zeros", "zero_middle", "multi_scale", "spatial_fusion"];
 
@@ -51,6 +51,8 @@ pub struct PartReport {
 pub struct Built {
     /// The network.
     pub network: Network,
+    /// The text encoder that made the context; the network does not need it any more.
+    pub text: TextEncoder,
     /// One report per part.
     pub parts: Vec<PartReport>,
     /// Objects of the files that are not tensors; they were not interpreted.
@@ -169,7 +171,7 @@ pub fn build(
         );
         others.extend(file.others().iter().cloned());
     }
-    Ok(Built { network, parts, others })
+    Ok(Built { network, text: encoder, parts, others })
 }
 
 /// The weights of one part in diffusers' layout.
