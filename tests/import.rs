@@ -13,7 +13,6 @@ use dsad::model::blocks::transformer::ContextConfig;
 use dsad::model::control::{ControlConfig, ControlForm, SketchBranch};
 use dsad::model::features::resnet::BLOCKS;
 use dsad::model::guidance::SketchOperator;
-use dsad::model::network::Network;
 use dsad::model::profile::{ModelConfig, Profile};
 use dsad::model::text::TextEncoderConfig;
 use dsad::model::unet::{Conditions, DenoiserConfig};
@@ -144,12 +143,10 @@ fn open(name: &str) -> Fixture {
 }
 
 /// Everything but the control network.
-fn assert_outputs(network: &Network, context: Option<&Tensor<2>>) {
-    let expected = open("expected");
-    if let Some(context) = context {
-        expected.assert_close(context.clone(), "context");
-    }
-    let conditions = Conditions { context, ..Conditions::default() };
+fn assert_outputs(expected: &Fixture, built: &Built) {
+    let (network, context) = (&built.network, context(built));
+    expected.assert_close(context.clone(), "context");
+    let conditions = Conditions { context: Some(&context), ..Conditions::default() };
     expected.assert_close(network.denoiser.forward(expected.tensor("latent"), &TIMESTEP, &conditions), "denoiser");
     let image = || expected.tensor::<4>("image");
     expected.assert_close(network.autoencoder.posterior(image()).mean, "autoencoder.mean");
@@ -171,10 +168,8 @@ fn part<'a>(built: &'a Built, name: &str) -> &'a dsad::trainer::import::build::P
 fn a_lightning_file_in_compvis_layout_computes_what_pytorch_did() {
     let home = TempDir::new().unwrap();
     let built = build(&diad(), &text(), &sources(&home, &file("diad.ckpt")), &Device::flex()).unwrap();
-    let context = context(&built);
-    assert_outputs(&built.network, Some(&context));
-
-    let expected = open("expected");
+    let (expected, context) = (open("expected"), context(&built));
+    assert_outputs(&expected, &built);
     let control = built.network.control.as_ref().unwrap();
     let stages = built.network.features.forward(expected.tensor("image"));
     let hint = control.hint(expected.tensor("image"), None, &stages);
@@ -193,7 +188,7 @@ fn a_lightning_file_in_compvis_layout_computes_what_pytorch_did() {
 fn a_directory_of_diffusers_computes_the_same_and_starts_the_control_network_as_a_copy() {
     let home = TempDir::new().unwrap();
     let built = build(&dsad(), &text(), &sources(&home, &file("diffusers")), &Device::flex()).unwrap();
-    assert_outputs(&built.network, Some(&context(&built)));
+    assert_outputs(&open("expected"), &built);
     let control = &part(&built, "control").report;
     assert!(control.matched.iter().any(|name| name == "down.1.units.0.transformer.own.query.weight"), "{control:?}");
     let own = ["hint", "fusion.", "zeros.", "zero_middle.", "multi_scale."];
@@ -227,7 +222,7 @@ fn what_is_written_in_diads_layout_is_what_was_read() {
         assert!((bar[t] - expected).abs() < 1e-6, "{t}: {}", bar[t]);
     }
     let again = build(&diad(), &text(), &sources(&home, &path), &Device::flex()).unwrap();
-    assert_outputs(&again.network, Some(&context(&again)));
+    assert_outputs(&open("expected"), &again);
 }
 
 /// The weights of `diad.ckpt` that `keep` names.
@@ -276,7 +271,7 @@ fn safetensors_with_a_fine_tuned_first_stage_compute_the_same() {
         write(&stage, &first);
         let sources = Sources { first_stage: Some(first), ..sources(&home, &path) };
         let built = build(&dsad(), &text(), &sources, &Device::flex()).unwrap();
-        assert_outputs(&built.network, Some(&context(&built)));
+        assert_outputs(&open("expected"), &built);
     }
 }
 
@@ -337,4 +332,21 @@ fn absurd_sizes_are_refused_before_anything_is_allocated() {
     bytes.extend(header);
     assert!(refused(&bytes).contains("beyond the end of the file"), "length of a tensor");
     assert!(refused(b"GIF89a, not weights").contains("neither a PyTorch file nor safetensors"), "another format");
+}
+
+/// By hand, with a file that `generate.py --full DIRECTORY` made: 2.1 GB on disk, 14 GB of memory.
+#[test]
+#[ignore = "needs DSAD_FULL_SIZE, the directory of generate.py --full"]
+fn files_of_the_published_size_compute_what_pytorch_did() {
+    let directory = PathBuf::from(std::env::var("DSAD_FULL_SIZE").expect("DSAD_FULL_SIZE"));
+    let expected = Fixture::open(directory.join("expected").to_str().unwrap());
+    let home = TempDir::new().unwrap();
+    for layout in ["v1-5-pruned.ckpt", "diffusers"].map(|layout| directory.join(layout)) {
+        if layout.exists() {
+            let config = ModelConfig::of(Profile::Sd15, 0);
+            let built = build(&config, &TextEncoderConfig::clip(), &sources(&home, &layout), &Device::flex()).unwrap();
+            assert_outputs(&expected, &built);
+            println!("{}: as PyTorch", layout.display());
+        }
+    }
 }

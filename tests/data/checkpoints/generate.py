@@ -12,7 +12,7 @@ a file when executed. That the names are the published ones is checked with diff
 first layout and must give the second.
 
 With `--full DIRECTORY` it writes files of the published sizes instead (4.3 GB each, one after the other: `--only`), with
-`expected.safetensors` beside them: for the check at full size, see docs/verification.md.
+`expected.safetensors` beside them: for the check at full size, see the last test of tests/import.rs.
 
 A ResNet50 has one size only; its weights are computed from their names by a formula here and in the test.
 """
@@ -224,8 +224,9 @@ def main():
     ids = torch.tensor([[vocabulary - 2] + [vocabulary - 1] * (tokens - 1)])
     context = text(ids).last_hidden_state
     generator = torch.Generator().manual_seed(1)
-    latent = torch.randn(1, 4, 4, 8, generator=generator)
-    image = torch.rand(1, 3, 32, 64, generator=generator) * 2 - 1
+    # The published size halves a latent three times, the tiny one twice.
+    latent = torch.randn(1, 4, 8, 16, generator=generator) if full else torch.randn(1, 4, 4, 8, generator=generator)
+    image = torch.rand(1, 3, 8 * latent.shape[2], 8 * latent.shape[3], generator=generator) * 2 - 1
     expected = {
         "latent": latent,
         "image": image,
