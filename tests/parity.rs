@@ -17,6 +17,7 @@ use dsad::inspection::frame::CameraId;
 use dsad::inspection::recipe::{Recipe, RecipeId};
 use dsad::inspection::roi::Roi;
 use dsad::trainer::dataset::discover::discover;
+use dsad::trainer::evaluate::Protocol;
 use dsad::trainer::judge::{TrainerClock, judge};
 
 use crate::support::{RecordingSink, record, tiny_bundle};
@@ -37,7 +38,7 @@ fn trainer_and_daemon_make_the_same_map() {
     let order = pictures(&kind).expect("pictures");
     set.test.sort_by_key(|sample| order.iter().position(|path| *path == sample.path));
     assert_eq!(set.test.len(), order.len());
-    let measured = judge(&set, &bundle.manifest, &mut detector, steps).expect("judges");
+    let measured = judge(&set, &bundle.manifest, &mut detector, steps, Protocol::Default).expect("judges");
 
     // The daemon's way: the replay camera through all four stages.
     let clock = TrainerClock::start();

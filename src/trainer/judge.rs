@@ -7,7 +7,7 @@ use anyhow::Context;
 
 use super::dataset::Set;
 use super::dataset::mask::load_mask;
-use super::evaluate::Judged;
+use super::evaluate::{Judged, Protocol};
 use super::pictures::prepare_file;
 use crate::bundle::manifest::Manifest;
 use crate::inspection::decide::decide;
@@ -46,7 +46,13 @@ impl Clock for TrainerClock {
 ///
 /// # Errors
 /// What the detector says, or a mask that cannot be read.
-pub fn judge(set: &Set, manifest: &Manifest, detector: &mut dyn Detector, steps: Steps) -> anyhow::Result<Vec<Judged>> {
+pub fn judge(
+    set: &Set,
+    manifest: &Manifest,
+    detector: &mut dyn Detector,
+    steps: Steps,
+    protocol: Protocol,
+) -> anyhow::Result<Vec<Judged>> {
     let class = ClassId(set.name.clone());
     let plan = Plan { steps, class: manifest.classes.contains(&class).then_some(class) };
     let mut judged = Vec::with_capacity(set.test.len());
@@ -62,7 +68,7 @@ pub fn judge(set: &Set, manifest: &Manifest, detector: &mut dyn Detector, steps:
         let detection = detector.detect(&[prepared], &plan)?.pop().context("one detection per frame")?;
         let decision = decide(&detection, &plan, manifest.calibration.as_ref(), CALIBRATED_POINT);
         let frame_ms = started.elapsed().as_secs_f64() * 1e3;
-        let mask = sample.mask.as_deref().map(|path| load_mask(path, &manifest.preprocess)).transpose();
+        let mask = sample.mask.as_deref().map(|path| load_mask(path, &manifest.preprocess, protocol)).transpose();
         judged.push(Judged {
             score: detection.score.0,
             map: detection.map,

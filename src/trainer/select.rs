@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::pictures::{Picture, picture_tensor};
 use crate::bundle::manifest::MapSpec;
 use crate::inspection::anomaly::{AnomalyMap, Pooling, gaussian_blur};
-use crate::inspection::metrics::{auroc, average_precision};
+use crate::inspection::metrics::Ranking;
 use crate::model::network::{MapWeights, Network};
 use crate::synthetic::corrupt::{CorruptionFamily, corrupt};
 
@@ -131,12 +131,12 @@ fn search(maps: &[Maps], width: usize, floor: f64) -> Choice {
     for shares in grid() {
         let weights: [f32; 4] = std::array::from_fn(|k| (shares[k] / scales[k]) as f32);
         let combined: Vec<AnomalyMap> = maps.iter().map(|m| combine(m, weights, width)).collect();
-        let cells: Vec<f32> = combined.iter().flat_map(|map| map.values.iter().copied()).collect();
-        let pixel_ap = average_precision(&cells, &truth).unwrap_or(0.0);
+        let cells = combined.iter().flat_map(|map| map.values.iter().copied());
+        let pixel_ap = Ranking::new(cells.zip(truth.iter().copied())).average_precision().unwrap_or(0.0);
         for fraction in [0.0003, 0.001, 0.005] {
             let pooling = Pooling::TopFraction { fraction };
-            let scores: Vec<f32> = combined.iter().map(|map| pooling.pool(map).0).collect();
-            let image_auroc = auroc(&scores, &labels).unwrap_or(0.0);
+            let scores = combined.iter().map(|map| pooling.pool(map).0);
+            let image_auroc = Ranking::new(scores.zip(labels.iter().copied())).auroc().unwrap_or(0.0);
             let value = image_auroc + 0.5 * pixel_ap;
             if best.as_ref().is_none_or(|(so_far, _)| value > *so_far) {
                 let map = MapSpec { weights: map_weights(weights.map(f64::from)), sigma: SIGMA, pooling };

@@ -20,7 +20,7 @@ use crate::trainer::backbone;
 use crate::trainer::dataset::Set;
 use crate::trainer::dataset::discover::discover;
 use crate::trainer::dataset::mask::load_mask;
-use crate::trainer::evaluate::{Judged, Row, evaluate, print};
+use crate::trainer::evaluate::{Judged, Protocol, Row, evaluate, print};
 use crate::trainer::pictures::prepare_file;
 
 /// Share of the patches that the memory keeps, and its largest size.
@@ -40,6 +40,9 @@ pub struct BaselineArgs {
     /// Seed of the random choice of patches
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// How ground truth becomes metrics
+    #[arg(long, value_enum, default_value_t)]
+    protocol: Protocol,
     /// cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     device: DeviceChoice,
@@ -65,7 +68,7 @@ pub fn run(args: &BaselineArgs) -> anyhow::Result<()> {
         .sets
         .iter()
         .filter(|set| !set.test.is_empty())
-        .map(|set| judge(set, &extractor, args.seed, &compute.device))
+        .map(|set| judge(set, &extractor, args, &compute.device))
         .collect::<anyhow::Result<Vec<_>>>()?;
     ensure!(!rows.is_empty(), "{}: no set has a test split (test/good, test/DEFECT)", args.data.display());
     print(&rows, args.json)
@@ -97,7 +100,7 @@ fn patches(extractor: &FeatureExtractor, prepared: &Prepared, device: &Device) -
     joined.permute([0, 2, 3, 1]).reshape([height * width, channels])
 }
 
-fn judge(set: &Set, extractor: &FeatureExtractor, seed: u64, device: &Device) -> anyhow::Result<Row> {
+fn judge(set: &Set, extractor: &FeatureExtractor, args: &BaselineArgs, device: &Device) -> anyhow::Result<Row> {
     let spec = spec();
     let mut rows: Vec<f32> = Vec::new();
     let mut channels = 0;
@@ -113,7 +116,7 @@ fn judge(set: &Set, extractor: &FeatureExtractor, seed: u64, device: &Device) ->
     }
     ensure!(channels > 0, "{}: no readable good picture", set.name);
     let mut order: Vec<usize> = (0..rows.len() / channels).collect();
-    order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    order.shuffle(&mut ChaCha8Rng::seed_from_u64(args.seed));
     order.truncate(((order.len() as f64 * KEEP).ceil() as usize).clamp(1, MAX_PATCHES));
     let chunks: Vec<Tensor<2>> = order
         .chunks(CHUNK)
@@ -138,9 +141,10 @@ fn judge(set: &Set, extractor: &FeatureExtractor, seed: u64, device: &Device) ->
         let values = gaussian_blur(&values, spec.width, spec.height, SIGMA);
         let map = AnomalyMap { width: spec.width, height: spec.height, values };
         let frame_ms = started.elapsed().as_secs_f64() * 1e3;
-        let mask = sample.mask.as_deref().map(|path| load_mask(path, &spec)).transpose().map_err(anyhow::Error::msg)?;
+        let mask = sample.mask.as_deref().map(|path| load_mask(path, &spec, args.protocol)).transpose();
+        let mask = mask.map_err(anyhow::Error::msg)?;
         let score = map.max();
         judged.push(Judged { score, map, defective: sample.defect.is_some(), mask, rejected: None, frame_ms });
     }
-    Ok(evaluate(&set.name, &judged))
+    Ok(evaluate(&set.name, &judged, args.protocol))
 }

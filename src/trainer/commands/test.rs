@@ -11,7 +11,7 @@ use crate::detector::DiffusionDetector;
 use crate::device;
 use crate::inspection::detect::Steps;
 use crate::trainer::dataset::discover::discover;
-use crate::trainer::evaluate::{evaluate, print};
+use crate::trainer::evaluate::{Protocol, evaluate, print};
 use crate::trainer::fit::default_steps;
 use crate::trainer::judge::{TrainerClock, judge};
 
@@ -27,6 +27,9 @@ pub struct TestArgs {
     /// Denoising steps; default 2 if the bundle lists it
     #[arg(long)]
     steps: Option<u32>,
+    /// How ground truth becomes metrics
+    #[arg(long, value_enum, default_value_t)]
+    protocol: Protocol,
     /// cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     device: DeviceChoice,
@@ -56,7 +59,10 @@ pub fn run(args: &TestArgs) -> anyhow::Result<()> {
         .sets
         .iter()
         .filter(|set| !set.test.is_empty())
-        .map(|set| Ok(evaluate(&set.name, &judge(set, &bundle.manifest, &mut detector, steps)?)))
+        .map(|set| {
+            let judged = judge(set, &bundle.manifest, &mut detector, steps, args.protocol)?;
+            Ok(evaluate(&set.name, &judged, args.protocol))
+        })
         .collect::<anyhow::Result<Vec<_>>>()?;
     ensure!(!rows.is_empty(), "{}: no set has a test split (test/good, test/DEFECT)", args.data.display());
     print(&rows, args.json)

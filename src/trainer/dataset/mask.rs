@@ -3,18 +3,23 @@
 use std::path::Path;
 
 use crate::preprocess::spec::{Normalisation, PreprocessSpec, SketchPlane};
+use crate::trainer::evaluate::Protocol;
 use crate::trainer::pictures::prepare_file;
 
 /// Reads a mask through the same geometry as its picture: `[height, width]`, true where it is above one half after the
-/// resize (protocol `default`). Cells beside a letterboxed picture are never defective.
+/// resize, or above nothing at all in DiAD's protocol. Cells beside a letterboxed picture are never defective.
 ///
 /// # Errors
 /// A file that is not a picture.
-pub fn load_mask(path: &Path, spec: &PreprocessSpec) -> Result<Vec<bool>, String> {
+pub fn load_mask(path: &Path, spec: &PreprocessSpec, protocol: Protocol) -> Result<Vec<bool>, String> {
     let spec = PreprocessSpec { normalisation: Normalisation::SymmetricOne, sketch: SketchPlane::None, ..spec.clone() };
     let prepared = prepare_file(path, &spec).map_err(|reason| format!("{}: {reason}", path.display()))?;
-    // In -1 to 1 one half is 0, and what surrounds a letterboxed picture is exactly 0.
-    Ok(prepared.image[..spec.width * spec.height].iter().map(|value| *value > 0.0).collect())
+    // In -1 to 1 one half is 0, and what surrounds a letterboxed picture is exactly 0, which no byte is.
+    let marked = |value: f32| match protocol {
+        Protocol::Default => value > 0.0,
+        Protocol::Diad => value > -1.0 && value != 0.0,
+    };
+    Ok(prepared.image[..spec.width * spec.height].iter().map(|value| marked(*value)).collect())
 }
 
 #[cfg(test)]
@@ -31,7 +36,7 @@ mod tests {
         // Neither the normalisation nor the edges of the model matter to a mask.
         let (normalisation, sketch) = (Normalisation::ImageNet, SketchPlane::Canny);
         let spec = PreprocessSpec { width: 64, height: 32, geometry, normalisation, sketch };
-        load_mask(&path, &spec).expect("a mask")
+        load_mask(&path, &spec, Protocol::Default).expect("a mask")
     }
 
     #[test]
@@ -47,6 +52,19 @@ mod tests {
             let cells = load(&GrayImage::from_pixel(50, 50, Luma([value])), Geometry::Stretch);
             assert!(cells.iter().all(|cell| *cell == marked), "{value}");
         }
+    }
+
+    #[test]
+    fn any_trace_marks_a_cell_in_the_released_protocol() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("mask.png");
+        // Wide for the grid: it is letterboxed, and its border stays unmarked.
+        GrayImage::from_fn(100, 100, |x, _| Luma([u8::from(x < 50)])).save(&path).expect("writes");
+        let (normalisation, sketch) = (Normalisation::ImageNet, SketchPlane::None);
+        let spec = PreprocessSpec { width: 64, height: 32, geometry: Geometry::Letterbox, normalisation, sketch };
+        let cells = load_mask(&path, &spec, Protocol::Diad).expect("a mask");
+        assert!(cells.chunks_exact(64).all(|row| (0..64).all(|x| row[x] == (16..32).contains(&x))));
+        assert!(load_mask(&path, &spec, Protocol::Default).expect("a mask").iter().all(|marked| !marked));
     }
 
     #[test]
@@ -67,7 +85,7 @@ mod tests {
             normalisation: Normalisation::SymmetricOne,
             sketch: SketchPlane::None,
         };
-        let error = load_mask(&path, &spec).expect_err("refused");
+        let error = load_mask(&path, &spec, Protocol::Default).expect_err("refused");
         assert!(error.contains("odd_mask.png"), "{error}");
     }
 }
