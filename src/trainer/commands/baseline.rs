@@ -85,13 +85,14 @@ fn spec() -> PreprocessSpec {
 }
 
 /// Patches of one picture: stages at strides 8 and 16, averaged over 3x3 cells, joined at stride 8; `[cells, channels]`.
+///
+/// The padding counts, as in PatchCore: borders fade towards zero, and what varies there is no alarm.
 fn patches(extractor: &FeatureExtractor, prepared: &Prepared, device: &Device) -> Tensor<2> {
     let shape = [1, 3, prepared.height, prepared.width];
     let image = Tensor::<4>::from_data(TensorData::new(prepared.image.clone(), shape), device);
     let [_, fine, coarse] = extractor.forward(image);
     let pool = |stage: Tensor<4>| {
-        let options =
-            AvgPoolOptions::<2>::new([3, 3]).with_stride([1, 1]).with_padding([1, 1]).with_count_include_pad(false);
+        let options = AvgPoolOptions::<2>::new([3, 3]).with_stride([1, 1]).with_padding([1, 1]);
         avg_pool2d(stage, options)
     };
     let [_, _, height, width] = fine.dims();
