@@ -5,13 +5,11 @@ use std::collections::HashMap;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-
 use super::Set;
 use crate::preprocess::decode;
 
 /// What is in one set.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Survey {
     /// Its name.
     pub set: String,

@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::Serialize;
 
 use super::checkpoint::Checkpoint;
-use super::keys::{Row, Table};
+use super::keys::{Place, Row, Table, their_parameter};
 
 /// Epsilon of the BatchNorms that are folded away.
 const BATCH_NORM_EPSILON: f64 = 1e-5;
@@ -32,16 +32,8 @@ pub fn fill<M: Module>(
     checkpoint: &Checkpoint,
     device: &Device,
 ) -> anyhow::Result<(M, Report)> {
-    let mut filler = Filler {
-        table,
-        fresh,
-        checkpoint,
-        device,
-        path: Vec::new(),
-        layer: String::new(),
-        report: Report::default(),
-        error: None,
-    };
+    let mut filler =
+        Filler { table, fresh, checkpoint, device, place: Place::default(), report: Report::default(), error: None };
     let module = module.map(&mut filler);
     match filler.error {
         Some(error) => Err(error),
@@ -54,33 +46,28 @@ struct Filler<'a> {
     fresh: &'a [&'a str],
     checkpoint: &'a Checkpoint,
     device: &'a Device,
-    path: Vec<String>,
-    /// Kind of the layer that the parameter belongs to.
-    layer: String,
+    place: Place,
     report: Report,
     error: Option<anyhow::Error>,
 }
 
 impl ModuleMapper for Filler<'_> {
     fn enter_module(&mut self, name: &str, container: &str) {
-        container.clone_into(&mut self.layer);
-        // A variant of an enum is no name of its own.
-        self.path.push(if container.starts_with("Enum:") { String::new() } else { name.to_owned() });
+        self.place.enter(name, container);
     }
 
     fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
+        self.place.exit();
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         if self.error.is_some() {
             return param;
         }
-        let path: Vec<&str> = self.path.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
-        let name = path.join(".");
-        let Some((leaf, layer)) = path.split_last() else { return param };
+        let Some((layer, leaf)) = self.place.parameter() else { return param };
+        let name = format!("{layer}.{leaf}").trim_start_matches('.').to_owned();
         let shape: Vec<usize> = param.lazy_shape().iter().copied().collect();
-        let row = self.table.get(&layer.join("."));
+        let row = self.table.get(&layer);
         match row.map(|row| self.values(row, leaf, &shape)) {
             Some(Ok(Some(values))) => {
                 self.report.matched.push(name);
@@ -107,16 +94,10 @@ impl Filler<'_> {
         if let Some(norm) = &row.folded {
             return self.folded(&row.theirs, norm, leaf, shape);
         }
-        let leaf = match leaf {
-            "gamma" => "weight",
-            "beta" => "bias",
-            leaf => leaf,
-        };
-        let name = format!("{}.{leaf}", row.theirs);
+        let name = format!("{}.{}", row.theirs, their_parameter(leaf));
         let Some(found) = checkpoint.shape(&name) else { return Ok(None) };
         match shape {
-            // A linear layer has its output first there and its input first here.
-            [input, output] if self.layer == "Struct:Linear" => {
+            [input, output] if self.place.is_linear() => {
                 let stored = checkpoint.read(&name, &[*output, *input])?;
                 let transposed = (0..input * output).map(|i| stored[(i % output) * input + i / output]);
                 Ok(Some(transposed.collect()))

@@ -47,6 +47,48 @@ pub const SKIPS: [&str; 19] = [
     "lvlb_weights",
 ];
 
+/// Where a walk over a module stands.
+#[derive(Debug, Default)]
+pub struct Place {
+    path: Vec<String>,
+    kind: String,
+}
+
+impl Place {
+    /// Goes into a part.
+    pub fn enter(&mut self, name: &str, kind: &str) {
+        kind.clone_into(&mut self.kind);
+        // A variant of an enum is no name of its own.
+        self.path.push(if kind.starts_with("Enum:") { String::new() } else { name.to_owned() });
+    }
+
+    /// Leaves it.
+    pub fn exit(&mut self) {
+        self.path.pop();
+    }
+
+    /// Name of the layer that stands here, and of its parameter.
+    pub fn parameter(&self) -> Option<(String, &str)> {
+        let path: Vec<&str> = self.path.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
+        let (leaf, layer) = path.split_last()?;
+        Some((layer.join("."), leaf))
+    }
+
+    /// Whether the layer is linear: its input stands first here and its output first there.
+    pub fn is_linear(&self) -> bool {
+        self.kind == "Struct:Linear"
+    }
+}
+
+/// What a parameter is called there.
+pub fn their_parameter(ours: &str) -> &str {
+    match ours {
+        "gamma" => "weight",
+        "beta" => "bias",
+        ours => ours,
+    }
+}
+
 /// Where a layer comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {

@@ -9,7 +9,7 @@ use burn::tensor::{FloatDType, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::build::{AUTOENCODER, Built, CONTROL, DENOISER, TEXT};
-use super::keys::{self, Table};
+use super::keys::{self, Place, Table, their_parameter};
 use crate::model::control::ControlForm;
 use crate::model::profile::ModelConfig;
 use crate::model::schedule::NoiseSchedule;
@@ -52,7 +52,7 @@ pub fn write_diad(built: &Built, config: &ModelConfig, path: &Path) -> anyhow::R
 }
 
 fn collect<M: Module>(module: &M, table: &Table, tensors: &mut BTreeMap<String, Stored>) -> anyhow::Result<()> {
-    let mut collector = Collector { table, tensors, path: Vec::new(), layer: String::new(), error: None };
+    let mut collector = Collector { table, tensors, place: Place::default(), error: None };
     module.visit(&mut collector);
     collector.error.map_or(Ok(()), Err)
 }
@@ -60,26 +60,22 @@ fn collect<M: Module>(module: &M, table: &Table, tensors: &mut BTreeMap<String, 
 struct Collector<'a> {
     table: &'a Table,
     tensors: &'a mut BTreeMap<String, Stored>,
-    path: Vec<String>,
-    /// Kind of the layer that the parameter belongs to.
-    layer: String,
+    place: Place,
     error: Option<anyhow::Error>,
 }
 
 impl ModuleVisitor for Collector<'_> {
     fn enter_module(&mut self, name: &str, container: &str) {
-        container.clone_into(&mut self.layer);
-        self.path.push(if container.starts_with("Enum:") { String::new() } else { name.to_owned() });
+        self.place.enter(name, container);
     }
 
     fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
+        self.place.exit();
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let path: Vec<&str> = self.path.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
-        let Some((leaf, layer)) = path.split_last() else { return };
-        match self.stored(leaf, &layer.join("."), param) {
+        let Some((layer, leaf)) = self.place.parameter() else { return };
+        match self.stored(leaf, &layer, param) {
             Ok((name, stored)) => drop(self.tensors.insert(name, stored)),
             Err(error) => self.error = self.error.take().or(Some(error)),
         }
@@ -95,17 +91,10 @@ impl Collector<'_> {
         param: &Param<Tensor<D>>,
     ) -> anyhow::Result<(String, Stored)> {
         let row = self.table.get(layer).with_context(|| format!("'{layer}' has no name in this layout"))?;
-        let leaf = match leaf {
-            "gamma" => "weight",
-            "beta" => "bias",
-            leaf => leaf,
-        };
         let value = param.val().cast(FloatDType::F32);
-        // A linear layer has its input first here and its output first there.
-        let linear = D == 2 && self.layer == "Struct:Linear";
-        let value = if linear { value.swap_dims(0, 1) } else { value };
+        let value = if D == 2 && self.place.is_linear() { value.swap_dims(0, 1) } else { value };
         let shape = value.dims().to_vec();
-        Ok((format!("{}.{leaf}", row.theirs), (shape, value.try_into_vec_as::<f32>()?)))
+        Ok((format!("{}.{}", row.theirs, their_parameter(leaf)), (shape, value.try_into_vec_as::<f32>()?)))
     }
 }
 
