@@ -19,10 +19,10 @@ use crate::inspection::detect::{ClassId, Detection, Detector, DetectorError, Pla
 use crate::inspection::frame::{CameraId, FrameId, FrameMeta, Prepared};
 use crate::inspection::roi::Roi;
 use crate::inspection::time::{Clock, Timestamp};
-use crate::model::network::Network;
+use crate::model::network::{Network, Reconstructed};
 use crate::model::profile::ModelConfig;
-use crate::preprocess::spec::PreprocessSpec;
-use crate::preprocess::{decode, prepare};
+use crate::preprocess::spec::{Normalisation, PreprocessSpec};
+use crate::preprocess::{decode, prepare, to_rgb};
 
 /// Why a detector could not be made from a bundle.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +65,8 @@ pub struct DetectorSpec {
     pub seed: u64,
     /// Latent channels, for the noise.
     pub latent_channels: usize,
+    /// Range of the pictures.
+    pub normalisation: Normalisation,
 }
 
 /// A network on a device, ready to judge.
@@ -97,6 +99,7 @@ impl DiffusionDetector {
             map: manifest.map,
             seed: manifest.seed,
             latent_channels: config.autoencoder.latent_channels,
+            normalisation: manifest.preprocess.normalisation,
         };
         Ok(Self::new(network, spec, &compute.device, format, clock))
     }
@@ -173,27 +176,8 @@ impl Detector for DiffusionDetector {
     fn detect(&mut self, batch: &[Prepared], plan: &Plan) -> Result<Vec<Detection>, DetectorError> {
         let Some(first) = batch.first() else { return Ok(Vec::new()) };
         let (height, width) = (first.height, first.width);
-        if let Some(other) = batch.iter().find(|p| (p.height, p.width) != (height, width)) {
-            return Err(DetectorError(format!(
-                "frames of {width}x{height} and {}x{} cannot share a batch",
-                other.width, other.height
-            )));
-        }
-        let timesteps = self.network.sampler().schedule().timesteps();
-        if plan.steps.0 == 0 || plan.steps.0 as usize > timesteps {
-            return Err(DetectorError(format!("{} steps: the sampler has 1 to {timesteps}", plan.steps.0)));
-        }
-        let classes = vec![self.class_index(plan.class.as_ref())?; batch.len()];
         let started = self.clock.now();
-        let count = batch.len();
-        let pixels: Vec<f32> = batch.iter().flat_map(|p| p.image.iter().copied()).collect();
-        let image = self.upload(pixels, [count, 3, height, width]);
-        let canny: Option<Vec<f32>> =
-            batch.iter().map(|p| p.sketch.as_deref()).collect::<Option<Vec<_>>>().map(|s| s.concat());
-        let canny = canny.map(|planes| self.upload(planes, [count, 1, height, width]));
-        let noise = self.noise(count, height, width);
-        let reconstructed = self.network.reconstruct(image.clone(), canny, &classes, plan.steps.0, noise);
-        let map = self.network.components(image, &classes, &reconstructed).combine(&self.spec.map.weights);
+        let (reconstructed, map) = self.redraw(batch, plan)?;
         // One read-back for both: the device is waited for once.
         let answer = Tensor::cat(vec![map, reconstructed.image], 1).cast(FloatDType::F32);
         let values = answer
@@ -208,7 +192,60 @@ impl Detector for DiffusionDetector {
     }
 }
 
+/// What lies behind an anomaly map.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Explanation {
+    /// The picture through the autoencoder alone, `height * width * 3` bytes RGB.
+    pub autoencoded: Vec<u8>,
+    /// The map before smoothing.
+    pub differences: AnomalyMap,
+}
+
 impl DiffusionDetector {
+    /// What lies behind the map of one frame: runs the network once more.
+    ///
+    /// # Errors
+    /// As [`Detector::detect`].
+    pub fn explain(&self, prepared: &Prepared, plan: &Plan) -> Result<Explanation, DetectorError> {
+        let (reconstructed, map) = self.redraw(std::slice::from_ref(prepared), plan)?;
+        let autoencoded = self.network.decode(reconstructed.seen_latent);
+        let read = |tensor: Tensor<4>| {
+            let values = tensor.cast(FloatDType::F32).try_into_vec_as::<f32>();
+            values.map_err(|error| DetectorError(format!("the device gave no answer: {error}")))
+        };
+        let (width, height) = (prepared.width, prepared.height);
+        Ok(Explanation {
+            autoencoded: to_rgb(&read(autoencoded)?, self.spec.normalisation),
+            differences: AnomalyMap { width, height, values: read(map)? },
+        })
+    }
+
+    /// The guided reconstruction of frames of one size, and the map before smoothing.
+    fn redraw(&self, batch: &[Prepared], plan: &Plan) -> Result<(Reconstructed, Tensor<4>), DetectorError> {
+        let (height, width) = batch.first().map_or((0, 0), |first| (first.height, first.width));
+        if let Some(other) = batch.iter().find(|p| (p.height, p.width) != (height, width)) {
+            return Err(DetectorError(format!(
+                "frames of {width}x{height} and {}x{} cannot share a batch",
+                other.width, other.height
+            )));
+        }
+        let timesteps = self.network.sampler().schedule().timesteps();
+        if plan.steps.0 == 0 || plan.steps.0 as usize > timesteps {
+            return Err(DetectorError(format!("{} steps: the sampler has 1 to {timesteps}", plan.steps.0)));
+        }
+        let classes = vec![self.class_index(plan.class.as_ref())?; batch.len()];
+        let count = batch.len();
+        let pixels: Vec<f32> = batch.iter().flat_map(|p| p.image.iter().copied()).collect();
+        let image = self.upload(pixels, [count, 3, height, width]);
+        let canny: Option<Vec<f32>> =
+            batch.iter().map(|p| p.sketch.as_deref()).collect::<Option<Vec<_>>>().map(|s| s.concat());
+        let canny = canny.map(|planes| self.upload(planes, [count, 1, height, width]));
+        let noise = self.noise(count, height, width);
+        let reconstructed = self.network.reconstruct(image.clone(), canny, &classes, plan.steps.0, noise);
+        let map = self.network.components(image, &classes, &reconstructed).combine(&self.spec.map.weights);
+        Ok((reconstructed, map))
+    }
+
     /// Smooths and pools one frame's map on the host, in f32, and turns its reconstruction into bytes.
     fn detection(&self, planes: &[f32], height: usize, width: usize, steps: Steps, infer_ms: f64) -> Detection {
         let plane = height * width;
@@ -217,8 +254,7 @@ impl DiffusionDetector {
         values.iter_mut().for_each(|value| *value = if *value < 0.0 { 0.0 } else { *value });
         let map = AnomalyMap { width, height, values };
         let score = self.spec.map.pooling.pool(&map);
-        let byte = |value: f32| ((value + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8;
-        let rgb = (0..plane).flat_map(|cell| [1, 2, 3].map(|channel| byte(planes[channel * plane + cell]))).collect();
+        let rgb = to_rgb(&planes[plane..], self.spec.normalisation);
         Detection { map, score, reconstruction: Reconstruction { width, height, rgb }, steps, infer_ms }
     }
 }

@@ -51,6 +51,10 @@ impl Fixture {
         self.entries.get(name).unwrap_or_else(|| panic!("no '{name}' in the fixture"))
     }
 
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
     pub(super) fn values(&self, name: &str) -> &[f32] {
         &self.entry(name).values
     }

@@ -38,7 +38,7 @@ fn timesteps(fixture: &Fixture) -> Vec<f64> {
 }
 
 fn diad(fixture: &Fixture, all_skips: bool) -> ControlNetwork {
-    let network = ControlConfig { hint: HINT, form: ControlForm::Diad { all_skips } };
+    let network = ControlConfig { hint: HINT, form: ControlForm::Diad { all_skips, zeros: None } };
     let name = |name: &str| Some(name.strip_prefix("control.").or_else(|| name.strip_prefix("sff."))?.to_owned());
     fixture.load_named(network.init(&config(), STAGES, &fixture.device), name)
 }

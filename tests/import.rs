@@ -28,7 +28,7 @@ use super::golden_model::{Fixture, style};
 const TIMESTEP: [f64; 1] = [749.0];
 const GROUPS: usize = 2;
 
-fn file(name: &str) -> PathBuf {
+pub(super) fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/checkpoints").join(name)
 }
 
@@ -57,21 +57,21 @@ fn config(form: ControlForm) -> ModelConfig {
     config
 }
 
-fn diad() -> ModelConfig {
-    config(ControlForm::Diad { all_skips: false })
+pub(super) fn diad() -> ModelConfig {
+    config(ControlForm::Diad { all_skips: false, zeros: None })
 }
 
-fn dsad() -> ModelConfig {
+pub(super) fn dsad() -> ModelConfig {
     let sketch = Some(SketchBranch { operator: SketchOperator::Soft, channels: [2, 2, 2, 2] });
     config(ControlForm::Dsad { sketch, semantic: Some(2), multi_scale: Some(4) })
 }
 
-fn text() -> TextEncoderConfig {
+pub(super) fn text() -> TextEncoderConfig {
     TextEncoderConfig { vocabulary: 30, length: 5, width: 8, heads: 2, layers: 2 }
 }
 
 /// Numbers in -1 to 1 from a name: FNV-1a of the name, then SplitMix64 of the index, as in the script.
-fn hashed(name: &str, count: usize) -> Vec<f32> {
+pub(super) fn hashed(name: &str, count: usize) -> Vec<f32> {
     let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     let number = |index: u64| {
         let x = seed.wrapping_add((index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -83,9 +83,9 @@ fn hashed(name: &str, count: usize) -> Vec<f32> {
     (0..count as u64).map(number).collect()
 }
 
-type Named = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+pub(super) type Named = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
-fn write(tensors: &Named, path: &Path) {
+pub(super) fn write(tensors: &Named, path: &Path) {
     let views = tensors
         .iter()
         .map(|(name, (dtype, shape, data))| (name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
@@ -132,7 +132,7 @@ fn resnet50(path: &Path) {
     write(&tensors, path);
 }
 
-fn sources(home: &TempDir, stable_diffusion: &Path) -> Sources {
+pub(super) fn sources(home: &TempDir, stable_diffusion: &Path) -> Sources {
     let backbone = home.path().join("resnet50.safetensors");
     resnet50(&backbone);
     Sources { stable_diffusion: stable_diffusion.to_path_buf(), first_stage: None, backbone }

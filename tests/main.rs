@@ -19,3 +19,5 @@ mod parity;
 mod pipeline;
 /// Scripted cameras, detectors and clocks.
 mod support;
+/// The paper's sampling and training against PyTorch.
+mod training;

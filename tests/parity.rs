@@ -18,7 +18,7 @@ use dsad::inspection::recipe::{Recipe, RecipeId};
 use dsad::inspection::roi::Roi;
 use dsad::trainer::dataset::discover::discover;
 use dsad::trainer::evaluate::Protocol;
-use dsad::trainer::judge::{TrainerClock, judge};
+use dsad::trainer::judge::{Rules, TrainerClock, judge};
 
 use crate::support::{RecordingSink, record, tiny_bundle};
 
@@ -38,7 +38,14 @@ fn trainer_and_daemon_make_the_same_map() {
     let order = pictures(&kind).expect("pictures");
     set.test.sort_by_key(|sample| order.iter().position(|path| *path == sample.path));
     assert_eq!(set.test.len(), order.len());
-    let measured = judge(&set, &bundle.manifest, &mut detector, steps, Protocol::Default).expect("judges");
+    let rules = Rules {
+        preprocess: &bundle.manifest.preprocess,
+        classes: &bundle.manifest.classes,
+        calibration: bundle.manifest.calibration.as_ref(),
+        steps,
+        protocol: Protocol::Default,
+    };
+    let measured = judge(&set, rules, &mut detector).expect("judges");
 
     // The daemon's way: the replay camera through all four stages.
     let clock = TrainerClock::start();

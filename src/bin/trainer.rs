@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use dsad::trainer::commands::{backbone, baseline, build_model, describe, fit, keygen, sign, synth, test};
+use dsad::trainer::commands::{
+    backbone, baseline, build_model, describe, export, finetune_autoencoder, fit, keygen, sign, synth, test, train,
+};
 
 /// Makes bundles for dsad from pictures of good parts
 #[derive(Parser)]
@@ -19,12 +21,18 @@ enum Verb {
     Synth(synth::SynthArgs),
     /// From a folder of good pictures to a calibrated bundle
     Fit(fit::FitArgs),
-    /// Metrics of a bundle on a data set
+    /// Metrics of a bundle or a model on a data set, and pictures
     Test(test::TestArgs),
     /// Metrics of a PatchCore-style yardstick on a data set
     Baseline(baseline::BaselineArgs),
-    /// A model of the paper's size from public checkpoints
+    /// The paper's size: the autoencoder learns the pictures of a data set
+    FinetuneAutoencoder(finetune_autoencoder::FinetuneAutoencoderArgs),
+    /// The paper's size: a model from public checkpoints
     BuildModel(build_model::BuildModelArgs),
+    /// The paper's size: the guided denoiser learns to redraw good parts
+    Train(train::TrainArgs),
+    /// The paper's size: a trained model becomes a bundle
+    Export(export::ExportArgs),
     /// Parameters, operations and bytes of a profile, part by part
     Describe(describe::DescribeArgs),
     /// The frozen feature extractor
@@ -42,7 +50,10 @@ fn main() -> ExitCode {
         Verb::Fit(args) => fit::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Baseline(args) => baseline::run(&args),
+        Verb::FinetuneAutoencoder(args) => finetune_autoencoder::run(&args),
         Verb::BuildModel(args) => build_model::run(&args),
+        Verb::Train(args) => train::run(&args),
+        Verb::Export(args) => export::run(&args),
         Verb::Describe(args) => describe::run(&args),
         Verb::Backbone(args) => backbone::run(&args),
         Verb::Keygen(args) => keygen::run(&args),

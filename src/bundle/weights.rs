@@ -92,39 +92,10 @@ impl TensorFile {
     /// # Errors
     /// Tensors that the module needs and the file lacks, that the file has and the module does not know, or of
     /// another shape. The module is consumed: a half-loaded one never leaves this function.
-    pub fn load_into<M: Module>(self, mut module: M, dtype: NumberFormat) -> Result<M, BundleError> {
+    pub fn load_into<M: Module>(self, module: M, dtype: NumberFormat) -> Result<M, BundleError> {
         let Self { bytes, path } = self;
-        // Without validation the store reports instead of refusing, and the report is judged below: the store itself
-        // lets unused tensors pass.
-        let mut store = SafetensorsStore::from_bytes(Some(bytes))
-            .with_from_adapter(FloatCastAdapter::to(dtype.into()))
-            .validate(false)
-            .allow_partial(true);
-        let report = module
-            .load_from(&mut store)
-            .map_err(|error| BundleError::TensorHeader { path: path.clone(), reason: error.to_string() })?;
-        if let Some(error) = report.errors.first() {
-            let (tensor, reason) = match error {
-                ApplyError::ShapeMismatch { path, expected, found } => {
-                    (path, format!("shape is {:?}, the network needs {:?}", found.as_slice(), expected.as_slice()))
-                }
-                ApplyError::DTypeMismatch { path, expected, found } => {
-                    (path, format!("number format is {found:?}, the network needs {expected:?}"))
-                }
-                ApplyError::AdapterError { path, message } | ApplyError::LoadError { path, message } => {
-                    (path, message.clone())
-                }
-            };
-            return Err(BundleError::TensorMismatch { path, tensor: tensor.clone(), reason });
-        }
-        if !report.missing.is_empty() {
-            let tensors = report.missing.into_iter().map(|(name, _)| name).collect();
-            return Err(BundleError::TensorsMissing { path, tensors });
-        }
-        if !report.unused.is_empty() {
-            return Err(BundleError::TensorsUnused { path, tensors: report.unused });
-        }
-        Ok(module)
+        let store = SafetensorsStore::from_bytes(Some(bytes)).with_from_adapter(FloatCastAdapter::to(dtype.into()));
+        load(store, module, &path)
     }
 
     fn parsed(&self) -> Result<SafeTensors<'_>, BundleError> {
@@ -145,6 +116,47 @@ impl TensorFile {
         }
         Ok(())
     }
+}
+
+/// Fills a fresh module with the tensors of a file of any size, in the number format that they have there: for models on a
+/// workstation. Unlike [`TensorFile`], it does not look for values that are not finite.
+///
+/// # Errors
+/// A file that cannot be read, and as [`TensorFile::load_into`].
+pub fn load_file<M: Module>(path: &Path, module: M) -> Result<M, BundleError> {
+    load(SafetensorsStore::from_file(path), module, path)
+}
+
+fn load<M: Module>(store: SafetensorsStore, mut module: M, path: &Path) -> Result<M, BundleError> {
+    let path = path.to_path_buf();
+    // Without validation the store reports instead of refusing, and the report is judged below: the store itself lets
+    // unused tensors pass.
+    let mut store = store.validate(false).allow_partial(true);
+    let report = module
+        .load_from(&mut store)
+        .map_err(|error| BundleError::TensorHeader { path: path.clone(), reason: error.to_string() })?;
+    if let Some(error) = report.errors.first() {
+        let (tensor, reason) = match error {
+            ApplyError::ShapeMismatch { path, expected, found } => {
+                (path, format!("shape is {:?}, the network needs {:?}", found.as_slice(), expected.as_slice()))
+            }
+            ApplyError::DTypeMismatch { path, expected, found } => {
+                (path, format!("number format is {found:?}, the network needs {expected:?}"))
+            }
+            ApplyError::AdapterError { path, message } | ApplyError::LoadError { path, message } => {
+                (path, message.clone())
+            }
+        };
+        return Err(BundleError::TensorMismatch { path, tensor: tensor.clone(), reason });
+    }
+    if !report.missing.is_empty() {
+        let tensors = report.missing.into_iter().map(|(name, _)| name).collect();
+        return Err(BundleError::TensorsMissing { path, tensors });
+    }
+    if !report.unused.is_empty() {
+        return Err(BundleError::TensorsUnused { path, tensors: report.unused });
+    }
+    Ok(module)
 }
 
 /// Encodes all tensors of a module as a safetensors file, cast to `dtype`; `path` is only named in errors.

@@ -56,6 +56,9 @@ pub enum ControlForm {
     Diad {
         /// Control reaches all skips instead of the coarsest three.
         all_skips: bool,
+        /// Zero convolutions that are left, counted from the coarsest; all without a number. Inference needs 6, those that
+        /// the fusion block reads, or 3 where that block is dead.
+        zeros: Option<usize>,
     },
 }
 
@@ -91,7 +94,8 @@ struct MultiScale {
     norm: InstanceNorm,
 }
 
-/// DiAD's fusion of the controls of the last two levels; `branches[3 i + j]` leads from source `i` to target `j`.
+/// DiAD's fusion of the controls of the last two levels; `branches[3 i + j]` leads from source `i` to target `j`. Without
+/// branches only its activation is left.
 #[derive(Module, Debug)]
 struct SpatialFusion {
     branches: Vec<Conv2d>,
@@ -144,9 +148,12 @@ impl ControlConfig {
         }
     }
 
-    /// Whether it makes a control for every skip, used or not.
-    pub fn makes_all(&self) -> bool {
-        matches!(self.form, ControlForm::Diad { .. })
+    /// Skips that it makes a control for, used or not, counted from the coarsest.
+    pub fn controls(&self, denoiser: &DenoiserConfig) -> usize {
+        match self.form {
+            ControlForm::Dsad { .. } => CONTROLLED,
+            ControlForm::Diad { zeros, .. } => zeros.unwrap_or(denoiser.skips()),
+        }
     }
 
     /// What is wrong with the configuration, if anything.
@@ -158,6 +165,11 @@ impl ControlConfig {
         match &self.form {
             ControlForm::Dsad { semantic: Some(width), .. } if 2 * width % groups != 0 => {
                 Some(format!("2 x {width} semantic channels do not split into {groups} groups"))
+            }
+            ControlForm::Diad { all_skips, zeros: Some(zeros) }
+                if *all_skips || ![CONTROLLED, 2 * CONTROLLED].contains(zeros) =>
+            {
+                Some(format!("{zeros} zero convolutions: only 3 or 6 can be left, and none spared with all_skips"))
             }
             _ => None,
         }
@@ -210,14 +222,17 @@ impl ControlConfig {
                 });
                 (&skips[skips.len() - CONTROLLED..], first)
             }
-            ControlForm::Diad { .. } => {
-                let sources = &skips[skips.len() - 2 * CONTROLLED..skips.len() - CONTROLLED];
+            ControlForm::Diad { zeros, .. } => {
+                let sources = match zeros {
+                    Some(CONTROLLED) => &[],
+                    _ => &skips[skips.len() - 2 * CONTROLLED..skips.len() - CONTROLLED],
+                };
                 let branches = sources
                     .iter()
                     .flat_map(|&source| (0..CONTROLLED).map(move |_| conv3(source, last, 2).with_bias(false)));
                 spatial_fusion =
                     Some(SpatialFusion { branches: branches.map(zero).collect(), norm: instance_norm(last) });
-                (&skips, encoded)
+                (&skips[skips.len() - self.controls(denoiser)..], encoded)
             }
         };
         ControlNetwork {
@@ -234,7 +249,7 @@ impl ControlConfig {
             multi_scale,
             spatial_fusion,
             levels: denoiser.channels.len(),
-            all_skips: matches!(self.form, ControlForm::Diad { all_skips: true }),
+            all_skips: matches!(self.form, ControlForm::Diad { all_skips: true, .. }),
             activation: style.activation,
         }
     }
@@ -316,7 +331,7 @@ impl ControlNetwork {
         }
         if let Some(fusion) = &self.spatial_fusion {
             let targets = controls.len() - CONTROLLED;
-            let sources: Vec<Tensor<4>> = controls[targets - CONTROLLED..targets].to_vec();
+            let sources: Vec<Tensor<4>> = controls[targets - fusion.branches.len() / CONTROLLED..targets].to_vec();
             for (target, control) in controls[targets..].iter_mut().enumerate() {
                 let sum = sources.iter().enumerate().fold(control.clone(), |sum, (source, x)| {
                     let branch = fusion.branches[CONTROLLED * source + target].forward(x.clone());
@@ -327,6 +342,23 @@ impl ControlNetwork {
         }
         let unused = if self.all_skips { 0 } else { controls.len() - CONTROLLED };
         Guidance { middle, skips: controls.split_off(unused) }
+    }
+
+    /// Removes what has no part in the output, exactly: zero convolutions whose control nobody reads, and a fusion block that
+    /// is dead because its first layers are all zero. Gives the form that is left.
+    pub fn prune(mut self, form: &ControlForm) -> (Self, ControlForm) {
+        let (ControlForm::Diad { all_skips: false, zeros: None }, Some(fusion)) = (form, &mut self.spatial_fusion)
+        else {
+            return (self, form.clone());
+        };
+        // InstanceNorm of zeros is zero, and so is SiLU of that.
+        let silent = |conv: &Conv2d| conv.weight.val().abs().max().into_scalar::<f32>() == 0.0;
+        let left = if fusion.branches.iter().all(silent) { CONTROLLED } else { 2 * CONTROLLED };
+        if left == CONTROLLED {
+            fusion.branches.clear();
+        }
+        self.zeros = self.zeros.split_off(self.zeros.len() - left);
+        (self, ControlForm::Diad { all_skips: false, zeros: Some(left) })
     }
 
     /// Stores what every attention needs of a context that never changes.

@@ -8,7 +8,6 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 
 use super::blocks::stage::BlockKind;
-use super::control::ControlConfig;
 use super::features::efficientnet::BLOCKS;
 use super::profile::ModelConfig;
 
@@ -146,8 +145,10 @@ fn place(path: &[&str], config: &ModelConfig) -> (&'static str, usize) {
                 "hint" => return ("hint", 1 << (index("hint") / 2)),
                 "fusion" if has("sketch") => return ("hint", 1 << index("sketch")),
                 "hint_out" | "fusion" => return ("hint", at(0)),
-                // Where not all skips are controlled, it is the coarsest level's.
-                "zeros" if config.control.as_ref().is_some_and(ControlConfig::makes_all) => at(index("zeros") / 3),
+                "zeros" => {
+                    let made = config.control.as_ref().map_or(0, |control| control.controls(&config.denoiser));
+                    at((index("zeros") + config.denoiser.skips() - made) / 3)
+                }
                 "multi_scale" if has("laterals") => at(index("laterals")),
                 "multi_scale" if has("downs") => at(index("downs") + 1),
                 _ => at(levels - 1),

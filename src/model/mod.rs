@@ -17,6 +17,7 @@
 //! | `schedule`, `sampler` | noise schedules on the host; reduced-step DDIM and deviation correction |
 //! | `score`, `refine`, `prototypes` | anomaly components; the refine head; typical patches of good parts |
 //! | `network` | all of the above as one module: a picture in, a reconstruction and maps out |
+//! | `lighten` | the same network with less in it |
 //! | `loss` | what training minimises |
 //! | `cost` | parameters and operations of a configuration |
 
@@ -27,6 +28,7 @@ pub mod cost;
 pub mod features;
 mod fusion;
 pub mod guidance;
+pub mod lighten;
 pub mod loss;
 pub mod network;
 pub mod profile;

@@ -223,21 +223,32 @@ impl Network {
         let latent = self
             .sampler
             .run(seen_latent.clone(), noise, steps, |x, t| self.denoise(x, &vec![t as f64; batch], &steering));
-        let image = self.autoencoder.decode(latent.clone(), self.latent_scale);
+        let image = self.decode(latent.clone());
         Reconstructed { seen_latent, latent, image, seen }
+    }
+
+    /// The picture of a scaled latent, `[b, c, h/8, w/8]` to `[b, 3, h, w]`.
+    pub fn decode(&self, latent: Tensor<4>) -> Tensor<4> {
+        self.autoencoder.decode(latent, self.latent_scale)
     }
 
     /// How far a picture is from its reconstruction.
     ///
-    /// The picture is compared as the *autoencoder* shows it, so that the autoencoder's own error cancels; the refine
-    /// head sees the picture itself, because a small defect may be lost in the latent.
+    /// Deviation correction starts from the picture's latent, so the picture is compared as the *autoencoder* shows it and
+    /// the autoencoder's own error cancels; the paper's DDIM starts from noise and compares the picture itself, which saves
+    /// a decode. The refine head sees the picture itself, because a small defect may be lost in the latent.
     pub fn components(&self, image: Tensor<4>, classes: &[usize], reconstructed: &Reconstructed) -> Components {
         let [batch, _, height, width] = image.dims();
-        let shown = self.autoencoder.decode(reconstructed.seen_latent.clone(), self.latent_scale);
-        // One pass for both pictures: half the launches.
-        let both = self.features.forward(Tensor::cat(vec![shown, reconstructed.image.clone()], 0));
-        let shown = both.clone().map(|stage| stage.narrow(0, 0, batch));
-        let redrawn = both.map(|stage| stage.narrow(0, batch, batch));
+        let (shown, redrawn) = match self.sampler {
+            Sampler::DeviationCorrection { .. } => {
+                let shown = self.decode(reconstructed.seen_latent.clone());
+                // One pass for both pictures: half the launches.
+                let both = self.features.forward(Tensor::cat(vec![shown, reconstructed.image.clone()], 0));
+                let shown = both.clone().map(|stage| stage.narrow(0, 0, batch));
+                (shown, both.map(|stage| stage.narrow(0, batch, batch)))
+            }
+            Sampler::Ddim { .. } => (reconstructed.seen.clone(), self.features.forward(reconstructed.image.clone())),
+        };
         let refine = self.refine.as_ref().map(|refine| {
             let logits = refine.forward(image, reconstructed.image.clone(), &reconstructed.seen, &redrawn);
             resize(sigmoid(logits), height, width)

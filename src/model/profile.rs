@@ -132,7 +132,7 @@ impl ModelConfig {
     /// The same with DiAD's control network, layer by layer as released, in place of DSAD's.
     pub fn diad_compat(mut self) -> Self {
         if let Some(control) = &mut self.control {
-            control.form = ControlForm::Diad { all_skips: false };
+            control.form = ControlForm::Diad { all_skips: false, zeros: None };
         }
         self
     }

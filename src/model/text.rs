@@ -6,9 +6,11 @@ use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, L
 use burn::tensor::{
     Device, Int, Tensor, TensorData, activation::sigmoid, module::attention, ops::AttentionModuleOptions,
 };
+use serde::{Deserialize, Serialize};
 
 /// Configuration of a [`TextEncoder`].
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TextEncoderConfig {
     /// Known tokens.
     pub vocabulary: usize,

@@ -167,6 +167,11 @@ impl DenoiserConfig {
         4 * self.channels[0]
     }
 
+    /// Skips from the half that reads to the half that writes.
+    pub fn skips(&self) -> usize {
+        self.channels.len() * (self.blocks + 1)
+    }
+
     /// Skips of the coarsest level that guidance reaches.
     pub fn guided_skips(&self) -> usize {
         self.blocks + usize::from(self.channels.len() > 1)
@@ -312,6 +317,16 @@ impl Denoiser {
             }
         }
         self.conv_out.forward(self.activation.forward(self.norm.forward(x)))
+    }
+
+    /// Excludes the half that reads from training: it stays what it was trained to be.
+    pub fn freeze_reading(mut self) -> Self {
+        self.time = self.time.freeze();
+        self.conv_in = self.conv_in.freeze();
+        self.down = self.down.freeze();
+        self.middle_in = self.middle_in.freeze();
+        self.middle_out = self.middle_out.freeze();
+        self
     }
 
     /// Stores what every attention needs of a context that never changes.

@@ -178,9 +178,24 @@ fn native<'a>(rows: impl Iterator<Item = &'a [u8]>, bits: u8) -> Vec<u8> {
         .collect()
 }
 
+/// Planar model input `[3, height, width]` as interleaved bytes RGB.
+pub fn to_rgb(planes: &[f32], normalisation: Normalisation) -> Vec<u8> {
+    let plane = planes.len() / 3;
+    let byte = |channel: usize, value: f32| {
+        let value = match normalisation {
+            Normalisation::SymmetricOne => (value + 1.0) * 127.5,
+            Normalisation::ImageNet => (value * DEVIATION[channel] + MEAN[channel]) * 255.0,
+        };
+        value.round().clamp(0.0, 255.0) as u8
+    };
+    (0..plane).flat_map(|cell| [0, 1, 2].map(|channel| byte(channel, planes[channel * plane + cell]))).collect()
+}
+
+/// Mean and standard deviation of ImageNet's channels in 0 to 1.
+const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+const DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
+
 fn normalise(planes: &mut [f32], plane: usize, normalisation: Normalisation) {
-    const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-    const DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
     for (channel, values) in planes.chunks_exact_mut(plane).enumerate() {
         match normalisation {
             Normalisation::SymmetricOne => values.iter_mut().for_each(|v| *v = *v * 2.0 - 1.0),

@@ -1,7 +1,9 @@
 //! From judged pictures to the table of metrics.
 
 use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use serde::Serialize;
 
 use crate::inspection::anomaly::AnomalyMap;
@@ -22,6 +24,8 @@ pub enum Protocol {
 /// One judged picture.
 #[derive(Debug, Clone)]
 pub struct Judged {
+    /// The picture.
+    pub path: PathBuf,
     /// Anomaly score.
     pub score: f32,
     /// Anomaly map.
@@ -178,13 +182,29 @@ pub fn print(rows: &[Row], json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Writes the rows and their mean as `metrics.json`, `metrics.csv` and `metrics.txt`.
+///
+/// # Errors
+/// Anything that the disk refuses.
+pub fn write(rows: &[Row], folder: &Path) -> anyhow::Result<()> {
+    let mut all = rows.to_vec();
+    all.push(mean(rows));
+    std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
+    let file = |name: &str| folder.join(name);
+    std::fs::write(file("metrics.json"), serde_json::to_vec_pretty(&all)?)?;
+    std::fs::write(file("metrics.txt"), table(&all) + "\n")?;
+    let mut csv = csv::Writer::from_path(file("metrics.csv"))?;
+    all.iter().try_for_each(|row| csv.serialize(row))?;
+    Ok(csv.flush()?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn judged(score: f32, defective: bool, mask: Option<Vec<bool>>, rejected: bool) -> Judged {
         let map = AnomalyMap { width: 2, height: 1, values: vec![0.0, score] };
-        Judged { score, map, defective, mask, rejected: Some(rejected), frame_ms: 1.0 }
+        Judged { path: PathBuf::new(), score, map, defective, mask, rejected: Some(rejected), frame_ms: 1.0 }
     }
 
     fn rated(class: &str, judged: &[Judged]) -> Row {
@@ -260,7 +280,8 @@ mod tests {
             let values = (0..65_536).map(|_| (draw() >> 8) as f32 / 16_777_216.0).collect();
             let mask = (k < 1_258).then(|| (0..65_536).map(|i| i / 256 % 50 < 10 && i % 60 < 12).collect());
             let map = AnomalyMap { width: 256, height: 256, values };
-            Judged { score: k as f32, map, defective: k < 1_258, mask, rejected: None, frame_ms: 1.0 }
+            let (path, score, defective) = (PathBuf::new(), k as f32, k < 1_258);
+            Judged { path, score, map, defective, mask, rejected: None, frame_ms: 1.0 }
         };
         let judged: Vec<Judged> = (0..1_725).map(|k| picture(k, &mut draw)).collect();
         for protocol in [Protocol::Default, Protocol::Diad] {

@@ -5,12 +5,9 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use super::backbone;
 use super::calibrate::Calibrated;
-use super::fit::FitRequest;
 use super::pictures::Picture;
-use super::select::Choice;
-use crate::bundle::manifest::{ComputeDtype, FORMAT, Golden, Manifest, NumberFormat, Provenance};
+use crate::bundle::manifest::{ComputeDtype, FORMAT, Golden, Licence, Manifest, MapSpec, NumberFormat, Provenance};
 use crate::bundle::weights::encode_tensor;
 use crate::bundle::{Bundle, WEIGHTS};
 use crate::detector::{DiffusionDetector, prepare_picture};
@@ -26,14 +23,26 @@ const TOLERANCE: f32 = 0.02;
 
 /// Everything that a bundle is made of.
 pub struct Export<'a> {
-    /// What was asked for.
-    pub request: &'a FitRequest,
+    /// The bundle's directory.
+    pub out: &'a Path,
+    /// Name of the profile that the sizes come from.
+    pub profile: String,
+    /// Step counts that may be asked for.
+    pub listed: &'a [Steps],
+    /// Seed of the training, and of what is drawn at run time.
+    pub seed: u64,
+    /// The command line, for the record.
+    pub command: String,
+    /// Third-party weights.
+    pub licences: Vec<Licence>,
+    /// `NOTICE.txt`.
+    pub notice: String,
     /// The networks' sizes, with the measured latent scale.
     pub model: &'a ModelConfig,
     /// The model's input.
     pub spec: &'a PreprocessSpec,
-    /// The map.
-    pub choice: &'a Choice,
+    /// Weights, smoothing and pooling of the map.
+    pub map: MapSpec,
     /// The thresholds.
     pub calibrated: &'a Calibrated,
     /// Classes in the order of their embeddings.
@@ -56,7 +65,7 @@ pub struct Export<'a> {
 /// What the detector or the disk says.
 pub fn export(export: Export<'_>) -> anyhow::Result<Bundle> {
     let mut files = BTreeMap::from([(WEIGHTS.to_owned(), export.weights)]);
-    files.insert("NOTICE.txt".into(), backbone::notice().into_bytes());
+    files.insert("NOTICE.txt".into(), export.notice.into_bytes());
     let mut golden = Vec::new();
     // One of each class, spread over the pictures.
     let every = (export.golden.len() / GOLDEN).max(1);
@@ -82,33 +91,32 @@ pub fn export(export: Export<'_>) -> anyhow::Result<Bundle> {
             tolerance: threshold * TOLERANCE,
         });
     }
-    let request = export.request;
     let manifest = Manifest {
         format: FORMAT,
-        id: request.out.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-        profile: request.profile.to_string(),
+        id: export.out.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        profile: export.profile,
         classes: export.classes.to_vec(),
-        steps: request.config.steps.clone(),
+        steps: export.listed.to_vec(),
         model: export.model.clone(),
         preprocess: export.spec.clone(),
-        map: export.choice.map,
+        map: export.map,
         calibration: Some(export.calibrated.calibration.clone()),
         storage_dtype: NumberFormat::F16,
         compute_dtype: ComputeDtype { cpu: NumberFormat::F32, cuda: NumberFormat::F32 },
-        seed: request.seed,
+        seed: export.seed,
         golden,
-        licences: vec![backbone::licence()],
+        licences: export.licences,
         provenance: Provenance {
             dsad: env!("CARGO_PKG_VERSION").into(),
             revision: revision(),
             dataset: export.fingerprint,
-            seed: request.seed,
-            command: request.command.clone(),
+            seed: export.seed,
+            command: export.command,
             created: timestamp(),
         },
         files: BTreeMap::new(),
     };
-    Ok(Bundle::create(&request.out, manifest, &files, true)?)
+    Ok(Bundle::create(export.out, manifest, &files, true)?)
 }
 
 /// Revision of the source that this program was built from, if it was built from a repository.

@@ -148,15 +148,22 @@ pub fn fit(
         map: choice.map,
         seed: request.seed,
         latent_channels: model.autoencoder.latent_channels,
+        normalisation: spec.normalisation,
     };
     let mut detector =
         DiffusionDetector::new(stored()?, detector_spec, device, NumberFormat::F32, TrainerClock::start());
     let calibrated = calibrate_bundle(&mut detector, &data.calibrate, &classes, &config.steps, &spec)?;
     let bundle = export::export(export::Export {
-        request,
+        out: &request.out,
+        profile: request.profile.to_string(),
+        listed: &config.steps,
+        seed: request.seed,
+        command: request.command.clone(),
+        licences: vec![backbone::licence()],
+        notice: backbone::notice(),
         model: &model,
         spec: &spec,
-        choice: &choice,
+        map: choice.map,
         calibrated: &calibrated,
         classes: &classes,
         weights,

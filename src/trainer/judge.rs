@@ -9,11 +9,12 @@ use super::dataset::Set;
 use super::dataset::mask::load_mask;
 use super::evaluate::{Judged, Protocol};
 use super::pictures::prepare_file;
-use crate::bundle::manifest::Manifest;
+use crate::inspection::calibration::Calibration;
 use crate::inspection::decide::decide;
 use crate::inspection::detect::{ClassId, Detector, Plan, Steps};
 use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::verdict::Verdict;
+use crate::preprocess::spec::PreprocessSpec;
 
 /// The sensitivity at which the calibration holds.
 const CALIBRATED_POINT: f64 = 0.5;
@@ -42,23 +43,39 @@ impl Clock for TrainerClock {
     }
 }
 
+/// What pictures are judged by, besides the detector.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules<'a> {
+    /// How pictures come to the model.
+    pub preprocess: &'a PreprocessSpec,
+    /// The classes that it knows.
+    pub classes: &'a [ClassId],
+    /// The thresholds, if there are any.
+    pub calibration: Option<&'a Calibration>,
+    /// Denoising steps.
+    pub steps: Steps,
+    /// How ground truth is read.
+    pub protocol: Protocol,
+}
+
+impl Rules<'_> {
+    /// What is asked of the detector for the pictures of a set.
+    pub fn plan(&self, set: &Set) -> Plan {
+        let class = ClassId(set.name.clone());
+        Plan { steps: self.steps, class: self.classes.contains(&class).then_some(class) }
+    }
+}
+
 /// Judges the test pictures of a set at the calibrated point, each from its file; what cannot be read is left out and said.
 ///
 /// # Errors
 /// What the detector says, or a mask that cannot be read.
-pub fn judge(
-    set: &Set,
-    manifest: &Manifest,
-    detector: &mut dyn Detector,
-    steps: Steps,
-    protocol: Protocol,
-) -> anyhow::Result<Vec<Judged>> {
-    let class = ClassId(set.name.clone());
-    let plan = Plan { steps, class: manifest.classes.contains(&class).then_some(class) };
+pub fn judge(set: &Set, rules: Rules<'_>, detector: &mut dyn Detector) -> anyhow::Result<Vec<Judged>> {
+    let plan = rules.plan(set);
     let mut judged = Vec::with_capacity(set.test.len());
     for sample in &set.test {
         let started = Instant::now();
-        let prepared = match prepare_file(&sample.path, &manifest.preprocess) {
+        let prepared = match prepare_file(&sample.path, rules.preprocess) {
             Ok(prepared) => prepared,
             Err(reason) => {
                 log::warn!("left out: {}: {reason}", sample.path.display());
@@ -66,10 +83,11 @@ pub fn judge(
             }
         };
         let detection = detector.detect(&[prepared], &plan)?.pop().context("one detection per frame")?;
-        let decision = decide(&detection, &plan, manifest.calibration.as_ref(), CALIBRATED_POINT);
+        let decision = decide(&detection, &plan, rules.calibration, CALIBRATED_POINT);
         let frame_ms = started.elapsed().as_secs_f64() * 1e3;
-        let mask = sample.mask.as_deref().map(|path| load_mask(path, &manifest.preprocess, protocol)).transpose();
+        let mask = sample.mask.as_deref().map(|path| load_mask(path, rules.preprocess, rules.protocol)).transpose();
         judged.push(Judged {
+            path: sample.path.clone(),
             score: detection.score.0,
             map: detection.map,
             defective: sample.defect.is_some(),

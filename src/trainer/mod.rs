@@ -8,7 +8,9 @@
 //! | `backbone` | the frozen feature extractor's weights |
 //! | `prototypes`, `select`, `calibrate`, `export`, `report` | from trained networks to a bundle |
 //! | `fit` | all of it in one go |
-//! | `judge`, `evaluate` | metrics on a test split |
+//! | `judge`, `evaluate`, `gallery` | metrics on a test split, and pictures |
+//! | `import` | public checkpoints in and out |
+//! | `paper` | the paper's own training |
 //! | `commands` | the verbs |
 
 pub mod backbone;
@@ -22,9 +24,11 @@ pub mod ema;
 pub mod evaluate;
 pub mod export;
 pub mod fit;
+pub mod gallery;
 pub mod import;
 pub mod judge;
 pub mod objective;
+pub mod paper;
 pub mod pictures;
 pub mod prototypes;
 pub mod report;

@@ -11,7 +11,7 @@ use crate::inspection::frame::{CameraId, FrameId, FrameMeta, Prepared};
 use crate::inspection::roi::Roi;
 use crate::inspection::time::Timestamp;
 use crate::preprocess::spec::PreprocessSpec;
-use crate::preprocess::{decode, prepare};
+use crate::preprocess::{decode, prepare, to_rgb};
 use crate::trainer::dataset::Skipped;
 
 /// One good picture: `height * width * 3` bytes RGB on the model grid.
@@ -44,13 +44,6 @@ pub fn prepare_file(path: &Path, spec: &PreprocessSpec) -> Result<Prepared, Stri
     prepare(&picture.into_frame(meta), &Roi::FULL, spec).map_err(|error| error.to_string())
 }
 
-/// Model input in -1 to 1 as interleaved bytes.
-pub fn to_bytes(prepared: &Prepared) -> Vec<u8> {
-    let plane = prepared.width * prepared.height;
-    let byte = |value: f32| ((value + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8;
-    (0..plane).flat_map(|cell| [0, 1, 2].map(|channel| byte(prepared.image[channel * plane + cell]))).collect()
-}
-
 /// Interleaved bytes on the model grid as model input `[1, 3, height, width]` in -1 to 1.
 pub fn picture_tensor(rgb: &[u8], width: usize, height: usize, device: &Device) -> Tensor<4> {
     let plane = width * height;
@@ -63,7 +56,9 @@ pub fn load(paths: &[PathBuf], set: usize, spec: &PreprocessSpec, skipped: &mut 
     let mut pictures = Vec::with_capacity(paths.len());
     for path in paths {
         match prepare_file(path, spec) {
-            Ok(prepared) => pictures.push(Picture { path: path.clone(), rgb: to_bytes(&prepared), set }),
+            Ok(prepared) => {
+                pictures.push(Picture { path: path.clone(), rgb: to_rgb(&prepared.image, spec.normalisation), set })
+            }
             Err(reason) => skipped.push(Skipped { path: path.clone(), reason }),
         }
     }

@@ -19,8 +19,9 @@ pub const BLOCKS: [usize; 3] = [3, 4, 6];
 /// Output channels of a block as a multiple of its inner ones.
 const EXPANSION: usize = 4;
 /// Mean and standard deviation of ImageNet's channels in 0 to 1.
-const MEAN: [f64; 3] = [0.485, 0.456, 0.406];
-const DEVIATION: [f64; 3] = [0.229, 0.224, 0.225];
+pub const MEAN: [f64; 3] = [0.485, 0.456, 0.406];
+/// See [`MEAN`].
+pub const DEVIATION: [f64; 3] = [0.229, 0.224, 0.225];
 
 /// What the pixels of the pictures are that the backbone gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -145,7 +145,8 @@ fn judge(set: &Set, extractor: &FeatureExtractor, args: &BaselineArgs, device: &
         let mask = sample.mask.as_deref().map(|path| load_mask(path, &spec, args.protocol)).transpose();
         let mask = mask.map_err(anyhow::Error::msg)?;
         let score = map.max();
-        judged.push(Judged { score, map, defective: sample.defect.is_some(), mask, rejected: None, frame_ms });
+        let (path, defective) = (sample.path.clone(), sample.defect.is_some());
+        judged.push(Judged { path, score, map, defective, mask, rejected: None, frame_ms });
     }
     Ok(evaluate(&set.name, &judged, args.protocol))
 }

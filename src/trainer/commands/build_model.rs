@@ -1,16 +1,20 @@
 //! `trainer build-model`: a model of the paper's size from public checkpoints.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::config::device::DeviceChoice;
 use crate::device;
+use crate::model::features::Backbone;
+use crate::model::features::resnet::PixelRange;
 use crate::model::profile::{ModelConfig, Profile};
 use crate::model::text::TextEncoderConfig;
-use crate::trainer::import::build::{Sources, build, write_model};
+use crate::trainer::import::build::{Sources, build};
 use crate::trainer::import::release::write_diad;
+use crate::trainer::paper::model;
 
 /// Arguments of `trainer build-model`.
 #[derive(Debug, clap::Args)]
@@ -27,6 +31,12 @@ pub struct BuildModelArgs {
     /// DiAD's control network in place of DSAD's guided network
     #[arg(long)]
     diad_compat: bool,
+    /// Range of the pictures that the autoencoder was finetuned with
+    #[arg(long, value_enum, default_value_t)]
+    normalisation: PictureRange,
+    /// Other sizes than the published ones: a JSON file with `model` and `text`
+    #[arg(long)]
+    sizes: Option<PathBuf>,
     /// The directory to make: model.json and weights.safetensors
     #[arg(long)]
     out: PathBuf,
@@ -38,15 +48,56 @@ pub struct BuildModelArgs {
     json: bool,
 }
 
+/// Range of the pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum PictureRange {
+    /// -1 to 1
+    #[default]
+    SymmetricOne,
+    /// Less ImageNet's mean, by its deviation, as the paper's code
+    ImageNet,
+}
+
+/// Sizes of a model and of the text encoder that makes its context.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sizes {
+    /// The model.
+    pub model: ModelConfig,
+    /// The text encoder.
+    pub text: TextEncoderConfig,
+}
+
+impl Sizes {
+    /// The sizes in a file, or the published ones.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or sizes that contradict each other.
+    pub fn read(path: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(path) = path else {
+            return Ok(Self { model: ModelConfig::of(Profile::Sd15, 0), text: TextEncoderConfig::clip() });
+        };
+        let text = std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+        let sizes: Self = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+        if let Some(problem) = sizes.model.problem() {
+            anyhow::bail!("{}: {problem}", path.display());
+        }
+        Ok(sizes)
+    }
+}
+
 /// Runs the verb.
 ///
 /// # Errors
 /// A checkpoint that cannot be read or does not fit, or a disk that refuses.
 pub fn run(args: &BuildModelArgs) -> anyhow::Result<()> {
     ensure!(!args.out.exists(), "{}: exists already; choose another --out, or remove it", args.out.display());
-    let mut config = ModelConfig::of(Profile::Sd15, 0);
+    let Sizes { model: mut config, text } = Sizes::read(args.sizes.as_deref())?;
     if args.diad_compat {
         config = config.diad_compat();
+    }
+    if args.normalisation == PictureRange::ImageNet {
+        config.backbone = Backbone::Resnet50 { range: PixelRange::ImageNet };
     }
     let sources = Sources {
         stable_diffusion: args.stable_diffusion.clone(),
@@ -54,8 +105,8 @@ pub fn run(args: &BuildModelArgs) -> anyhow::Result<()> {
         backbone: args.backbone.clone(),
     };
     let compute = device::open(DeviceChoice::Cpu)?;
-    let built = build(&config, &TextEncoderConfig::clip(), &sources, &compute.device)?;
-    write_model(&built.network, &config, &args.out)?;
+    let built = build(&config, &text, &sources, &compute.device)?;
+    model::publish(&args.out, |directory| model::write(&built.network, &config, directory))?;
     if let Some(path) = &args.diad_layout {
         write_diad(&built, &config, path)?;
     }

@@ -1,4 +1,5 @@
-//! `trainer test`: the metrics of a bundle on a data set, by the daemon's own detector and decision.
+//! `trainer test`: the metrics of a bundle, or of a model that is not one yet, on a data set, by the daemon's own detector
+//! and decision.
 
 use std::path::PathBuf;
 
@@ -9,27 +10,48 @@ use crate::bundle::signature::KeyList;
 use crate::config::device::DeviceChoice;
 use crate::detector::DiffusionDetector;
 use crate::device;
-use crate::inspection::detect::Steps;
+use crate::inspection::calibration::Calibration;
+use crate::inspection::detect::{ClassId, Steps};
+use crate::preprocess::spec::PreprocessSpec;
 use crate::trainer::dataset::discover::discover;
-use crate::trainer::evaluate::{Protocol, evaluate, print};
+use crate::trainer::evaluate::{Protocol, evaluate, print, write};
 use crate::trainer::fit::default_steps;
-use crate::trainer::judge::{TrainerClock, judge};
+use crate::trainer::gallery;
+use crate::trainer::judge::{Rules, TrainerClock, judge};
+use crate::trainer::paper::run::best;
+use crate::trainer::paper::{model, validate};
+
+/// Denoising steps of a model without a bundle, as in the paper.
+const PAPER_STEPS: u32 = 10;
 
 /// Arguments of `trainer test`.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("model").required(true))]
 pub struct TestArgs {
     /// The bundle
-    #[arg(long)]
-    bundle: PathBuf,
+    #[arg(long, group = "model")]
+    bundle: Option<PathBuf>,
+    /// A run of `trainer train` (its best checkpoint is taken), one checkpoint, or a model of `trainer build-model`
+    #[arg(long, alias = "resume_path", group = "model")]
+    resume_path: Option<PathBuf>,
     /// A set with a test split, or a folder of sets
     #[arg(long)]
     data: PathBuf,
-    /// Denoising steps; default 2 if the bundle lists it
+    /// Denoising steps; by default 2 of a bundle that lists it, 10 of a model
     #[arg(long)]
     steps: Option<u32>,
     /// How ground truth becomes metrics
     #[arg(long, value_enum, default_value_t)]
     protocol: Protocol,
+    /// Folder for metrics.json, metrics.csv, metrics.txt and five pictures per image (it doubles the time)
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Columns of the model grid, with --resume-path
+    #[arg(long, default_value_t = 256)]
+    width: usize,
+    /// Rows of the model grid, with --resume-path
+    #[arg(long, default_value_t = 256)]
+    height: usize,
     /// cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     device: DeviceChoice,
@@ -38,32 +60,73 @@ pub struct TestArgs {
     json: bool,
 }
 
+/// What is tested.
+struct Subject {
+    detector: DiffusionDetector,
+    preprocess: PreprocessSpec,
+    classes: Vec<ClassId>,
+    calibration: Option<Calibration>,
+    steps: Steps,
+}
+
+impl TestArgs {
+    fn subject(&self) -> anyhow::Result<Subject> {
+        let compute = device::open(self.device)?;
+        if let Some(path) = &self.resume_path {
+            let (config, network) = model::read(&best(path)?, &compute.device)?;
+            let preprocess = model::preprocess(&config, self.width, self.height);
+            if let Some(problem) = preprocess.problem() {
+                anyhow::bail!("{problem}");
+            }
+            let detector = validate::detector(network, &config, &preprocess, 0, &compute.device);
+            let steps = Steps(self.steps.unwrap_or(PAPER_STEPS));
+            return Ok(Subject { detector, preprocess, classes: Vec::new(), calibration: None, steps });
+        }
+        let bundle = Bundle::open(self.bundle.as_deref().unwrap_or_else(|| "".as_ref()), &KeyList::empty())?;
+        let mut detector = DiffusionDetector::load(&bundle, &compute, TrainerClock::start())?;
+        detector.self_test(&bundle, self.device)?;
+        let manifest = bundle.manifest;
+        let steps = self.steps.map_or_else(|| default_steps(&manifest.steps), Steps);
+        ensure!(
+            manifest.steps.contains(&steps),
+            "--steps {}: the bundle lists {:?}",
+            steps.0,
+            manifest.steps.iter().map(|s| s.0).collect::<Vec<_>>()
+        );
+        Ok(Subject {
+            detector,
+            preprocess: manifest.preprocess,
+            classes: manifest.classes,
+            calibration: manifest.calibration,
+            steps,
+        })
+    }
+}
+
 /// Runs the verb.
 ///
 /// # Errors
-/// A bundle or data that cannot be used.
+/// A bundle, a model or data that cannot be used.
 pub fn run(args: &TestArgs) -> anyhow::Result<()> {
-    let bundle = Bundle::open(&args.bundle, &KeyList::empty())?;
-    let compute = device::open(args.device)?;
-    let mut detector = DiffusionDetector::load(&bundle, &compute, TrainerClock::start())?;
-    detector.self_test(&bundle, args.device)?;
-    let steps = args.steps.map_or_else(|| default_steps(&bundle.manifest.steps), Steps);
-    ensure!(
-        bundle.manifest.steps.contains(&steps),
-        "--steps {}: the bundle lists {:?}",
-        steps.0,
-        bundle.manifest.steps.iter().map(|s| s.0).collect::<Vec<_>>()
-    );
-    let found = discover(&args.data)?;
-    let rows = found
-        .sets
-        .iter()
-        .filter(|set| !set.test.is_empty())
-        .map(|set| {
-            let judged = judge(set, &bundle.manifest, &mut detector, steps, args.protocol)?;
-            Ok(evaluate(&set.name, &judged, args.protocol))
-        })
-        .collect::<anyhow::Result<Vec<_>>>()?;
+    let mut subject = args.subject()?;
+    let rules = Rules {
+        preprocess: &subject.preprocess,
+        classes: &subject.classes,
+        calibration: subject.calibration.as_ref(),
+        steps: subject.steps,
+        protocol: args.protocol,
+    };
+    let mut rows = Vec::new();
+    for set in discover(&args.data)?.sets.iter().filter(|set| !set.test.is_empty()) {
+        let judged = judge(set, rules, &mut subject.detector)?;
+        rows.push(evaluate(&set.name, &judged, args.protocol));
+        if let Some(out) = &args.out {
+            gallery::write(set, &judged, rules, &mut subject.detector, out)?;
+        }
+    }
     ensure!(!rows.is_empty(), "{}: no set has a test split (test/good, test/DEFECT)", args.data.display());
+    if let Some(out) = &args.out {
+        write(&rows, out)?;
+    }
     print(&rows, args.json)
 }

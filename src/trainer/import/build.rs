@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::checkpoint::Checkpoint;
 use super::fill::{Report, fill};
 use super::keys::{self, Table};
+use crate::model::autoencoder::{Autoencoder, AutoencoderConfig};
 use crate::model::control::ControlForm;
 use crate::model::features::FeatureExtractor;
 use crate::model::network::Network;
@@ -124,14 +125,7 @@ pub fn build(
         (None, false) => None,
     };
     let file = separate.as_ref().unwrap_or(&main);
-    let autoencoder = &config.autoencoder;
-    let table = if file.has(&format!("{AUTOENCODER}encoder.conv_in.weight")) {
-        keys::ldm_autoencoder(autoencoder, AUTOENCODER)
-    } else if file.has("encoder.mid.block_1.conv1.weight") {
-        keys::ldm_autoencoder(autoencoder, "")
-    } else {
-        keys::diffusers_autoencoder(autoencoder)
-    };
+    let table = autoencoder_table(&config.autoencoder, file);
     let (filled, report) = fill(network.autoencoder, &table, &[], file, device)?;
     take("autoencoder", file, report)?;
     network.autoencoder = filled;
@@ -174,6 +168,38 @@ pub fn build(
     Ok(Built { network, text: encoder, parts, others })
 }
 
+/// What the layers of an autoencoder are called in a file of any layout.
+fn autoencoder_table(config: &AutoencoderConfig, file: &Checkpoint) -> Table {
+    if file.has(&format!("{AUTOENCODER}encoder.conv_in.weight")) {
+        keys::ldm_autoencoder(config, AUTOENCODER)
+    } else if file.has("encoder.mid.block_1.conv1.weight") {
+        keys::ldm_autoencoder(config, "")
+    } else {
+        keys::diffusers_autoencoder(config)
+    }
+}
+
+/// Reads an autoencoder alone: kl-f8, a fine-tuned first stage, diffusers' `vae`, or the one inside a Stable Diffusion file.
+///
+/// # Errors
+/// A file that cannot be read, parameters that are missing, and tensors of an autoencoder that nothing uses.
+pub fn read_autoencoder(path: &Path, config: &AutoencoderConfig, device: &Device) -> anyhow::Result<Autoencoder> {
+    let file = Checkpoint::open(path)?;
+    let (autoencoder, report) = fill(config.init(device), &autoencoder_table(config, &file), &[], &file, device)?;
+    ensure!(
+        report.missing.is_empty(),
+        "{}: the autoencoder lacks {} of {} parameters: {}",
+        path.display(),
+        report.missing.len(),
+        report.missing.len() + report.matched.len(),
+        list(&report.missing)
+    );
+    // Whatever else a Stable Diffusion file holds is not asked for.
+    let unused = file.unused(&[&keys::SKIPS[..], &[DENOISER, CONTROL]].concat());
+    ensure!(unused.is_empty(), "{}: tensors that nothing uses: {}", path.display(), list(&unused));
+    Ok(autoencoder)
+}
+
 /// The weights of one part in diffusers' layout.
 fn diffusers_file(root: &Path, part: &str) -> anyhow::Result<PathBuf> {
     let names = [
@@ -193,25 +219,4 @@ fn list(names: &[String]) -> String {
         shown += ", ...";
     }
     shown
-}
-
-/// Writes a model: `model.json` and `weights.safetensors`, in a directory that appears as a whole.
-///
-/// # Errors
-/// Anything that the disk refuses.
-pub fn write_model(network: &Network, config: &ModelConfig, out: &Path) -> anyhow::Result<()> {
-    use burn::store::{ModuleSnapshot, SafetensorsStore};
-    ensure!(!out.exists(), "{}: exists already; choose another --out, or remove it", out.display());
-    let partial = out.with_extension("partial");
-    if partial.exists() {
-        std::fs::remove_dir_all(&partial)?;
-    }
-    std::fs::create_dir_all(&partial).with_context(|| format!("{}: cannot be made", partial.display()))?;
-    let mut store = SafetensorsStore::from_file(partial.join("weights.safetensors")).clear_metadata();
-    network.save_into(&mut store).map_err(|error| anyhow::anyhow!("{}: {error}", partial.display()))?;
-    std::fs::write(partial.join("model.json"), serde_json::to_vec_pretty(config)?)?;
-    for entry in std::fs::read_dir(&partial)? {
-        std::fs::File::open(entry?.path())?.sync_all()?;
-    }
-    std::fs::rename(&partial, out).with_context(|| format!("{}: cannot be made", out.display()))
 }

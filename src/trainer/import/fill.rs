@@ -72,7 +72,8 @@ impl ModuleMapper for Filler<'_> {
             Some(Ok(Some(values))) => {
                 self.report.matched.push(name);
                 let value = Tensor::from_data(TensorData::new(values, shape), self.device);
-                Param::initialized(param.id, value)
+                // Not `Param::initialized`: that one would never learn.
+                Param::from_tensor(value)
             }
             Some(Err(error)) => {
                 self.error = Some(error);

@@ -11,6 +11,8 @@
 //! | autoencoder | CompVis (kl-f8, `first_stage_model.`) | none or `first_stage_model.` | `encoder.down.1.block.0.nin_shortcut` |
 //! | autoencoder | diffusers | none | `encoder.down_blocks.1.resnets.0.conv_shortcut` |
 //! | text encoder | transformers | `cond_stage_model.transformer.text_model.` | `encoder.layers.0.self_attn.q_proj` |
+//! | VGG16 (LPIPS) | torchvision | none | `features.0` |
+//! | heads of LPIPS | `vgg.pth` of its authors | none | `lin0.model.1` |
 //! | ResNet50 | torchvision, timm | none | `layer2.0.conv2` with `layer2.0.bn2` folded in |
 //!
 //! Upsampling in CompVis' U-Net stands behind the block and, where there is one, the transformer of its level:
@@ -348,6 +350,29 @@ pub fn text_encoder(layers: usize, prefix: &str) -> Table {
     rows.table
 }
 
+/// VGG16's convolutions as torchvision calls them, `slices` of so many; its classifier judges classes and is left.
+pub fn vgg16(slices: &[usize]) -> Table {
+    let mut rows = Rows::new("");
+    let mut index = 0;
+    for (slice, &count) in slices.iter().enumerate() {
+        for k in 0..count {
+            rows.one(&format!("slices.{slice}.{k}"), &format!("features.{index}"));
+            // A convolution and its activation.
+            index += 2;
+        }
+        // The maximum behind a slice.
+        index += 1;
+    }
+    rows.table
+}
+
+/// The linear heads of LPIPS.
+pub fn lpips_heads() -> Table {
+    let mut rows = Rows::new("");
+    (0..5).for_each(|k| rows.one(&format!("heads.{k}"), &format!("lin{k}.model.1")));
+    rows.table
+}
+
 /// ResNet50 to layer 3, as torchvision and timm call it.
 pub fn resnet50() -> Table {
     let mut rows = Rows::new("");
@@ -364,6 +389,9 @@ pub fn resnet50() -> Table {
     }
     rows.table
 }
+
+/// Keys of VGG16 that LPIPS has no use for.
+pub const VGG16_SKIPS: [&str; 1] = ["classifier."];
 
 /// Keys of a ResNet50 that stride 16 does not need, and counters.
 pub const RESNET_SKIPS: [&str; 3] = ["layer4.", "fc.", ".num_batches_tracked"];

@@ -10,6 +10,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use super::build::{AUTOENCODER, Built, CONTROL, DENOISER, TEXT};
 use super::keys::{self, Place, Table, their_parameter};
+use crate::model::autoencoder::{Autoencoder, AutoencoderConfig};
 use crate::model::control::ControlForm;
 use crate::model::profile::ModelConfig;
 use crate::model::schedule::NoiseSchedule;
@@ -37,6 +38,20 @@ pub fn write_diad(built: &Built, config: &ModelConfig, path: &Path) -> anyhow::R
     for (name, values) in buffers(&built.network.sampler().schedule()) {
         tensors.insert(name.to_owned(), (vec![values.len()], values));
     }
+    store(tensors, path)
+}
+
+/// Writes an autoencoder as CompVis' code names it: what `build-model --first-stage` reads.
+///
+/// # Errors
+/// A disk that refuses.
+pub fn write_autoencoder(autoencoder: &Autoencoder, config: &AutoencoderConfig, path: &Path) -> anyhow::Result<()> {
+    let mut tensors = BTreeMap::new();
+    collect(autoencoder, &keys::ldm_autoencoder(config, ""), &mut tensors)?;
+    store(tensors, path)
+}
+
+fn store(tensors: BTreeMap<String, Stored>, path: &Path) -> anyhow::Result<()> {
     let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
         .into_iter()
         .map(|(name, (shape, values))| (name, shape, values.into_iter().flat_map(f32::to_le_bytes).collect()))

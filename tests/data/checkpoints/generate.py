@@ -305,4 +305,5 @@ def main():
     save(expected, os.path.join(out, "expected.safetensors"))
 
 
-main()
+if __name__ == "__main__":
+    main()

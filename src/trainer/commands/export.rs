@@ -1,0 +1,67 @@
+//! `trainer export`: a trained model of the paper's size becomes a bundle.
+
+use std::path::PathBuf;
+
+use anyhow::ensure;
+
+use crate::config::device::DeviceChoice;
+use crate::device;
+use crate::inspection::detect::Steps;
+use crate::trainer::paper::export::{ExportRequest, export};
+
+/// Arguments of `trainer export`.
+#[derive(Debug, clap::Args)]
+pub struct ExportArgs {
+    /// A run of `trainer train` (its best checkpoint is taken), one checkpoint, or a model of `trainer build-model`
+    #[arg(long, alias = "resume_path")]
+    resume_path: PathBuf,
+    /// The data set that it was trained on: the held-out good pictures set the thresholds
+    #[arg(long)]
+    data: PathBuf,
+    /// The bundle's directory to make
+    #[arg(long)]
+    out: PathBuf,
+    /// Denoising steps that the bundle lists and calibrates
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 10])]
+    steps: Vec<u32>,
+    /// Columns of the model grid, for a model that was not trained here
+    #[arg(long, default_value_t = 256)]
+    width: usize,
+    /// Rows of the model grid, for a model that was not trained here
+    #[arg(long, default_value_t = 256)]
+    height: usize,
+    /// cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    device: DeviceChoice,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// A model or data that cannot be used, a device or a disk that refuses.
+pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
+    ensure!(args.steps.iter().all(|steps| (1..=1000).contains(steps)), "--steps: every count must be 1 to 1000");
+    let compute = device::open(args.device)?;
+    let listed: Vec<Steps> = args.steps.iter().map(|&steps| Steps(steps)).collect();
+    let request = ExportRequest {
+        from: &args.resume_path,
+        data: &args.data,
+        out: &args.out,
+        listed: &listed,
+        grid: (args.width, args.height),
+        command: std::env::args().collect::<Vec<_>>().join(" "),
+    };
+    let (bundle, calibrated) = export(&request, &compute)?;
+    println!("bundle  {}", bundle.dir.display());
+    for entry in &calibrated.calibration.entries {
+        println!(
+            "steps {:<3} image threshold {:.4}  false rejects {:.2} % (bound {:.2} %, {} good pictures)",
+            entry.steps.0,
+            entry.image_threshold,
+            entry.alpha * 100.0,
+            entry.alpha_bound * 100.0,
+            entry.samples
+        );
+    }
+    Ok(())
+}

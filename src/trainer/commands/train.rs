@@ -1,0 +1,49 @@
+//! `trainer train`: the guided denoiser learns to redraw good parts.
+
+use anyhow::Context;
+use serde_json::json;
+
+use crate::device;
+use crate::trainer::paper::config::{RunArgs, TrainFile};
+use crate::trainer::paper::data::Material;
+use crate::trainer::paper::diffusion::Diffusion;
+use crate::trainer::paper::run::{best, run as run_task, start};
+use crate::trainer::paper::{model, run::State};
+
+/// Arguments of `trainer train`.
+#[derive(Debug, clap::Args)]
+pub struct TrainArgs {
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// A model or data that cannot be used, a device or a disk that refuses.
+pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
+    let file: TrainFile = args.run.read()?;
+    let (config, task) = (&file.run, &file.diffusion);
+    let [device] = config.devices[..] else {
+        anyhow::bail!("run.devices names {}: training runs on one", config.devices.len());
+    };
+    let compute = device::open(device)?;
+    // The sizes of the newest checkpoint are those of the model that the run started from.
+    let sizes = model::read_config(&config.resume_path)?;
+    let spec = model::preprocess(&sizes, config.width, config.height);
+    let material = Material::read(&config.data, &spec, config.hold_out, config.seed)?;
+    let request = json!({
+        "verb": "train", "width": config.width, "height": config.height, "batch": config.batch,
+        "accumulate": config.accumulate, "learning_rate": config.learning_rate, "seed": config.seed,
+        "hold_out": config.hold_out, "diffusion": task, "pictures": material.fingerprint(),
+    });
+    let (from, state) = start(config, &request)?;
+    let (sizes, network) = model::read(&from, &compute.device)?;
+    let (diffusion, part) = Diffusion::new(&sizes, network, config, task, &material, &spec, &compute.device)?;
+    let state: State = run_task(&diffusion, part, &from, state, config, &compute.device)?;
+    let (step, value) = state.best().context("the last step is validated")?;
+    println!("steps        {} in {:.0} s", state.step, state.seconds);
+    println!("best         step {step}, pseudo-validation {value:.4} of 1.5");
+    println!("model        {}", best(&config.out)?.display());
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! Pictures of a run, what is held out of them, and which picture a step sees.
+
+use std::path::Path;
+
+use anyhow::ensure;
+use burn::tensor::{Device, Tensor, TensorData};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+
+use crate::inspection::frame::{CameraId, Frame, FrameBuf, FrameId, FrameMeta, PixelFormat, Prepared};
+use crate::inspection::roi::Roi;
+use crate::inspection::time::Timestamp;
+use crate::preprocess::prepare;
+use crate::preprocess::spec::{Normalisation, PreprocessSpec};
+use crate::trainer::dataset::discover::discover;
+use crate::trainer::dataset::survey::survey;
+use crate::trainer::pictures::{Picture, load};
+
+/// Good pictures of all sets, divided.
+#[derive(Debug)]
+pub struct Material {
+    /// For the networks.
+    pub train: Vec<Picture>,
+    /// Never trained on: for validation and for thresholds.
+    pub held: Vec<Picture>,
+    /// Names of the sets.
+    pub sets: Vec<String>,
+}
+
+impl Material {
+    /// Reads the good pictures under `data` and holds a share of every set out. What is wrong with the data is logged
+    /// before training starts.
+    ///
+    /// # Errors
+    /// No data set, or a set with less than two usable pictures.
+    pub fn read(data: &Path, spec: &PreprocessSpec, hold_out: f64, seed: u64) -> anyhow::Result<Self> {
+        let found = discover(data)?;
+        let mut material = Self { train: Vec::new(), held: Vec::new(), sets: Vec::new() };
+        // Pictures are kept as bytes, in the range of bytes.
+        let spec = PreprocessSpec { normalisation: Normalisation::SymmetricOne, ..spec.clone() };
+        let mut skipped = found.skipped;
+        for (index, set) in found.sets.iter().enumerate() {
+            survey(set).log();
+            let pictures = load(&set.train, index, &spec, &mut skipped);
+            ensure!(
+                pictures.len() >= 2,
+                "{}: {} usable good pictures of {}; at least 2 are needed, one to train on and one to hold out",
+                set.name,
+                pictures.len(),
+                set.train.len()
+            );
+            let (train, held) = divide(pictures, hold_out, seed ^ index as u64);
+            material.train.extend(train);
+            material.held.extend(held);
+            material.sets.push(set.name.clone());
+        }
+        for skipped in &skipped {
+            log::warn!("left out: {}: {}", skipped.path.display(), skipped.reason);
+        }
+        log::info!("{} good pictures to train on, {} held out", material.train.len(), material.held.len());
+        Ok(material)
+    }
+
+    /// blake3 over all pixels, in order: what a run must find again to go on.
+    pub fn fingerprint(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for picture in self.train.iter().chain(&self.held) {
+            hasher.update(&picture.rgb);
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+}
+
+/// Divides the pictures of one set by a seeded shuffle; both parts have at least one.
+fn divide(mut pictures: Vec<Picture>, hold_out: f64, seed: u64) -> (Vec<Picture>, Vec<Picture>) {
+    pictures.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    let held = ((pictures.len() as f64 * hold_out).round() as usize).clamp(1, pictures.len() - 1);
+    let held = pictures.split_off(pictures.len() - held);
+    (pictures, held)
+}
+
+/// Every `n`-th picture, so that at most `most` of them remain.
+pub fn spread(pictures: &[Picture], most: usize) -> impl Iterator<Item = &Picture> {
+    pictures.iter().step_by(pictures.len().div_ceil(most.max(1)).max(1))
+}
+
+/// Which of `count` pictures pass number `pass` sees: every epoch has another order, and no picture is left out. It depends
+/// on the seed and the pass alone, so a run that goes on sees what it would have seen.
+pub fn order(count: usize, batch: usize, pass: usize, seed: u64) -> Vec<usize> {
+    let first = pass * batch;
+    let mut epoch = usize::MAX;
+    let mut shuffled = Vec::new();
+    (first..first + batch)
+        .map(|position| {
+            if position / count != epoch {
+                epoch = position / count;
+                shuffled = (0..count).collect::<Vec<_>>();
+                shuffled.shuffle(&mut generator(seed, epoch, Purpose::Order));
+            }
+            shuffled[position % count]
+        })
+        .collect()
+}
+
+/// What random numbers are for: each purpose has its own.
+#[derive(Debug, Clone, Copy)]
+pub enum Purpose {
+    /// The order of an epoch.
+    Order,
+    /// Everything that a pass draws.
+    Pass,
+}
+
+/// Random numbers of a pass or an epoch.
+pub fn generator(seed: u64, index: usize, purpose: Purpose) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ (index as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    rng.set_stream(purpose as u64);
+    rng
+}
+
+/// Standard normal numbers.
+pub fn normal(rng: &mut ChaCha8Rng, shape: [usize; 4], device: &Device) -> Tensor<4> {
+    let values: Vec<f32> = (0..shape.iter().product()).map(|_| StandardNormal.sample(rng)).collect();
+    upload(values, shape, device)
+}
+
+/// Values on a device.
+pub fn upload(values: Vec<f32>, shape: [usize; 4], device: &Device) -> Tensor<4> {
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+/// A picture as the daemon would see it.
+///
+/// # Errors
+/// What `prepare` says.
+pub fn prepared(rgb: &[u8], spec: &PreprocessSpec) -> anyhow::Result<Prepared> {
+    let meta = FrameMeta {
+        id: FrameId(0),
+        camera: CameraId("file".into()),
+        captured_at: Timestamp::default(),
+        sequence: 0,
+        trigger: None,
+        width: spec.width as u32,
+        height: spec.height as u32,
+    };
+    let frame = Frame { meta, format: PixelFormat::Rgb8, pixels: FrameBuf(rgb.into()) };
+    Ok(prepare(&frame, &Roi::FULL, spec)?)
+}
+
+/// Pictures as model input `[b, 3, h, w]`.
+///
+/// # Errors
+/// What `prepare` says.
+pub fn images<'a>(
+    pictures: impl Iterator<Item = &'a [u8]>,
+    spec: &PreprocessSpec,
+    device: &Device,
+) -> anyhow::Result<Tensor<4>> {
+    let mut values = Vec::new();
+    for rgb in pictures {
+        values.extend(prepared(rgb, spec)?.image);
+    }
+    let count = values.len() / (3 * spec.width * spec.height);
+    Ok(upload(values, [count, 3, spec.height, spec.width], device))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_has_every_picture_once_and_the_next_another_order() {
+        let epoch = |e: usize| (0..5).flat_map(|pass| order(10, 2, e * 5 + pass, 3)).collect::<Vec<_>>();
+        let (first, second) = (epoch(0), epoch(1));
+        let sorted = |mut order: Vec<usize>| {
+            order.sort_unstable();
+            order
+        };
+        assert_eq!(sorted(first.clone()), (0..10).collect::<Vec<_>>());
+        assert_eq!(sorted(second.clone()), (0..10).collect::<Vec<_>>());
+        assert_ne!(first, second);
+        // A batch that is larger than an epoch runs on into the next.
+        assert_eq!(order(3, 7, 0, 1).len(), 7);
+    }
+
+    #[test]
+    fn both_parts_have_a_picture() {
+        for n in [2, 3, 50] {
+            let pictures = (0..n).map(|i| Picture { path: i.to_string().into(), rgb: vec![], set: 0 }).collect();
+            let (train, held) = divide(pictures, 0.1, 1);
+            assert_eq!(train.len() + held.len(), n);
+            assert!(!train.is_empty() && !held.is_empty());
+        }
+    }
+}

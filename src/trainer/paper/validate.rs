@@ -1,0 +1,79 @@
+//! How well a model tells held-out good pictures from the same with synthetic defects, by the daemon's own detector. The
+//! test split is never looked at.
+
+use anyhow::Context;
+use burn::tensor::Device;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use super::data::{prepared, spread};
+use super::model;
+use crate::bundle::manifest::NumberFormat;
+use crate::detector::{DetectorSpec, DiffusionDetector};
+use crate::inspection::detect::{Detector, Plan, Steps};
+use crate::inspection::metrics::Ranking;
+use crate::model::network::Network;
+use crate::model::profile::ModelConfig;
+use crate::preprocess::spec::PreprocessSpec;
+use crate::synthetic::corrupt::{CorruptionFamily, corrupt};
+use crate::trainer::judge::TrainerClock;
+use crate::trainer::pictures::Picture;
+
+/// Every so many cells one counts for the pixel metric: the maps are smooth.
+const STRIDE: usize = 4;
+
+/// The paper's detector around a model.
+pub fn detector(
+    network: Network,
+    config: &ModelConfig,
+    spec: &PreprocessSpec,
+    seed: u64,
+    device: &Device,
+) -> DiffusionDetector {
+    let detector = DetectorSpec {
+        classes: Vec::new(),
+        map: model::map(),
+        seed,
+        latent_channels: config.autoencoder.latent_channels,
+        normalisation: spec.normalisation,
+    };
+    DiffusionDetector::new(network, detector, device, NumberFormat::F32, TrainerClock::start())
+}
+
+/// Image AUROC and half the pixel AP over at most `most` pictures, each as it is, with a defect of a family that training
+/// knows nothing of, and with one of another: 0 to 1.5.
+///
+/// # Errors
+/// What the detector says.
+pub fn validate(
+    detector: &mut DiffusionDetector,
+    pictures: &[Picture],
+    most: usize,
+    steps: u32,
+    seed: u64,
+    spec: &PreprocessSpec,
+) -> anyhow::Result<f64> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let plan = Plan { steps: Steps(steps), class: None };
+    let (mut scores, mut cells) = (Vec::new(), Vec::new());
+    let mut judge = |rgb: &[u8], mask: Option<&[u8]>| -> anyhow::Result<()> {
+        let detection = detector.detect(&[prepared(rgb, spec)?], &plan)?.pop().context("one detection per frame")?;
+        scores.push((detection.score.0, mask.is_some()));
+        let truth = |cell: usize| mask.is_some_and(|mask| mask[cell] > 127);
+        let values = detection.map.values.iter().enumerate().step_by(STRIDE);
+        cells.extend(values.map(|(cell, value)| (*value, truth(cell))));
+        Ok(())
+    };
+    for (index, picture) in spread(pictures, most).enumerate() {
+        judge(&picture.rgb, None)?;
+        for families in [&CorruptionFamily::VALIDATION[..], &CorruptionFamily::TRAINING] {
+            let family = families[index % families.len()];
+            let other = &pictures[(index * 7 + 1) % pictures.len()].rgb;
+            let spoilt = corrupt(&picture.rgb, spec.width, spec.height, Some(other), family, &mut rng);
+            judge(&spoilt.rgb, Some(&spoilt.mask))?;
+        }
+    }
+    let auroc = Ranking::new(scores.into_iter()).auroc().unwrap_or(0.0);
+    let precision = Ranking::new(cells.into_iter()).average_precision().unwrap_or(0.0);
+    Ok(auroc + 0.5 * precision)
+}
