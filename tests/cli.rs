@@ -10,11 +10,11 @@ fn home() -> tempfile::TempDir {
     tempfile::tempdir().expect("directory")
 }
 
-fn lines(text: &str) -> Vec<Value> {
+pub(super) fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"))).collect()
 }
 
-fn config(dir: &Path, bundle: &Path, source: &str, events: &str) {
+pub(super) fn config(dir: &Path, bundle: &Path, source: &str, events: &str) {
     std::fs::write(dir.join("r.toml"), format!("id = 'r'\nbundle = '{}'\nsteps = 2\n", bundle.display()))
         .expect("writes");
     let text = format!(

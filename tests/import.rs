@@ -93,7 +93,7 @@ pub(super) fn write(tensors: &Named, path: &Path) {
 }
 
 /// A file in torchvision's layout with the weights of the script's formula.
-fn resnet50(path: &Path) {
+pub(super) fn resnet50(path: &Path) {
     let mut tensors = Named::new();
     let mut put = |name: String, shape: &[usize], scale: &dyn Fn(f32) -> f32| {
         let values = hashed(&name, shape.iter().product());

@@ -21,3 +21,5 @@ mod pipeline;
 mod support;
 /// The paper's sampling and training against PyTorch.
 mod training;
+/// The paper's way through the programs, from public checkpoints to verdicts.
+mod workflow;

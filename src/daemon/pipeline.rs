@@ -33,6 +33,8 @@ const WORK: usize = 1;
 const INSPECTIONS: usize = 64;
 /// How often the supervisor looks at heartbeats and the stop flag.
 const TICK: Duration = Duration::from_millis(100);
+/// How long a stage that ended may wait for the one before it to say that it ended too, milliseconds.
+const GRACE_MS: u64 = 500;
 
 /// Makes the detectors that jobs name by index, on the thread that will use them.
 pub type MakeDetectors = Box<dyn FnOnce() -> Result<Vec<Box<dyn Detector>>, String> + Send>;
@@ -143,28 +145,26 @@ pub fn run(parts: Parts) -> Ending {
 
     let mut beats = [0; 4];
     let mut deadline: Option<Timestamp> = None;
+    // A stage lets go of its channels before it tells that it ended, or panicked: its neighbour may be heard before.
+    let mut early: Vec<(&'static str, Timestamp)> = Vec::new();
     while !running.is_empty() {
         match ended.recv_timeout(TICK) {
             Ok(Ended { stage, panic: Some(panic) }) => return Ending::Failed(format!("{stage} panicked: {panic}")),
             Ok(Ended { stage, panic: None }) => {
-                if let Some(unexpected) = premature(stage, &running) {
-                    // A stage that panics drops its channels first and tells after: its neighbour may be heard before.
-                    let cause = std::iter::from_fn(|| ended.recv_timeout(TICK * 5).ok())
-                        .find_map(|ended| ended.panic.map(|panic| (ended.stage, panic)));
-                    return Ending::Failed(match cause {
-                        Some((stage, panic)) => format!("{stage} panicked: {panic}"),
-                        None => unexpected,
-                    });
-                }
                 match running.get_mut(stage) {
                     Some(count) if *count > 1 => *count -= 1,
                     _ => {
                         running.remove(stage);
                     }
                 }
+                early.push((stage, clock.now()));
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
+        }
+        early.retain(|(stage, _)| premature(stage, &running).is_some());
+        if let Some((stage, _)) = early.iter().find(|(_, since)| clock.now() > since.plus_millis(GRACE_MS)) {
+            return Ending::Failed(premature(stage, &running).unwrap_or_default());
         }
         let now: [u64; 4] = std::array::from_fn(|stage| health.beats[stage].load(Ordering::Relaxed));
         let progressed = (0..4).all(|stage| now[stage] != beats[stage] || !running.contains_key(STAGES[stage]));
