@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use dsad::bundle::weights::TensorFile;
 use dsad::model::profile::ModelConfig;
 use dsad::model::text::TextEncoderConfig;
 use tempfile::TempDir;
@@ -145,6 +146,20 @@ fn from_public_checkpoints_to_a_bundle_that_the_daemon_serves() {
     let other = [&train("run", "50")[..], &["--seed", "9"]].concat();
     let (code, _, error) = run(TRAINER, &other, shop.home.path());
     assert!(code == 1 && error.contains("was started with"), "{error}");
+
+    // Two devices share the passes of a step: the same sums in another order.
+    shop.trainer(&[&train("one", "2")[..], &["--devices", "cpu"]].concat());
+    shop.trainer(&[&train("two", "2")[..], &["--devices", "cpu,cpu"]].concat());
+    let entries = |run: &str| {
+        let path = shop.at(run).join("step-000002/weights.safetensors");
+        TensorFile::open(&path).unwrap().entries().unwrap()
+    };
+    let (one, two) = (entries("one"), entries("two"));
+    let learned = one.iter().filter(|(name, _)| name.starts_with("control.") || name.starts_with("denoiser.up"));
+    let pairs = learned.flat_map(|(name, entry)| entry.values.iter().zip(&two[name].values));
+    // Adam's first steps are of the size of the rate wherever a gradient is not zero: rounding may turn a few of them.
+    let (far, count) = pairs.fold((0, 0), |(far, count), (a, b)| (far + usize::from((a - b).abs() > 2e-5), count + 1));
+    assert!(count > 10_000 && far * 200 < count, "{far} of {count} weights differ");
 
     let judge = ["test", "--resume_path", "run", "--data", "data/washer", "--out", "judged", "--json"];
     let rows = lines(&shop.trainer(&[&judge[..], &["--width", SIDE, "--height", SIDE, "--steps", "2"]].concat()));

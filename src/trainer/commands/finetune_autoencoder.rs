@@ -80,7 +80,7 @@ pub fn run(args: &FinetuneAutoencoderArgs) -> anyhow::Result<()> {
         perceptual,
         device: &compute.device,
     };
-    let state = run_task(&finetune, part, &from, state, config, &compute.device)?;
+    let state = run_task(&[finetune], part, &from, state, config)?;
     let (step, value) = state.best().context("the last step is validated")?;
     println!("steps        {} in {:.0} s", state.step, state.seconds);
     println!("best         step {step}, mean absolute error {:.5}", -value);

@@ -7,8 +7,8 @@ use crate::device;
 use crate::trainer::paper::config::{RunArgs, TrainFile};
 use crate::trainer::paper::data::Material;
 use crate::trainer::paper::diffusion::Diffusion;
+use crate::trainer::paper::model;
 use crate::trainer::paper::run::{best, run as run_task, start};
-use crate::trainer::paper::{model, run::State};
 
 /// Arguments of `trainer train`.
 #[derive(Debug, clap::Args)]
@@ -24,10 +24,8 @@ pub struct TrainArgs {
 pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let file: TrainFile = args.run.read()?;
     let (config, task) = (&file.run, &file.diffusion);
-    let [device] = config.devices[..] else {
-        anyhow::bail!("run.devices names {}: training runs on one", config.devices.len());
-    };
-    let compute = device::open(device)?;
+    let computes = config.devices.iter().map(|&device| device::open(device)).collect::<Result<Vec<_>, _>>()?;
+    let device = &computes[0].device;
     // The sizes of the newest checkpoint are those of the model that the run started from.
     let sizes = model::read_config(&config.resume_path)?;
     let spec = model::preprocess(&sizes, config.width, config.height);
@@ -38,9 +36,11 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         "hold_out": config.hold_out, "diffusion": task, "pictures": material.fingerprint(),
     });
     let (from, state) = start(config, &request)?;
-    let (sizes, network) = model::read(&from, &compute.device)?;
-    let (diffusion, part) = Diffusion::new(&sizes, network, config, task, &material, &spec, &compute.device)?;
-    let state: State = run_task(&diffusion, part, &from, state, config, &compute.device)?;
+    let (sizes, network) = model::read(&from, device)?;
+    let (diffusion, part) = Diffusion::new(&sizes, network, config, task, &material, &spec, device)?;
+    let others: Vec<Diffusion<'_>> = computes[1..].iter().map(|other| diffusion.on(&other.device)).collect();
+    let tasks: Vec<Diffusion<'_>> = std::iter::once(diffusion).chain(others).collect();
+    let state = run_task(&tasks, part, &from, state, config)?;
     let (step, value) = state.best().context("the last step is validated")?;
     println!("steps        {} in {:.0} s", state.step, state.seconds);
     println!("best         step {step}, pseudo-validation {value:.4} of 1.5");

@@ -105,6 +105,10 @@ impl Task for Finetune<'_> {
         "autoencoder"
     }
 
+    fn device(&self) -> &Device {
+        self.device
+    }
+
     fn optimizer(&self) -> ModuleOptimizer {
         AdamConfig::new().with_beta_1(0.5).with_beta_2(0.9).with_epsilon(1e-8).init()
     }

@@ -156,7 +156,7 @@ pub struct RunArgs {
     /// Folder of the checkpoints; a run that was killed goes on with the same command
     #[arg(long)]
     out: Option<PathBuf>,
-    /// cpu, cuda or the numbers of GPUs: 0
+    /// cpu, cuda, or the numbers of GPUs that share the passes of a step: 0,1
     #[arg(long, value_delimiter = ',', value_parser = parse_device)]
     devices: Option<Vec<DeviceChoice>>,
     /// Columns of the model grid

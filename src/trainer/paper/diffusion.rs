@@ -5,6 +5,7 @@
 //! Pictures are not augmented, so latents and backbone features are computed once.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::module::Module;
 use burn::optim::{AdamWConfig, ModuleOptimizer};
@@ -68,10 +69,10 @@ pub struct Diffusion<'a> {
     config: &'a DiffusionConfig,
     material: &'a Material,
     spec: &'a PreprocessSpec,
-    device: &'a Device,
+    device: Device,
     /// Everything that does not learn.
     frozen: Network,
-    cached: Vec<Cached>,
+    cached: Arc<Vec<Cached>>,
 }
 
 impl<'a> Diffusion<'a> {
@@ -86,7 +87,7 @@ impl<'a> Diffusion<'a> {
         config: &'a DiffusionConfig,
         material: &'a Material,
         spec: &'a PreprocessSpec,
-        device: &'a Device,
+        device: &Device,
     ) -> anyhow::Result<(Self, Learner)> {
         let Some(control) = network.control.clone() else {
             anyhow::bail!("the model has no control network; make it with `trainer build-model`");
@@ -97,9 +98,19 @@ impl<'a> Diffusion<'a> {
         frozen.autoencoder = network.autoencoder;
         frozen.context = network.context;
         frozen.features = network.features;
-        let mut task = Self { sizes, run, config, material, spec, device, frozen, cached: Vec::new() };
-        task.cached = task.cache()?;
+        let device = device.clone();
+        let mut task = Self { sizes, run, config, material, spec, device, frozen, cached: Arc::default() };
+        task.cached = Arc::new(task.cache()?);
         Ok((task, learner))
+    }
+
+    /// The same task on another device; what was computed once is shared.
+    pub fn on(&self, device: &Device) -> Self {
+        let mut frozen = self.sizes.init(device);
+        frozen.autoencoder = self.frozen.autoencoder.clone().to_device(device);
+        frozen.context = self.frozen.context.clone().map(|context| context.to_device(device));
+        frozen.features = self.frozen.features.clone().to_device(device);
+        Self { device: device.clone(), frozen, cached: Arc::clone(&self.cached), ..*self }
     }
 
     fn cache(&self) -> anyhow::Result<Vec<Cached>> {
@@ -116,7 +127,7 @@ impl<'a> Diffusion<'a> {
         let read = |tensor: Tensor<4>| tensor.try_into_vec_as::<f32>();
         let mut cached = Vec::with_capacity(pictures.len());
         for picture in pictures {
-            let image = images(std::iter::once(&picture.rgb[..]), self.spec, self.device)?;
+            let image = images(std::iter::once(&picture.rgb[..]), self.spec, &self.device)?;
             let Posterior { mean, log_variance } = self.frozen.autoencoder.posterior(image.clone());
             let moments = [read(mean)?, read(log_variance)?];
             let stages = match room {
@@ -136,9 +147,9 @@ impl<'a> Diffusion<'a> {
         let chosen = order(pictures.len(), self.run.batch, pass, self.run.seed);
         let count = chosen.len();
         let (width, height) = (self.spec.width, self.spec.height);
-        let image = images(chosen.iter().map(|&index| &pictures[index].rgb[..]), self.spec, self.device)?;
+        let image = images(chosen.iter().map(|&index| &pictures[index].rgb[..]), self.spec, &self.device)?;
         let gathered = |part: &dyn Fn(&Cached) -> &[f32], shape: [usize; 4]| {
-            upload(chosen.iter().flat_map(|&index| part(&self.cached[index]).to_vec()).collect(), shape, self.device)
+            upload(chosen.iter().flat_map(|&index| part(&self.cached[index]).to_vec()).collect(), shape, &self.device)
         };
         let mut rng = generator(self.run.seed, pass, Purpose::Pass);
         let shape = [count, self.sizes.autoencoder.latent_channels, height / 8, width / 8];
@@ -146,8 +157,8 @@ impl<'a> Diffusion<'a> {
             mean: gathered(&|cached| &cached.moments[0], shape),
             log_variance: gathered(&|cached| &cached.moments[1], shape),
         };
-        let latent = posterior.sample(normal(&mut rng, shape, self.device)) * self.frozen.latent_scale();
-        let noise = normal(&mut rng, shape, self.device);
+        let latent = posterior.sample(normal(&mut rng, shape, &self.device)) * self.frozen.latent_scale();
+        let noise = normal(&mut rng, shape, &self.device);
         let last = self.frozen.sampler().schedule().timesteps();
         let timesteps = (0..count).map(|_| rng.random_range(0..last)).collect();
         let kept: Vec<f32> =
@@ -162,10 +173,10 @@ impl<'a> Diffusion<'a> {
                     Ok(prepared.sketch.unwrap_or_default())
                 });
                 let planes = planes.collect::<anyhow::Result<Vec<_>>>()?.concat();
-                Some(upload(planes, [count, 1, height, width], self.device))
+                Some(upload(planes, [count, 1, height, width], &self.device))
             }
         };
-        let sketch = sketch.map(|sketch| sketch * upload(kept, [count, 1, 1, 1], self.device));
+        let sketch = sketch.map(|sketch| sketch * upload(kept, [count, 1, 1, 1], &self.device));
         let [_, fine, coarse] = self.sizes.backbone.channels();
         let stages = if chosen.iter().all(|&index| self.cached[index].stages.is_some()) {
             let stage = |k: usize, shape| {
@@ -174,7 +185,7 @@ impl<'a> Diffusion<'a> {
             let fine = stage(0, [count, fine, height / 8, width / 8]);
             let coarse = stage(1, [count, coarse, height / 16, width / 16]);
             // No guided network looks at stride 4.
-            [Tensor::zeros([count, 1, 1, 1], self.device), fine, coarse]
+            [Tensor::zeros([count, 1, 1, 1], &self.device), fine, coarse]
         } else {
             self.frozen.features.forward(image.clone())
         };
@@ -220,6 +231,10 @@ impl Task for Diffusion<'_> {
         "denoiser"
     }
 
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
     fn optimizer(&self) -> ModuleOptimizer {
         AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(self.config.weight_decay as f32).init()
     }
@@ -230,7 +245,7 @@ impl Task for Diffusion<'_> {
 
     fn validate(&self, learner: Learner) -> anyhow::Result<f64> {
         let network = self.assemble(learner);
-        let mut detector = detector(network, self.sizes, self.spec, self.run.seed, self.device);
+        let mut detector = detector(network, self.sizes, self.spec, self.run.seed, &self.device);
         let DiffusionConfig { validation_pictures: most, validation_steps: steps, .. } = *self.config;
         validate(&mut detector, &self.material.held, most, steps, self.run.seed, self.spec)
     }

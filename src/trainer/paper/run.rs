@@ -30,12 +30,15 @@ const OPTIMIZER: &str = "optimizer.bpk";
 const LOOK_EVERY: usize = 10;
 
 /// What a run trains.
-pub trait Task {
+pub trait Task: Sync {
     /// The part that learns.
-    type Trained: Module + Clone;
+    type Trained: Module + Clone + Send;
 
     /// Name in logs.
     fn name(&self) -> &'static str;
+
+    /// Where it computes, without the gradient graph.
+    fn device(&self) -> &Device;
 
     /// A fresh optimiser.
     fn optimizer(&self) -> ModuleOptimizer;
@@ -171,27 +174,91 @@ impl ModuleMapper for Named {
     }
 }
 
-/// Runs a task from where `state` stands to its last step, and returns where it ended.
+/// The gradients of some passes, added up, and their losses likewise; each is a share of the whole step.
+fn passes<T: Task>(
+    task: &T,
+    trained: &T::Trained,
+    numbers: impl Iterator<Item = usize>,
+    share: f64,
+) -> anyhow::Result<(GradientsParams, Tensor<1>)> {
+    let mut gradients = GradientsAccumulator::new();
+    let mut sum: Option<Tensor<1>> = None;
+    for number in numbers {
+        let loss = task.loss(trained, number)? * share;
+        let seen = loss.clone().inner();
+        gradients.accumulate(trained, GradientsParams::from_grads(loss.backward(), trained));
+        sum = Some(sum.map_or(seen.clone(), |sum| sum + seen));
+    }
+    Ok((gradients.grads(), sum.context("a device without a pass")?))
+}
+
+/// The gradients of one optimiser step: its passes are divided among the tasks, one per device, and end on the first.
+///
+/// A step has several passes in any case, so devices exchange weights and gradients once per step, by plain copies.
+fn step<T: Task>(tasks: &[T], trained: &T::Trained, state: &State, config: &RunConfig) -> anyhow::Result<Gathered> {
+    let first = state.step * config.accumulate;
+    let share = 1.0 / config.accumulate as f64;
+    let of = |device: usize| (first + device..first + config.accumulate).step_by(tasks.len());
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..)
+            .zip(&tasks[1..])
+            .map(|(number, task)| {
+                let replica = trained.clone().fork(&graph(task.device(), config));
+                scope.spawn(move || {
+                    let (gradients, loss) = passes(task, &replica, of(number), share)?;
+                    anyhow::Ok((replica, gradients, loss))
+                })
+            })
+            .collect();
+        let (own, mut loss) = passes(&tasks[0], trained, of(0), share)?;
+        if others.is_empty() {
+            return Ok((own, loss));
+        }
+        let device = tasks[0].device();
+        let mut gradients = GradientsAccumulator::new();
+        gradients.accumulate(trained, own);
+        for other in others {
+            let (replica, theirs, seen) = other.join().map_err(|_| anyhow::anyhow!("a device's thread panicked"))??;
+            gradients.accumulate(trained, theirs.to_device(device, &replica));
+            loss = loss + seen.to_device(device);
+        }
+        Ok((gradients.grads(), loss))
+    })
+}
+
+/// Gradients and loss of a step.
+type Gathered = (GradientsParams, Tensor<1>);
+
+/// A device with the gradient graph.
+fn graph(device: &Device, config: &RunConfig) -> Device {
+    let graph = device.clone().autodiff();
+    if config.gradient_checkpointing { graph.gradient_checkpointing() } else { graph }
+}
+
+/// Runs a task from where `state` stands to its last step, and returns where it ended. There is one task per device; the
+/// first validates and writes.
 ///
 /// # Errors
 /// A loss that is not finite, or what the device or the disk says.
 pub fn run<T: Task>(
-    task: &T,
+    tasks: &[T],
     part: T::Trained,
     from: &Path,
     mut state: State,
     config: &RunConfig,
-    device: &Device,
 ) -> anyhow::Result<State> {
+    let task = tasks.first().context("a run needs a device")?;
+    ensure!(
+        tasks.len() <= config.accumulate,
+        "run.accumulate = {} with {} devices: every device needs a pass of its own per step",
+        config.accumulate,
+        tasks.len()
+    );
     if state.step >= config.steps {
         bail!("{}: has {} steps already; ask for more with --steps", config.out.display(), state.step);
     }
     std::fs::create_dir_all(&config.out).with_context(|| format!("{}: cannot be made", config.out.display()))?;
-    let mut graph = device.clone().autodiff();
-    if config.gradient_checkpointing {
-        graph = graph.gradient_checkpointing();
-    }
-    let mut trained = part.map(&mut Named(Vec::new())).to_device(&graph).train();
+    let mut trained = part.map(&mut Named(Vec::new())).to_device(&graph(task.device(), config)).train();
     let mut optimizer = task.optimizer();
     if state.step > 0 {
         optimizer = optimizer.load(from.join(OPTIMIZER)).with_context(|| format!("{}/{OPTIMIZER}", from.display()))?;
@@ -203,14 +270,9 @@ pub fn run<T: Task>(
     let mut clock = Instant::now();
     let (mut sum, mut summed): (Option<Tensor<1>>, usize) = (None, 0);
     while state.step < config.steps {
-        let mut gradients = GradientsAccumulator::new();
-        for pass in 0..config.accumulate {
-            let loss = task.loss(&trained, state.step * config.accumulate + pass)? / config.accumulate as f64;
-            let seen = loss.clone().inner();
-            gradients.accumulate(&trained, GradientsParams::from_grads(loss.backward(), &trained));
-            sum = Some(sum.map_or(seen.clone(), |sum| sum + seen));
-        }
-        trained = optimizer.step(config.learning_rate, trained, gradients.grads());
+        let (gradients, loss) = step(tasks, &trained, &state, config)?;
+        sum = Some(sum.map_or(loss.clone(), |sum| sum + loss));
+        trained = optimizer.step(config.learning_rate, trained, gradients);
         state.step += 1;
         summed += 1;
         let last = state.step == config.steps;
