@@ -197,6 +197,8 @@ impl Detector for DiffusionDetector {
 pub struct Explanation {
     /// The picture through the autoencoder alone, `height * width * 3` bytes RGB.
     pub autoencoded: Vec<u8>,
+    /// The guided reconstruction, likewise.
+    pub reconstruction: Vec<u8>,
     /// The map before smoothing.
     pub differences: AnomalyMap,
 }
@@ -216,6 +218,7 @@ impl DiffusionDetector {
         let (width, height) = (prepared.width, prepared.height);
         Ok(Explanation {
             autoencoded: to_rgb(&read(autoencoded)?, self.spec.normalisation),
+            reconstruction: to_rgb(&read(reconstructed.image)?, self.spec.normalisation),
             differences: AnomalyMap { width, height, values: read(map)? },
         })
     }

@@ -281,3 +281,52 @@ fn a_killed_fit_resumes_and_makes_the_same_bundle() {
     let weights = |bundle: &Path| std::fs::read(bundle.join("weights.safetensors")).expect("weights");
     assert!(weights(&dir.path().join("bundle")) == weights(bundle), "the resumed run ends elsewhere");
 }
+
+#[test]
+fn a_station_sets_its_own_thresholds_and_takes_them_back() {
+    let (bundle, parts) = tiny_bundle();
+    let dir = home();
+    let bundle = bundle.to_str().expect("path");
+    let good = parts.join("washer/train/good");
+    let good = good.to_str().expect("path");
+    let calibrate = ["calibrate", "--bundle", bundle, "--calibrations", "here", "--steps", "2"];
+    let (code, _, error) = run(DSAD, &[&calibrate[..], &["--alone", good]].concat(), dir.path());
+    assert!(code == 3 && error.contains("at least 99"), "{code}: {error}");
+    let (code, out, error) =
+        run(DSAD, &[&calibrate[..], &["--alone", "--alpha", "0.1", "--json", good]].concat(), dir.path());
+    assert_eq!(code, 0, "{error}");
+    let rows = lines(&out);
+    assert_eq!((&rows[0]["samples"], &rows[1]["pictures"]), (&12.into(), &12.into()));
+    let threshold = rows[0]["image_threshold"].as_f64().expect("a number");
+    let judged = |more: &[&str]| {
+        let inspect = ["inspect", "--bundle", bundle, "--json", good];
+        let (_, out, error) = run(DSAD, &[&inspect[..], more].concat(), dir.path());
+        lines(&out).first().unwrap_or_else(|| panic!("{error}")).clone()
+    };
+    let event = judged(&["--calibrations", "here"]);
+    assert!(event["calibration_id"].as_str().is_some_and(|id| id.starts_with("station-")), "{event}");
+    assert!((event["threshold"].as_f64().expect("a number") - threshold).abs() < 1e-6 * threshold, "{event}");
+    // More good parts are added to those behind the thresholds in force.
+    let (code, out, error) = run(DSAD, &[&calibrate[..], &["--alpha", "0.1", "--json", good]].concat(), dir.path());
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(lines(&out)[0]["samples"], 24);
+    for version in ["2", "1"] {
+        let (code, out, _) = run(DSAD, &[&calibrate[..5], &["--revert"]].concat(), dir.path());
+        assert!(code == 0 && out.starts_with(&format!("version {version} is taken back")), "{out}");
+    }
+    assert_eq!(judged(&["--calibrations", "here"])["calibration_id"], judged(&[])["calibration_id"]);
+}
+
+#[test]
+fn a_bundle_gets_other_thresholds_or_is_refused_for_few_pictures() {
+    let (bundle, parts) = tiny_bundle();
+    let dir = home();
+    let good = parts.join("washer/train/good");
+    let args = ["calibrate", "--bundle", bundle.to_str().expect("path"), "--out", "again", "--data"];
+    let args = [&args[..], &[good.to_str().expect("path")]].concat();
+    let (code, _, error) = run(TRAINER, &args, dir.path());
+    assert!(code == 1 && error.contains("at least 99"), "{code}: {error}");
+    let (code, out, error) = run(TRAINER, &[&args[..], &["--alpha", "0.2"]].concat(), dir.path());
+    assert!(code == 0 && out.contains("false rejects 20.00 %"), "{error}{out}");
+    assert_eq!(run(DSAD, &["bundle", "verify", "again"], dir.path()).0, 0);
+}

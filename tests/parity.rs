@@ -60,7 +60,7 @@ fn trainer_and_daemon_make_the_same_map() {
         steps,
         sensitivity: 0.5,
     };
-    let job = bundles.job(index, recipe, DeviceChoice::Cpu).expect("job");
+    let job = bundles.job(index, recipe, DeviceChoice::Cpu, None).expect("job");
     let sink = RecordingSink::default();
     let ending = pipeline::run(Parts {
         cameras: vec![Camera {

@@ -154,7 +154,7 @@ fn lpips_and_two_steps_of_adam_on_the_autoencoder_are_pytorchs() {
         sizes: &sizes,
         run: &file.run,
         config: &file.autoencoder,
-        material: &Material { train: vec![], held: vec![], sets: vec![] },
+        material: &Material { train: vec![], select: vec![], calibrate: vec![], sets: vec![] },
         spec: &spec,
         perceptual: Perceptual::Lpips(lpips),
         device: &device,

@@ -145,7 +145,7 @@ fn from_public_checkpoints_to_a_bundle_that_the_daemon_serves() {
     );
     let other = [&train("run", "50")[..], &["--seed", "9"]].concat();
     let (code, _, error) = run(TRAINER, &other, shop.home.path());
-    assert!(code == 1 && error.contains("was started with"), "{error}");
+    assert!(code == 1 && error.contains("seed 1 there, 9 now"), "{error}");
 
     // Two devices share the passes of a step: the same sums in another order.
     shop.trainer(&[&train("one", "2")[..], &["--devices", "cpu"]].concat());
@@ -162,7 +162,7 @@ fn from_public_checkpoints_to_a_bundle_that_the_daemon_serves() {
     assert!(count > 10_000 && far * 200 < count, "{far} of {count} weights differ");
 
     let judge = ["test", "--resume_path", "run", "--data", "data/washer", "--out", "judged", "--json"];
-    let rows = lines(&shop.trainer(&[&judge[..], &["--width", SIDE, "--height", SIDE, "--steps", "2"]].concat()));
+    let rows = lines(&shop.trainer(&[&judge[..], &["--steps", "2"]].concat()));
     assert_eq!((&rows[0]["images"], &rows[1]["class"]), (&4.into(), &"mean".into()));
     for name in ["metrics.json", "metrics.csv", "metrics.txt"] {
         assert!(shop.at("judged").join(name).is_file(), "{name}");
@@ -214,9 +214,17 @@ fn diads_network_trains_and_its_wrong_data_is_refused() {
     let train = ["train", "--config", "train.toml", "--resume-path", "model", "--data", "data/washer", "--out", "run"];
     shop.trainer(&[&train[..], &["--steps", "2", "--batch", "3", "--accumulate", "1"]].concat());
     let export = ["export", "--resume-path", "run/step-000002", "--out", "bundle", "--steps", "1", "--data"];
-    std::fs::rename(shop.at("data/washer/test/good"), shop.at("other")).unwrap();
-    let (code, _, error) = run(TRAINER, &[&export[..], &["other"]].concat(), shop.home.path());
+    let picture = std::fs::read_dir(shop.at("data/washer/train/good")).unwrap().next().unwrap().unwrap().path();
+    std::fs::rename(&picture, shop.at("away")).unwrap();
+    let (code, _, error) = run(TRAINER, &[&export[..], &["data/washer"]].concat(), shop.home.path());
     assert!(code == 1 && error.contains("not the pictures of the run"), "{error}");
+    std::fs::rename(shop.at("away"), &picture).unwrap();
+    // A folder of somebody else's is not replaced.
+    std::fs::create_dir(shop.at("bundle")).unwrap();
+    std::fs::write(shop.at("bundle/thesis.txt"), "years of work").unwrap();
+    let (code, _, error) = run(TRAINER, &[&export[..], &["data/washer"]].concat(), shop.home.path());
+    assert!(code == 1 && error.contains("exists already") && shop.at("bundle/thesis.txt").exists(), "{error}");
+    std::fs::remove_dir_all(shop.at("bundle")).unwrap();
     shop.trainer(&[&export[..], &["data/washer"]].concat());
     let manifest = std::fs::read_to_string(shop.at("bundle/manifest.json")).unwrap();
     assert!(manifest.contains("\"image_net\"") && manifest.contains("\"zeros\": 6"), "{manifest}");

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use dsad::commands::{bundle, check, demo, inspect, run};
+use dsad::commands::{bundle, calibrate, check, demo, inspect, run};
 use dsad::platform::clock::SystemClock;
 
 /// Judges parts on a factory line with a guided diffusion model
@@ -25,6 +25,8 @@ enum Verb {
     Run(run::RunArgs),
     /// Check a configuration and start nothing
     Check(check::CheckArgs),
+    /// Set thresholds on this station from good parts, the signed bundle untouched
+    Calibrate(calibrate::CalibrateArgs),
     /// Bundles
     Bundle(bundle::BundleArgs),
 }
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Run(args) => run::run(&args),
         Verb::Check(args) => check::run(&args),
+        Verb::Calibrate(args) => calibrate::run(&args),
         Verb::Bundle(args) => bundle::run(&args),
     };
     result.unwrap_or_else(|error| {

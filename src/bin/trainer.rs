@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use dsad::trainer::commands::{
-    backbone, baseline, build_model, describe, export, finetune_autoencoder, fit, keygen, sign, synth, test, train,
+    backbone, baseline, build_model, calibrate, describe, export, finetune_autoencoder, fit, keygen, sign, synth, test,
+    train,
 };
 
 /// Makes bundles for dsad from pictures of good parts
@@ -21,6 +22,8 @@ enum Verb {
     Synth(synth::SynthArgs),
     /// From a folder of good pictures to a calibrated bundle
     Fit(fit::FitArgs),
+    /// The bundle again with other thresholds, for a stated false-reject rate
+    Calibrate(calibrate::CalibrateArgs),
     /// Metrics of a bundle or a model on a data set, and pictures
     Test(test::TestArgs),
     /// Metrics of a PatchCore-style yardstick on a data set
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
         Verb::Synth(args) => synth::run(&args),
         Verb::Fit(args) => fit::run(&args),
+        Verb::Calibrate(args) => calibrate::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Baseline(args) => baseline::run(&args),
         Verb::FinetuneAutoencoder(args) => finetune_autoencoder::run(&args),

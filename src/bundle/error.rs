@@ -53,6 +53,14 @@ pub enum BundleError {
         /// The limit.
         limit: u64,
     },
+    /// A calibration made on the station that cannot be used.
+    #[error("{}: {reason}; take it back with `dsad calibrate --revert`, or remove the file", path.display())]
+    StationCalibration {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// A manifest that is not what this version writes.
     #[error("{}: {reason}; export the bundle again with the trainer of this version", path.display())]
     ManifestInvalid {
@@ -181,6 +189,7 @@ impl BundleError {
             Self::FileKind { .. } => "file_kind",
             Self::PathEscape { .. } => "path_escape",
             Self::TooLarge { .. } => "too_large",
+            Self::StationCalibration { .. } => "station_calibration",
             Self::ManifestInvalid { .. } => "manifest_invalid",
             Self::FormatVersion { .. } => "format_version",
             Self::HashMismatch { .. } => "hash_mismatch",

@@ -203,14 +203,8 @@ impl Manifest {
                 return Some(format!("{key}: class '{}' is not listed under 'classes'", class.0));
             }
         }
-        for entry in calibrated {
-            for (key, value) in
-                [("image_threshold", entry.image_threshold), ("region_threshold", entry.region_threshold)]
-            {
-                if !(value.is_finite() && value > 0.0) {
-                    return Some(format!("calibration: {key}: {value} is not a positive number"));
-                }
-            }
+        if let Some(problem) = self.calibration.as_ref().and_then(Calibration::problem) {
+            return Some(format!("calibration: {problem}"));
         }
         for golden in &self.golden {
             if !(golden.tolerance.is_finite() && golden.tolerance >= 0.0 && golden.score.is_finite()) {

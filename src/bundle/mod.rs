@@ -25,6 +25,7 @@
 pub mod error;
 pub mod manifest;
 pub mod signature;
+pub mod station_calibration;
 pub mod weights;
 
 use std::collections::BTreeMap;
@@ -103,7 +104,7 @@ impl Bundle {
     /// Writes a bundle: `files` by name, and the manifest with their hashes filled in.
     ///
     /// # Errors
-    /// `dir` exists and `replace` is false; a manifest or a file that [`Self::open`] would refuse; no space.
+    /// `dir` exists and is no bundle, or `replace` is false; a manifest or a file that [`Self::open`] would refuse; no space.
     pub fn create(
         dir: &Path,
         mut manifest: Manifest,
@@ -111,7 +112,8 @@ impl Bundle {
         replace: bool,
     ) -> Result<Self, BundleError> {
         let exists = dir.symlink_metadata().is_ok();
-        if exists && !replace {
+        // Only a bundle is replaced, never a folder of somebody else's that has the name.
+        if exists && !(replace && dir.join(MANIFEST).is_file()) {
             return Err(BundleError::Exists { path: dir.into() });
         }
         manifest.files = files.iter().map(|(name, bytes)| (name.clone(), hash(bytes))).collect();

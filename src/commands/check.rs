@@ -29,7 +29,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let mut bundles = Bundles::default();
     for camera in &station.cameras {
         let index = bundles.open(&camera.bundle, &keys)?;
-        let job = bundles.job(index, camera.recipe.clone(), station.device)?;
+        let job = bundles.job(index, camera.recipe.clone(), station.device, station.calibrations.as_deref())?;
         if let CameraKind::Replay { folder, .. } = &camera.kind {
             crate::camera::replay::pictures(folder).map_err(anyhow::Error::msg)?;
         }
@@ -39,7 +39,8 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
             println!(
                 "{}",
                 json!({"camera": camera.name, "recipe": camera.recipe.id.0, "bundle": job.bundle, "class": class,
-                       "model_hash": job.model_hash, "steps": camera.recipe.steps.0, "calibrated": entry.is_some()})
+                       "model_hash": job.model_hash, "steps": camera.recipe.steps.0, "calibrated": entry.is_some(),
+                       "calibration_id": job.calibration.as_ref().map(|calibration| &calibration.id)})
             );
         } else {
             println!(
@@ -51,7 +52,8 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
                 class.unwrap_or("(none)"),
                 camera.recipe.steps.0,
                 entry.map_or("NOT CALIBRATED: every frame would be a fault".into(), |entry| format!(
-                    "calibrated on {} good parts at {:.2} % false rejects",
+                    "calibrated ({}) on {} good parts at {:.2} % false rejects",
+                    job.calibration.as_ref().map_or("", |calibration| &calibration.id),
                     entry.samples,
                     entry.alpha * 100.0
                 ))

@@ -105,7 +105,7 @@ pub fn run(args: &DemoArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
             sensitivity: 0.5,
         };
         let camera = CameraId(product.name().into());
-        jobs.insert(camera.clone(), bundles.job(index, recipe, DeviceChoice::Cpu)?);
+        jobs.insert(camera.clone(), bundles.job(index, recipe, DeviceChoice::Cpu, None)?);
         let line = SyntheticLine {
             product,
             // Far from the seeds that `trainer synth` uses for training pictures.

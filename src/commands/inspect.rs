@@ -48,6 +48,9 @@ pub struct InspectArgs {
     /// Folder of public keys; with it, an unsigned bundle is refused
     #[arg(long)]
     keys: Option<PathBuf>,
+    /// Folder of calibrations that `dsad calibrate` made
+    #[arg(long)]
+    calibrations: Option<PathBuf>,
     /// One event a line; the summary last
     #[arg(long)]
     json: bool,
@@ -74,7 +77,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
         steps,
         sensitivity: 0.5,
     };
-    let job = bundles.job(index, recipe, args.device)?;
+    let job = bundles.job(index, recipe, args.device, args.calibrations.as_deref())?;
     let files =
         args.paths.iter().map(|path| pictures(path)).collect::<Result<Vec<_>, _>>().map_err(anyhow::Error::msg)?;
     let mut detectors = bundles.detectors(args.device, Arc::clone(&clock))().map_err(anyhow::Error::msg)?;

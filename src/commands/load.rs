@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 
-use crate::bundle::Bundle;
 use crate::bundle::manifest::NumberFormat;
 use crate::bundle::signature::KeyList;
+use crate::bundle::{Bundle, station_calibration};
 use crate::config::device::DeviceChoice;
 use crate::daemon::pipeline::MakeDetectors;
 use crate::daemon::stages::Job;
@@ -49,7 +49,15 @@ impl Bundles {
     ///
     /// # Errors
     /// A step count or a class that the bundle does not know or has not calibrated: such a recipe would only give faults.
-    pub fn job(&self, index: usize, recipe: Recipe, device: DeviceChoice) -> anyhow::Result<Job> {
+    ///
+    /// `calibrations` is the folder of those that were made on this station.
+    pub fn job(
+        &self,
+        index: usize,
+        recipe: Recipe,
+        device: DeviceChoice,
+        calibrations: Option<&Path>,
+    ) -> anyhow::Result<Job> {
         let bundle = self.get(index);
         let manifest = &bundle.manifest;
         let place = bundle.dir.display();
@@ -65,13 +73,22 @@ impl Bundles {
             DeviceChoice::Cpu => manifest.compute_dtype.cpu,
             DeviceChoice::Cuda(_) => manifest.compute_dtype.cuda,
         };
+        let here = match calibrations {
+            Some(folder) => station_calibration::current(folder, &bundle.model_hash)?,
+            None => None,
+        };
+        let calibration = match (&manifest.calibration, here) {
+            (Some(shipped), Some(here)) => Some(shipped.replaced_by(&here.calibration)),
+            (None, Some(here)) => Some(here.calibration),
+            (shipped, None) => shipped.clone(),
+        };
         Ok(Job {
             recipe,
             detector: index,
             bundle: manifest.id.clone(),
             model_hash: bundle.model_hash.clone(),
             spec: manifest.preprocess.clone(),
-            calibration: manifest.calibration.clone(),
+            calibration,
             dtype: if format == NumberFormat::F16 { "f16" } else { "f32" }.into(),
             seed: manifest.seed,
         })

@@ -1,6 +1,7 @@
 //! The verbs of `dsad`, one file each.
 
 pub mod bundle;
+pub mod calibrate;
 pub mod check;
 pub mod demo;
 pub mod inspect;

@@ -115,7 +115,7 @@ fn open(station: &Station, clock: &Arc<dyn Clock>) -> anyhow::Result<(Bundles, J
     let mut cameras = Vec::new();
     for settings in &station.cameras {
         let index = bundles.open(&settings.bundle, &keys)?;
-        let job = bundles.job(index, settings.recipe.clone(), station.device)?;
+        let job = bundles.job(index, settings.recipe.clone(), station.device, station.calibrations.as_deref())?;
         jobs.insert(CameraId(settings.name.clone()), job);
         let source = camera::open(settings, Arc::clone(clock)).map_err(anyhow::Error::msg)?;
         cameras.push(Camera { source, paced: settings.paced() });

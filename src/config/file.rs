@@ -21,6 +21,8 @@ pub struct StationFile {
     pub device: DeviceChoice,
     /// Folder of public keys (`*.pub`); with it, unsigned bundles are refused.
     pub keys: Option<PathBuf>,
+    /// Folder of calibrations that `dsad calibrate` made here; they go before those of the bundles.
+    pub calibrations: Option<PathBuf>,
     /// Milliseconds that a stop may take before the process ends anyway.
     #[serde(default = "default_shutdown")]
     pub shutdown_timeout_ms: u64,

@@ -124,6 +124,8 @@ pub struct Station {
     pub device: DeviceChoice,
     /// Folder of public keys.
     pub keys: Option<PathBuf>,
+    /// Folder of calibrations that were made here.
+    pub calibrations: Option<PathBuf>,
     /// Milliseconds that a stop may take.
     pub shutdown_timeout_ms: u64,
     /// The cameras, at least one.
@@ -173,6 +175,7 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
         line: file.line,
         device: file.device,
         keys: file.keys.map(|keys| base.join(keys)),
+        calibrations: file.calibrations.map(|folder| base.join(folder)),
         shutdown_timeout_ms: file.shutdown_timeout_ms,
         cameras,
         outputs: OutputSettings {

@@ -181,7 +181,12 @@ pub fn run(parts: Parts) -> Ending {
             }
         }
     }
-    Ending::Drained(health.counts())
+    let counts = health.counts();
+    let judged = counts.pass + counts.fail + counts.overrun + counts.fault;
+    if judged != counts.frames_in {
+        return Ending::Failed(format!("{} frames came and {judged} inspections went", counts.frames_in));
+    }
+    Ending::Drained(counts)
 }
 
 /// The stages in the order of the heartbeats.

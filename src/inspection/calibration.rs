@@ -33,6 +33,10 @@ pub struct CalibrationEntry {
     pub alpha_bound: f64,
     /// Median anomaly score of the good parts.
     pub median_score: f32,
+    /// Image score and region level of every good part behind the thresholds, by score: what more good parts are added to.
+    /// Empty in bundles of versions before it was kept.
+    #[serde(default)]
+    pub good: Vec<GoodPart>,
 }
 
 /// All thresholds of a bundle or a station.
@@ -50,10 +54,27 @@ impl Calibration {
     pub fn entry(&self, class: Option<&ClassId>, steps: Steps) -> Option<&CalibrationEntry> {
         self.entries.iter().find(|e| e.class.as_ref() == class && e.steps == steps)
     }
+
+    /// This calibration with the entries of `other` in place of its own, and the name of that one.
+    pub fn replaced_by(&self, other: &Calibration) -> Calibration {
+        let kept = self.entries.iter().filter(|e| other.entry(e.class.as_ref(), e.steps).is_none());
+        Calibration { id: other.id.clone(), entries: kept.chain(&other.entries).cloned().collect() }
+    }
+
+    /// What is wrong, if anything.
+    pub fn problem(&self) -> Option<String> {
+        self.entries.iter().find_map(|entry| {
+            [("image_threshold", entry.image_threshold), ("region_threshold", entry.region_threshold)]
+                .into_iter()
+                .find(|(_, value)| !(value.is_finite() && *value > 0.0))
+                .map(|(key, value)| format!("{key}: {value} is not a positive number"))
+        })
+    }
 }
 
 /// What one good part measured.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct GoodPart {
     /// Its anomaly score.
     pub score: f32,
@@ -142,6 +163,7 @@ pub fn calibrate(
         alpha,
         alpha_bound: rate_bound(n, rank),
         median_score,
+        good: kept(parts),
     })
 }
 
@@ -149,6 +171,19 @@ pub fn calibrate(
 ///
 /// Over repeated calibrations the rate follows Beta(n + 1 - rank, rank); its tail is a binomial sum:
 /// `P(rate > p) = P(Binomial(n, p) <= n - rank)`.
+/// The good parts by score; of more than [`KEPT`] a share that is spread over the ranks.
+fn kept(parts: &[GoodPart]) -> Vec<GoodPart> {
+    let mut good = parts.to_vec();
+    good.sort_by(|a, b| a.score.total_cmp(&b.score));
+    if good.len() > KEPT {
+        good = (0..KEPT).map(|k| good[k * (good.len() - 1) / (KEPT - 1)]).collect();
+    }
+    good
+}
+
+/// Good parts that an entry keeps at most: a manifest stays a file that can be read.
+const KEPT: usize = 300;
+
 fn rate_bound(n: usize, rank: usize) -> f64 {
     // In logarithms: with thousands of parts the first terms are below the smallest float.
     let tail = |p: f64| {

@@ -61,6 +61,7 @@ mod tests {
             alpha: 0.01,
             alpha_bound: 0.03,
             median_score: 0.5,
+            good: Vec::new(),
         };
         Calibration { id: "test".into(), entries: vec![entry] }
     }

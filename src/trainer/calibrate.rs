@@ -27,16 +27,18 @@ pub struct Calibrated {
 
 /// Calibrates with the pictures of each class (one list per class, or one list without classes).
 ///
-/// Never refuses for few pictures: the rate is the larger of 1 % and what the number of pictures can show.
+/// Without a stated rate it never refuses for few pictures: the rate is the larger of 1 % and what the number of pictures
+/// can show.
 ///
 /// # Errors
-/// What the detector says, or a score that is not finite.
+/// What the detector says, a score that is not finite, or too few pictures for a stated rate.
 pub fn calibrate_bundle(
     detector: &mut DiffusionDetector,
     pictures: &[Vec<Picture>],
     classes: &[ClassId],
     listed: &[Steps],
     spec: &PreprocessSpec,
+    stated: Option<f64>,
 ) -> anyhow::Result<Calibrated> {
     let min_area = ((spec.width * spec.height) as f64 * MIN_AREA).round().max(1.0) as u32;
     let mut entries: Vec<CalibrationEntry> = Vec::new();
@@ -60,7 +62,7 @@ pub fn calibrate_bundle(
             }
         }
         flush(&mut batch, &mut parts)?;
-        let alpha = smallest_alpha(parts.len()).max(ALPHA);
+        let alpha = stated.unwrap_or(smallest_alpha(parts.len()).max(ALPHA));
         entries.push(calibrate(&parts, alpha, class.cloned(), steps, min_area)?);
         scores.push(parts.iter().map(|part| part.score).collect());
         anyhow::Ok(())
@@ -71,7 +73,7 @@ pub fn calibrate_bundle(
             judge(Some(class), &mut pictures.iter(), steps)?;
         }
     }
-    if let Some(entry) = entries.iter().find(|entry| entry.alpha > ALPHA) {
+    if let Some(entry) = entries.iter().find(|entry| stated.is_none() && entry.alpha > ALPHA) {
         log::warn!(
             "{} good pictures for the thresholds can show a false-reject rate of {:.1} %, not 1 %; 99 per class are needed \
              for that",

@@ -145,7 +145,7 @@ pub fn mean(rows: &[Row]) -> Row {
 pub fn table(rows: &[Row]) -> String {
     let heads = ["I-AUROC", "I-AP", "I-F1", "P-AUROC", "P-AP", "P-F1", "PRO", "rejects", "recall", "ms"];
     let mut out = format!("{:<18}{:>7}", "class", "images");
-    heads.iter().for_each(|head| out += &format!("{head:>9}"));
+    heads.iter().for_each(|head| out += &format!("{head:>10}"));
     for row in rows {
         out += &format!("\n{:<18}{:>7}", row.class, row.images);
         let values = [
@@ -160,7 +160,7 @@ pub fn table(rows: &[Row]) -> String {
             row.recall,
             row.frame_ms,
         ];
-        values.iter().for_each(|value| out += &value.map_or(format!("{:>9}", "-"), |v| format!("{v:>9.4}")));
+        values.iter().for_each(|value| out += &value.map_or(format!("{:>10}", "-"), |v| format!("{v:>10.4}")));
     }
     out
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use burn::module::Module;
 use burn::store::ModuleRecord;
+use burn::tensor::Device;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -20,13 +21,14 @@ use super::prototypes::choose_prototypes;
 use super::report::{Report, write_report};
 use super::select::{Choice, choose};
 use super::stage::{self, StageSettings};
-use super::{backbone, export};
+use super::{backbone, export, outliers};
 use crate::bundle::Bundle;
 use crate::bundle::manifest::NumberFormat;
 use crate::bundle::weights::{TensorFile, encode_module};
 use crate::detector::{DetectorSpec, DiffusionDetector};
 use crate::device::Compute;
 use crate::inspection::detect::{ClassId, Steps};
+use crate::model::features::FeatureExtractor;
 use crate::model::network::Network;
 use crate::model::profile::{ModelConfig, Profile};
 use crate::preprocess::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
@@ -50,6 +52,8 @@ pub struct FitRequest {
     pub seed: u64,
     /// Start again even if there is something to resume.
     pub fresh: bool,
+    /// Train on good pictures that are unlike all the others, too.
+    pub keep_outliers: bool,
     /// The backbone's weights.
     pub backbone: PathBuf,
     /// A fixed number of steps per stage instead of the time budget.
@@ -103,7 +107,8 @@ pub fn fit(
     // One product needs no class; several make a class-conditional bundle with a null class.
     let classes: Vec<ClassId> =
         if sets.len() > 1 { sets.iter().map(|set| ClassId(set.name.clone())).collect() } else { Vec::new() };
-    let data = read(sets, &spec, request.seed, &mut skipped)?;
+    let features = backbone::load(&request.backbone, &compute.device)?;
+    let data = read(sets, &spec, request, &features, &compute.device, &mut skipped)?;
     let asked = json!({
         "profile": request.profile, "config": config, "minutes": request.minutes, "seed": request.seed,
         "stage_steps": request.stage_steps, "pictures": fingerprint(&data), "version": env!("CARGO_PKG_VERSION"),
@@ -114,7 +119,7 @@ pub fn fit(
     let device = &compute.device;
     device.seed(request.seed);
     let mut network = model.init(device).materialize().valid();
-    network.features = backbone::load(&request.backbone, device)?;
+    network.features = features;
     // Chosen when the rest is trained, and no part of a checkpoint.
     let prototypes = network.prototypes.take();
     if let Some(saved) = run.tensors(&state) {
@@ -152,7 +157,7 @@ pub fn fit(
     };
     let mut detector =
         DiffusionDetector::new(stored()?, detector_spec, device, NumberFormat::F32, TrainerClock::start());
-    let calibrated = calibrate_bundle(&mut detector, &data.calibrate, &classes, &config.steps, &spec)?;
+    let calibrated = calibrate_bundle(&mut detector, &data.calibrate, &classes, &config.steps, &spec, None)?;
     let bundle = export::export(export::Export {
         out: &request.out,
         profile: request.profile.to_string(),
@@ -204,10 +209,22 @@ fn sibling(out: &Path, extension: &str) -> anyhow::Result<PathBuf> {
     Ok(out.with_file_name(format!("{}.{extension}", name.to_string_lossy())))
 }
 
-fn read(sets: &[Set], spec: &PreprocessSpec, seed: u64, skipped: &mut Vec<Skipped>) -> anyhow::Result<Data> {
+fn read(
+    sets: &[Set],
+    spec: &PreprocessSpec,
+    request: &FitRequest,
+    features: &FeatureExtractor,
+    device: &Device,
+    skipped: &mut Vec<Skipped>,
+) -> anyhow::Result<Data> {
     let mut data = Data { train: Vec::new(), select: Vec::new(), calibrate: Vec::new() };
     for (index, set) in sets.iter().enumerate() {
-        let pictures = load(&set.train, index, spec, skipped);
+        let mut pictures = load(&set.train, index, spec, skipped);
+        if !request.keep_outliers {
+            let (kept, left) = outliers::remove(pictures, features, (spec.width, spec.height), device)?;
+            pictures = kept;
+            skipped.extend(left);
+        }
         let count = pictures.len();
         ensure!(
             count >= 2,
@@ -215,7 +232,7 @@ fn read(sets: &[Set], spec: &PreprocessSpec, seed: u64, skipped: &mut Vec<Skippe
             set.name,
             set.train.len()
         );
-        let Split { train, select, calibrate } = split(pictures, seed ^ index as u64);
+        let Split { train, select, calibrate } = split(pictures, request.seed ^ index as u64);
         log::info!(
             "{}: {} good pictures to train on, {} to choose with, {} to calibrate with",
             set.name,

@@ -10,7 +10,6 @@ use super::evaluate::Judged;
 use super::judge::Rules;
 use super::pictures::prepare_file;
 use crate::detector::{DiffusionDetector, Explanation};
-use crate::inspection::detect::Detector;
 use crate::preprocess::to_rgb;
 use crate::render::encode::{png, png_grey};
 use crate::render::heat::overlay;
@@ -26,7 +25,7 @@ pub fn write(
     set: &Set,
     judged: &[Judged],
     rules: Rules<'_>,
-    detector: &mut DiffusionDetector,
+    detector: &DiffusionDetector,
     folder: &Path,
 ) -> anyhow::Result<()> {
     let plan = rules.plan(set);
@@ -38,9 +37,7 @@ pub fn write(
     for item in judged {
         let prepared = prepare_file(&item.path, rules.preprocess).map_err(anyhow::Error::msg)?;
         let (width, height) = (prepared.width, prepared.height);
-        let Explanation { autoencoded, differences } = detector.explain(&prepared, &plan)?;
-        let redrawn =
-            detector.detect(std::slice::from_ref(&prepared), &plan)?.pop().context("one detection per frame")?;
+        let Explanation { autoencoded, reconstruction, differences } = detector.explain(&prepared, &plan)?;
         let input = to_rgb(&prepared.image, rules.preprocess.normalisation);
         let top = differences.max().max(full);
         let grey: Vec<u8> = differences.values.iter().map(|value| (value / top * 255.0) as u8).collect();
@@ -51,7 +48,7 @@ pub fn write(
         for (name, bytes) in [
             ("input", png(&input, width, height)?),
             ("reconstruction", png(&autoencoded, width, height)?),
-            ("samples", png(&redrawn.reconstruction.rgb, width, height)?),
+            ("samples", png(&reconstruction, width, height)?),
             ("features", png_grey(&grey, width, height)?),
             ("heatmap", png(&overlay(&input, &item.map, full), width, height)?),
         ] {

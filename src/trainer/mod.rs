@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `config` | how a profile is trained |
-//! | `dataset`, `pictures`, `batches` | what it is trained on |
+//! | `dataset`, `pictures`, `outliers`, `batches` | what it is trained on |
 //! | `objective`, `stage`, `ema`, `checkpoint` | the three stages and their step loop |
 //! | `backbone` | the frozen feature extractor's weights |
 //! | `prototypes`, `select`, `calibrate`, `export`, `report` | from trained networks to a bundle |
@@ -28,6 +28,7 @@ pub mod gallery;
 pub mod import;
 pub mod judge;
 pub mod objective;
+pub mod outliers;
 pub mod paper;
 pub mod pictures;
 pub mod prototypes;

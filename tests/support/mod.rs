@@ -155,6 +155,7 @@ pub fn calibration() -> Calibration {
         alpha: 0.01,
         alpha_bound: 0.03,
         median_score: 0.2,
+        good: Vec::new(),
     };
     Calibration { id: "scripted".into(), entries: vec![entry] }
 }

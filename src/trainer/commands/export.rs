@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::ensure;
+use serde_json::json;
 
 use crate::config::device::DeviceChoice;
 use crate::device;
 use crate::inspection::detect::Steps;
+use crate::trainer::paper::config::parse_device;
 use crate::trainer::paper::export::{ExportRequest, export};
 
 /// Arguments of `trainer export`.
@@ -25,14 +27,17 @@ pub struct ExportArgs {
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 10])]
     steps: Vec<u32>,
     /// Columns of the model grid, for a model that was not trained here
-    #[arg(long, default_value_t = 256)]
-    width: usize,
+    #[arg(long, requires = "height")]
+    width: Option<usize>,
     /// Rows of the model grid, for a model that was not trained here
-    #[arg(long, default_value_t = 256)]
-    height: usize,
+    #[arg(long, requires = "width")]
+    height: Option<usize>,
     /// cpu, cuda or cuda:N
-    #[arg(long, default_value = "cpu")]
+    #[arg(long, default_value = "cpu", value_parser = parse_device)]
     device: DeviceChoice,
+    /// One JSON object: the summary
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs the verb.
@@ -48,10 +53,15 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
         data: &args.data,
         out: &args.out,
         listed: &listed,
-        grid: (args.width, args.height),
+        grid: args.width.zip(args.height),
         command: std::env::args().collect::<Vec<_>>().join(" "),
     };
     let (bundle, calibrated) = export(&request, &compute)?;
+    if args.json {
+        let entries = &calibrated.calibration.entries;
+        println!("{}", json!({"bundle": bundle.dir, "model_hash": bundle.model_hash, "calibration": entries}));
+        return Ok(());
+    }
     println!("bundle  {}", bundle.dir.display());
     for entry in &calibrated.calibration.entries {
         println!(

@@ -13,6 +13,7 @@ use crate::trainer::paper::autoencoder::{FIRST_STAGE, Finetune, Perceptual};
 use crate::trainer::paper::config::{FinetuneFile, RunArgs};
 use crate::trainer::paper::data::Material;
 use crate::trainer::paper::lpips::Lpips;
+use crate::trainer::paper::model;
 use crate::trainer::paper::run::{best, run as run_task, start};
 
 /// Arguments of `trainer finetune-autoencoder`.
@@ -29,6 +30,9 @@ pub struct FinetuneAutoencoderArgs {
     /// Other sizes than the published ones: a JSON file with `model` and `text`
     #[arg(long)]
     sizes: Option<PathBuf>,
+    /// One JSON object: the summary
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs the verb.
@@ -44,6 +48,10 @@ pub fn run(args: &FinetuneAutoencoderArgs) -> anyhow::Result<()> {
     let [device] = config.devices[..] else {
         anyhow::bail!("run.devices names {}: the autoencoder is finetuned on one", config.devices.len());
     };
+    ensure!(
+        task.lpips_trunk.as_os_str().is_empty() == task.lpips_heads.as_os_str().is_empty(),
+        "autoencoder.lpips_trunk and autoencoder.lpips_heads: LPIPS needs both, and without it both are empty"
+    );
     let compute = device::open(device)?;
     let sizes = Sizes::read(args.sizes.as_deref())?.model.autoencoder;
     let spec = PreprocessSpec {
@@ -62,14 +70,13 @@ pub fn run(args: &FinetuneAutoencoderArgs) -> anyhow::Result<()> {
     } else {
         Perceptual::Lpips(Lpips::import(&task.lpips_trunk, &task.lpips_heads, &compute.device)?)
     };
-    let material = Material::read(&config.data, &spec, config.hold_out, config.seed)?;
-    ensure!(!material.train.is_empty(), "{}: no good picture", config.data.display());
+    let material = Material::read(&config.data, &spec, config.hold_out)?;
     let request = json!({
         "verb": "finetune-autoencoder", "width": config.width, "height": config.height, "batch": config.batch,
-        "accumulate": config.accumulate, "learning_rate": config.learning_rate, "seed": config.seed,
-        "hold_out": config.hold_out, "autoencoder": task, "sizes": sizes, "pictures": material.fingerprint(),
+        "accumulate": config.accumulate, "seed": config.seed, "hold_out": config.hold_out, "autoencoder": task,
+        "sizes": sizes, "pictures": material.fingerprint(),
     });
-    let (from, state) = start(config, &request)?;
+    let (from, state) = start(config, request, |path| model::file_fingerprint(path))?;
     let part = Finetune::start(&from, &sizes, &compute.device)?;
     let finetune = Finetune {
         sizes: &sizes,
@@ -82,8 +89,17 @@ pub fn run(args: &FinetuneAutoencoderArgs) -> anyhow::Result<()> {
     };
     let state = run_task(&[finetune], part, &from, state, config)?;
     let (step, value) = state.best().context("the last step is validated")?;
-    println!("steps        {} in {:.0} s", state.step, state.seconds);
-    println!("best         step {step}, mean absolute error {:.5}", -value);
-    println!("autoencoder  {}", best(&config.out)?.join(FIRST_STAGE).display());
+    let autoencoder = best(&config.out)?.join(FIRST_STAGE);
+    if args.json {
+        println!(
+            "{}",
+            json!({"steps": state.step, "seconds": state.seconds, "best_step": step, "mean_absolute_error": -value,
+                   "autoencoder": autoencoder, "losses": state.losses, "validations": state.validations})
+        );
+    } else {
+        println!("steps        {} in {:.0} s", state.step, state.seconds);
+        println!("best         step {step}, mean absolute error {:.5}", -value);
+        println!("autoencoder  {}", autoencoder.display());
+    }
     Ok(())
 }

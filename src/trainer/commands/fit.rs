@@ -38,6 +38,9 @@ pub struct FitArgs {
     /// Forget an unfinished run and start again
     #[arg(long)]
     fresh: bool,
+    /// Train on good pictures that are unlike all the others, too
+    #[arg(long)]
+    keep_outliers: bool,
     /// A changed copy of configs/train/PROFILE.toml
     #[arg(long)]
     config: Option<PathBuf>,
@@ -59,7 +62,7 @@ pub struct FitArgs {
 pub fn run(args: &FitArgs) -> anyhow::Result<()> {
     ensure!(args.minutes > 0.0 && args.minutes.is_finite(), "--minutes {}: must be above 0", args.minutes);
     ensure!(args.stage_steps != Some(0), "--stage-steps 0: must be at least 1");
-    let found = discover(&args.data)?;
+    let mut found = discover(&args.data)?;
     let config = args.config.as_deref().map_or_else(|| TrainConfig::of(args.profile), TrainConfig::read)?;
     let weights = args.backbone.clone().or_else(backbone::default_path);
     let request = FitRequest {
@@ -69,6 +72,7 @@ pub fn run(args: &FitArgs) -> anyhow::Result<()> {
         minutes: args.minutes,
         seed: args.seed,
         fresh: args.fresh,
+        keep_outliers: args.keep_outliers,
         backbone: weights.context(
             "configs/backbone/efficientnet_lite0.f16.safetensors not found; make it with `trainer backbone import`, or name \
              it with --backbone",
@@ -77,8 +81,10 @@ pub fn run(args: &FitArgs) -> anyhow::Result<()> {
         command: std::env::args().collect::<Vec<_>>().join(" "),
     };
     let compute = device::open(args.device)?;
-    for set in &found.sets {
-        survey(set).log();
+    for set in &mut found.sets {
+        let survey = survey(set);
+        survey.log();
+        survey.clean(set, &mut found.skipped);
     }
     let result = fit(&found.sets, found.skipped, &request, &compute)?;
     let summary = json!({

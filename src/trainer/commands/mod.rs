@@ -3,6 +3,7 @@
 pub mod backbone;
 pub mod baseline;
 pub mod build_model;
+pub mod calibrate;
 pub mod describe;
 pub mod export;
 pub mod finetune_autoencoder;

@@ -18,7 +18,9 @@ use crate::trainer::evaluate::{Protocol, evaluate, print, write};
 use crate::trainer::fit::default_steps;
 use crate::trainer::gallery;
 use crate::trainer::judge::{Rules, TrainerClock, judge};
-use crate::trainer::paper::run::best;
+use crate::trainer::paper::config::parse_device;
+use crate::trainer::paper::export::grid;
+use crate::trainer::paper::run::{State, best};
 use crate::trainer::paper::{model, validate};
 
 /// Denoising steps of a model without a bundle, as in the paper.
@@ -43,17 +45,17 @@ pub struct TestArgs {
     /// How ground truth becomes metrics
     #[arg(long, value_enum, default_value_t)]
     protocol: Protocol,
-    /// Folder for metrics.json, metrics.csv, metrics.txt and five pictures per image (it doubles the time)
+    /// Folder for metrics.json, metrics.csv, metrics.txt and five pictures per image (twice the time)
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Columns of the model grid, with --resume-path
-    #[arg(long, default_value_t = 256)]
-    width: usize,
-    /// Rows of the model grid, with --resume-path
-    #[arg(long, default_value_t = 256)]
-    height: usize,
+    /// Columns of the model grid, for a model that was not trained here
+    #[arg(long, requires = "height")]
+    width: Option<usize>,
+    /// Rows of the model grid, for a model that was not trained here
+    #[arg(long, requires = "width")]
+    height: Option<usize>,
     /// cpu, cuda or cuda:N
-    #[arg(long, default_value = "cpu")]
+    #[arg(long, default_value = "cpu", value_parser = parse_device)]
     device: DeviceChoice,
     /// One JSON object a line: a row per class, the mean last
     #[arg(long)]
@@ -73,8 +75,10 @@ impl TestArgs {
     fn subject(&self) -> anyhow::Result<Subject> {
         let compute = device::open(self.device)?;
         if let Some(path) = &self.resume_path {
-            let (config, network) = model::read(&best(path)?, &compute.device)?;
-            let preprocess = model::preprocess(&config, self.width, self.height);
+            let from = best(path)?;
+            let (width, height) = grid(State::read(&from)?.as_ref(), self.width.zip(self.height))?;
+            let (config, network) = model::read(&from, &compute.device)?;
+            let preprocess = model::preprocess(&config, width, height);
             if let Some(problem) = preprocess.problem() {
                 anyhow::bail!("{problem}");
             }
@@ -121,7 +125,7 @@ pub fn run(args: &TestArgs) -> anyhow::Result<()> {
         let judged = judge(set, rules, &mut subject.detector)?;
         rows.push(evaluate(&set.name, &judged, args.protocol));
         if let Some(out) = &args.out {
-            gallery::write(set, &judged, rules, &mut subject.detector, out)?;
+            gallery::write(set, &judged, rules, &subject.detector, out)?;
         }
     }
     ensure!(!rows.is_empty(), "{}: no set has a test split (test/good, test/DEFECT)", args.data.display());

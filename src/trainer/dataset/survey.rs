@@ -1,11 +1,12 @@
-//! What is in a data set, before hours are spent on it: counts, missing masks, unreadable files, and pictures that are both
-//! in training and in the test, which make every figure too good.
+//! What is in a data set, before hours are spent on it: counts, sizes, missing masks, unreadable files, and pictures that are
+//! there twice. In training and in the test they make every figure too good; within training they stand on both sides of
+//! the division, and the thresholds believe that everything is familiar.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
-use super::Set;
+use super::{Set, Skipped};
 use crate::preprocess::decode;
 
 /// What is in one set.
@@ -25,6 +26,16 @@ pub struct Survey {
     pub unreadable: Vec<(PathBuf, String)>,
     /// Test pictures with the very bytes of a training picture, and which.
     pub duplicates: Vec<(PathBuf, PathBuf)>,
+    /// Training pictures with the very bytes of one before them, and which.
+    pub repeated: Vec<(PathBuf, PathBuf)>,
+    /// Columns and rows of the training pictures, and how many have them; the most frequent first.
+    pub sizes: Vec<((u32, u32), usize)>,
+}
+
+/// What one file is.
+struct Look {
+    hash: blake3::Hash,
+    size: (u32, u32),
 }
 
 /// Looks at every file of a set once, on all cores.
@@ -39,17 +50,27 @@ pub fn survey(set: &Set) -> Survey {
             .collect();
         started.into_iter().flat_map(|worker| worker.join().expect("a look cannot panic")).collect()
     });
-    let mut hashes: HashMap<&PathBuf, blake3::Hash> = HashMap::new();
+    let mut seen: HashMap<&PathBuf, Look> = HashMap::new();
     let mut unreadable = Vec::new();
     for (path, look) in paths.into_iter().zip(looks) {
         match look {
-            Ok(hash) => drop(hashes.insert(path, hash)),
+            Ok(look) => drop(seen.insert(path, look)),
             Err(reason) => unreadable.push((path.clone(), reason)),
         }
     }
-    let trained: HashMap<blake3::Hash, &PathBuf> =
-        set.train.iter().filter_map(|path| Some((*hashes.get(path)?, path))).collect();
-    let twin = |path: &PathBuf| Some((path.clone(), (*trained.get(hashes.get(path)?)?).clone()));
+    let mut trained: HashMap<blake3::Hash, &PathBuf> = HashMap::new();
+    let mut repeated = Vec::new();
+    let mut sizes: BTreeMap<(u32, u32), usize> = BTreeMap::new();
+    for (path, look) in set.train.iter().filter_map(|path| Some((path, seen.get(path)?))) {
+        *sizes.entry(look.size).or_default() += 1;
+        match trained.get(&look.hash) {
+            Some(first) => repeated.push((path.clone(), (*first).clone())),
+            None => drop(trained.insert(look.hash, path)),
+        }
+    }
+    let mut sizes: Vec<_> = sizes.into_iter().collect();
+    sizes.sort_by_key(|(size, count)| (std::cmp::Reverse(*count), *size));
+    let twin = |path: &PathBuf| Some((path.clone(), (*trained.get(&seen.get(path)?.hash)?).clone()));
     let duplicates = set.test.iter().filter_map(|sample| twin(&sample.path)).collect();
     let defective = || set.test.iter().filter(|sample| sample.defect.is_some());
     Survey {
@@ -60,23 +81,43 @@ pub fn survey(set: &Set) -> Survey {
         without_mask: defective().filter(|sample| sample.mask.is_none()).map(|sample| sample.path.clone()).collect(),
         unreadable,
         duplicates,
+        repeated,
+        sizes,
     }
 }
 
-/// The bytes' hash if they are a picture.
-fn look(path: &Path) -> Result<blake3::Hash, String> {
+fn look(path: &Path) -> Result<Look, String> {
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
-    decode::decode(&bytes).map_err(|error| error.to_string())?;
-    Ok(blake3::hash(&bytes))
+    let picture = decode::decode(&bytes).map_err(|error| error.to_string())?;
+    Ok(Look { hash: blake3::hash(&bytes), size: (picture.width, picture.height) })
 }
 
 impl Survey {
+    /// Takes what cannot be read, and what is there twice, out of a set's training pictures.
+    pub fn clean(&self, set: &mut Set, skipped: &mut Vec<Skipped>) {
+        let unreadable = self.unreadable.iter().map(|(path, reason)| (path, reason.clone()));
+        let repeated =
+            self.repeated.iter().map(|(path, first)| (path, format!("the same picture as {}", first.display())));
+        for (path, reason) in unreadable.chain(repeated) {
+            set.train.retain(|kept| kept != path);
+            skipped.push(Skipped { path: path.clone(), reason });
+        }
+        set.test.retain(|sample| !self.unreadable.iter().any(|(path, _)| *path == sample.path));
+    }
+
     /// Says it in the log; what is wrong as a warning with its path.
     pub fn log(&self) {
         let Self { set, train, test_good, test_defective, .. } = self;
         log::info!("{set}: {train} good pictures to train on; test: {test_good} good, {test_defective} defective");
-        for (path, reason) in &self.unreadable {
-            log::warn!("{set}: cannot be read: {}: {reason}", path.display());
+        match &self.sizes[..] {
+            [] => {}
+            [((width, height), _)] => log::info!("{set}: all of {width}x{height}"),
+            [((width, height), count), others @ ..] => log::warn!(
+                "{set}: {count} pictures of {width}x{height} and {} of {} other sizes: all are stretched to one grid, so cut \
+                 them alike if they do not show the same field",
+                others.iter().map(|(_, count)| count).sum::<usize>(),
+                others.len()
+            ),
         }
         for (test, twin) in &self.duplicates {
             log::warn!("{set}: {} is in the test and, as {}, in training", test.display(), twin.display());
@@ -106,6 +147,7 @@ mod tests {
         };
         picture("train/good/0.png", 1);
         picture("train/good/1.png", 2);
+        picture("train/good/3.png", 2);
         picture("test/good/7.png", 2);
         picture("test/hole/0.png", 3);
         picture("test/hole/1.png", 4);
@@ -113,9 +155,14 @@ mod tests {
         std::fs::write(dir.path().join("train/good/2.png"), b"\x89PNG\r\n\x1a\n, then nothing").expect("writes");
         let set = discover(dir.path()).expect("a set").sets.remove(0);
         let found = survey(&set);
-        assert_eq!((found.train, found.test_good, found.test_defective), (3, 1, 2));
+        assert_eq!((found.train, found.test_good, found.test_defective), (4, 1, 2));
+        assert_eq!(found.sizes, [((8, 8), 3)]);
+        assert_eq!(found.repeated, [(dir.path().join("train/good/3.png"), dir.path().join("train/good/1.png"))]);
         assert_eq!(found.without_mask, [dir.path().join("test/hole/1.png")]);
         assert_eq!(found.unreadable[0].0, dir.path().join("train/good/2.png"));
+        let (mut cleaned, mut skipped) = (set.clone(), Vec::new());
+        found.clean(&mut cleaned, &mut skipped);
+        assert_eq!((cleaned.train.len(), cleaned.test.len(), skipped.len()), (2, 3, 2));
         assert_eq!(found.duplicates, [(dir.path().join("test/good/7.png"), dir.path().join("train/good/1.png"))]);
     }
 }

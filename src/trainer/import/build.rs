@@ -186,6 +186,7 @@ fn autoencoder_table(config: &AutoencoderConfig, file: &Checkpoint) -> Table {
 pub fn read_autoencoder(path: &Path, config: &AutoencoderConfig, device: &Device) -> anyhow::Result<Autoencoder> {
     let file = Checkpoint::open(path)?;
     let (autoencoder, report) = fill(config.init(device), &autoencoder_table(config, &file), &[], &file, device)?;
+    ensure!(!report.matched.is_empty(), "{}: holds no autoencoder of a known layout", path.display());
     ensure!(
         report.missing.is_empty(),
         "{}: the autoencoder lacks {} of {} parameters: {}",

@@ -127,7 +127,7 @@ impl Task for Finetune<'_> {
     fn validate(&self, trained: Autoencoder) -> anyhow::Result<f64> {
         let (mut sum, mut count) = (0.0, 0);
         let mut rng = ChaCha8Rng::seed_from_u64(self.run.seed);
-        for (index, picture) in spread(&self.material.held, self.config.validation_pictures).enumerate() {
+        for (index, picture) in spread(&self.material.select, self.config.validation_pictures).enumerate() {
             let families = &CorruptionFamily::VALIDATION;
             let family = families[index % families.len()];
             let spoilt = corrupt(&picture.rgb, self.spec.width, self.spec.height, None, family, &mut rng);

@@ -113,6 +113,18 @@ pub trait ConfigFile: DeserializeOwned {
 
     /// The same, to be changed by the command line.
     fn run_mut(&mut self) -> &mut RunConfig;
+
+    /// Whether the other section is in order.
+    ///
+    /// # Errors
+    /// A value out of range.
+    fn check(&self) -> anyhow::Result<()>;
+}
+
+/// A value that must be finite and lie in a range.
+fn within(name: &str, value: f64, range: std::ops::RangeInclusive<f64>) -> anyhow::Result<()> {
+    ensure!(range.contains(&value), "{name} = {value}: must be {} to {}", range.start(), range.end());
+    Ok(())
 }
 
 impl ConfigFile for TrainFile {
@@ -126,6 +138,16 @@ impl ConfigFile for TrainFile {
     fn run_mut(&mut self) -> &mut RunConfig {
         &mut self.run
     }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let DiffusionConfig { weight_decay, sketch_drop, feature_cache_gib, validation_steps, validation_pictures } =
+            self.diffusion;
+        within("diffusion.weight_decay", weight_decay, 0.0..=1.0)?;
+        within("diffusion.sketch_drop", sketch_drop, 0.0..=1.0)?;
+        within("diffusion.feature_cache_gib", feature_cache_gib, 0.0..=1e6)?;
+        within("diffusion.validation_steps", f64::from(validation_steps), 1.0..=1000.0)?;
+        within("diffusion.validation_pictures", validation_pictures as f64, 1.0..=1e6)
+    }
 }
 
 impl ConfigFile for FinetuneFile {
@@ -138,6 +160,13 @@ impl ConfigFile for FinetuneFile {
 
     fn run_mut(&mut self) -> &mut RunConfig {
         &mut self.run
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let FinetuneConfig { kl_weight, perceptual_weight, validation_pictures, .. } = self.autoencoder;
+        within("autoencoder.kl_weight", kl_weight, 0.0..=1e3)?;
+        within("autoencoder.perceptual_weight", perceptual_weight, 0.0..=1e3)?;
+        within("autoencoder.validation_pictures", validation_pictures as f64, 1.0..=1e6)
     }
 }
 
@@ -183,7 +212,10 @@ pub struct RunArgs {
 }
 
 /// A device by name, or a GPU by its number.
-fn parse_device(text: &str) -> Result<DeviceChoice, String> {
+///
+/// # Errors
+/// A text that is neither.
+pub fn parse_device(text: &str) -> Result<DeviceChoice, String> {
     text.parse().map_or_else(|_| text.parse(), |index| Ok(DeviceChoice::Cuda(index)))
 }
 
@@ -219,6 +251,7 @@ impl RunArgs {
         set(&mut run.steps, self.steps.as_ref());
         set(&mut run.seed, self.seed.as_ref());
         file.run().check().with_context(place)?;
+        file.check().with_context(place)?;
         Ok(file)
     }
 }
@@ -256,6 +289,12 @@ impl RunConfig {
             self.hold_out
         );
         ensure!(!self.devices.is_empty(), "run.devices is empty: name cpu or cuda");
+        ensure!(
+            self.devices.len() <= self.accumulate,
+            "run.accumulate = {} with {} devices: every device needs a pass of its own per step",
+            self.accumulate,
+            self.devices.len()
+        );
         Ok(())
     }
 }

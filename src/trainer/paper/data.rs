@@ -23,8 +23,10 @@ use crate::trainer::pictures::{Picture, load};
 pub struct Material {
     /// For the networks.
     pub train: Vec<Picture>,
-    /// Never trained on: for validation and for thresholds.
-    pub held: Vec<Picture>,
+    /// Never trained on: for the choice of a checkpoint.
+    pub select: Vec<Picture>,
+    /// Never trained on nor chosen with: for thresholds.
+    pub calibrate: Vec<Picture>,
     /// Names of the sets.
     pub sets: Vec<String>,
 }
@@ -33,52 +35,66 @@ impl Material {
     /// Reads the good pictures under `data` and holds a share of every set out. What is wrong with the data is logged
     /// before training starts.
     ///
+    /// Which pictures these are depends on their pixels alone, so that the autoencoder and the denoiser, whatever their
+    /// seeds, hold out the same.
+    ///
     /// # Errors
-    /// No data set, or a set with less than two usable pictures.
-    pub fn read(data: &Path, spec: &PreprocessSpec, hold_out: f64, seed: u64) -> anyhow::Result<Self> {
-        let found = discover(data)?;
-        let mut material = Self { train: Vec::new(), held: Vec::new(), sets: Vec::new() };
+    /// No data set, or a set with less than three usable pictures.
+    pub fn read(data: &Path, spec: &PreprocessSpec, hold_out: f64) -> anyhow::Result<Self> {
+        let mut found = discover(data)?;
+        let mut material = Self { train: vec![], select: vec![], calibrate: vec![], sets: vec![] };
         // Pictures are kept as bytes, in the range of bytes.
         let spec = PreprocessSpec { normalisation: Normalisation::SymmetricOne, ..spec.clone() };
         let mut skipped = found.skipped;
-        for (index, set) in found.sets.iter().enumerate() {
-            survey(set).log();
+        for (index, set) in found.sets.iter_mut().enumerate() {
+            let survey = survey(set);
+            survey.log();
+            survey.clean(set, &mut skipped);
             let pictures = load(&set.train, index, &spec, &mut skipped);
             ensure!(
-                pictures.len() >= 2,
-                "{}: {} usable good pictures of {}; at least 2 are needed, one to train on and one to hold out",
+                pictures.len() >= 3,
+                "{}: {} usable good pictures of {}; at least 3 are needed, one to train on, one to choose with, one for the \
+                 thresholds",
                 set.name,
                 pictures.len(),
                 set.train.len()
             );
-            let (train, held) = divide(pictures, hold_out, seed ^ index as u64);
+            let [train, select, calibrate] = divide(pictures, hold_out);
             material.train.extend(train);
-            material.held.extend(held);
+            material.select.extend(select);
+            material.calibrate.extend(calibrate);
             material.sets.push(set.name.clone());
         }
         for skipped in &skipped {
             log::warn!("left out: {}: {}", skipped.path.display(), skipped.reason);
         }
-        log::info!("{} good pictures to train on, {} held out", material.train.len(), material.held.len());
+        log::info!(
+            "{} good pictures to train on, {} to choose with, {} for the thresholds",
+            material.train.len(),
+            material.select.len(),
+            material.calibrate.len()
+        );
         Ok(material)
     }
 
     /// blake3 over all pixels, in order: what a run must find again to go on.
     pub fn fingerprint(&self) -> String {
         let mut hasher = blake3::Hasher::new();
-        for picture in self.train.iter().chain(&self.held) {
+        for picture in self.train.iter().chain(&self.select).chain(&self.calibrate) {
             hasher.update(&picture.rgb);
         }
         hasher.finalize().to_hex().to_string()
     }
 }
 
-/// Divides the pictures of one set by a seeded shuffle; both parts have at least one.
-fn divide(mut pictures: Vec<Picture>, hold_out: f64, seed: u64) -> (Vec<Picture>, Vec<Picture>) {
-    pictures.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
-    let held = ((pictures.len() as f64 * hold_out).round() as usize).clamp(1, pictures.len() - 1);
-    let held = pictures.split_off(pictures.len() - held);
-    (pictures, held)
+/// Divides the pictures of one set by the hash of their pixels: for training, choice (a quarter of what is held out) and
+/// thresholds, at least one each.
+fn divide(mut pictures: Vec<Picture>, hold_out: f64) -> [Vec<Picture>; 3] {
+    pictures.sort_by_cached_key(|picture| *blake3::hash(&picture.rgb).as_bytes());
+    let held = ((pictures.len() as f64 * hold_out).round() as usize).clamp(2, pictures.len() - 1);
+    let mut select = pictures.split_off(pictures.len() - held);
+    let calibrate = select.split_off((held / 4).max(1));
+    [pictures, select, calibrate]
 }
 
 /// Every `n`-th picture, so that at most `most` of them remain.
@@ -186,12 +202,17 @@ mod tests {
     }
 
     #[test]
-    fn both_parts_have_a_picture() {
-        for n in [2, 3, 50] {
-            let pictures = (0..n).map(|i| Picture { path: i.to_string().into(), rgb: vec![], set: 0 }).collect();
-            let (train, held) = divide(pictures, 0.1, 1);
-            assert_eq!(train.len() + held.len(), n);
-            assert!(!train.is_empty() && !held.is_empty());
+    fn the_parts_share_no_picture_and_no_seed_moves_them() {
+        for n in [3u8, 4, 50] {
+            let pictures = |order: &mut dyn Iterator<Item = u8>| {
+                order.map(|i| Picture { path: i.to_string().into(), rgb: vec![i], set: 0 }).collect()
+            };
+            let [train, select, calibrate] = divide(pictures(&mut (0..n)), 0.1);
+            assert_eq!(train.len() + select.len() + calibrate.len(), usize::from(n));
+            assert!(!train.is_empty() && !select.is_empty() && !calibrate.is_empty());
+            let again = divide(pictures(&mut (0..n).rev()), 0.1);
+            let paths = |part: &[Picture]| part.iter().map(|p| p.path.clone()).collect::<Vec<_>>();
+            assert_eq!(paths(&again[2]), paths(&calibrate), "the order of the files does not matter");
         }
     }
 }

@@ -247,7 +247,7 @@ impl Task for Diffusion<'_> {
         let network = self.assemble(learner);
         let mut detector = detector(network, self.sizes, self.spec, self.run.seed, &self.device);
         let DiffusionConfig { validation_pictures: most, validation_steps: steps, .. } = *self.config;
-        validate(&mut detector, &self.material.held, most, steps, self.run.seed, self.spec)
+        validate(&mut detector, &self.material.select, most, steps, self.run.seed, self.spec)
     }
 
     fn write(&self, learner: Learner, directory: &Path) -> anyhow::Result<()> {

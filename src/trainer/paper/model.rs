@@ -44,7 +44,12 @@ pub fn write(network: &Network, config: &ModelConfig, directory: &Path) -> anyho
 /// A directory that exists, or anything that the disk refuses.
 pub fn publish(out: &Path, fill: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
     ensure!(!out.exists(), "{}: exists already; choose another --out, or remove it", out.display());
-    let partial = out.with_extension("partial");
+    let name = out.file_name().with_context(|| format!("{}: has no name", out.display()))?.to_string_lossy();
+    let parent = match out.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let partial = parent.join(format!(".{name}.partial"));
     if partial.exists() {
         std::fs::remove_dir_all(&partial)?;
     }
@@ -53,7 +58,9 @@ pub fn publish(out: &Path, fill: impl FnOnce(&Path) -> anyhow::Result<()>) -> an
     for entry in std::fs::read_dir(&partial)? {
         std::fs::File::open(entry?.path())?.sync_all()?;
     }
-    std::fs::rename(&partial, out).with_context(|| format!("{}: cannot be made", out.display()))
+    std::fs::File::open(&partial)?.sync_all()?;
+    std::fs::rename(&partial, out).with_context(|| format!("{}: cannot be made", out.display()))?;
+    Ok(std::fs::File::open(parent)?.sync_all()?)
 }
 
 /// Reads the sizes of a model.
@@ -61,14 +68,42 @@ pub fn publish(out: &Path, fill: impl FnOnce(&Path) -> anyhow::Result<()>) -> an
 /// # Errors
 /// A directory that holds no model, or sizes that contradict each other.
 pub fn read_config(directory: &Path) -> anyhow::Result<ModelConfig> {
+    ensure!(
+        directory.is_dir(),
+        "{}: not a folder; a model is a folder that `trainer build-model` or `trainer train` made",
+        directory.display()
+    );
     let path = directory.join(SIZES);
-    let text = std::fs::read(&path)
-        .with_context(|| format!("{}: no model there; make one with `trainer build-model`", path.display()))?;
+    ensure!(
+        path.is_file(),
+        "{}: holds no {SIZES}; a model is a folder that `trainer build-model` or `trainer train` made",
+        directory.display()
+    );
+    let text = std::fs::read(&path).with_context(|| path.display().to_string())?;
     let config: ModelConfig = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
     if let Some(problem) = config.problem() {
         anyhow::bail!("{}: {problem}", path.display());
     }
     Ok(config)
+}
+
+/// What tells a model from another: blake3 of its weights.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn fingerprint(directory: &Path) -> anyhow::Result<String> {
+    file_fingerprint(&directory.join(WEIGHTS))
+}
+
+/// blake3 of a file.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn file_fingerprint(path: &Path) -> anyhow::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let mut file = std::fs::File::open(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    std::io::copy(&mut file, &mut hasher).with_context(|| format!("{}: cannot be read", path.display()))?;
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// Reads a model.

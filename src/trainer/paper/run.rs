@@ -26,6 +26,8 @@ use super::model::publish;
 
 const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.bpk";
+/// Held while a process trains into a folder.
+const LOCK: &str = ".lock";
 /// Steps between two looks at the loss: each look waits for the device.
 const LOOK_EVERY: usize = 10;
 
@@ -86,6 +88,12 @@ impl State {
         Self { request, step: 0, learning_rate: 0.0, losses: vec![], validations: vec![], seconds: 0.0 }
     }
 
+    /// Columns and rows of the model grid.
+    pub fn grid(&self) -> Option<(usize, usize)> {
+        let side = |key: &str| self.request.get(key)?.as_u64().map(|side| side as usize);
+        Some((side("width")?, side("height")?))
+    }
+
     /// The step with the best validation.
     pub fn best(&self) -> Option<(usize, f64)> {
         let better = |best: (usize, f64), next: (usize, f64)| if next.1 > best.1 { next } else { best };
@@ -122,24 +130,72 @@ fn checkpoints(out: &Path) -> anyhow::Result<Vec<(usize, PathBuf)>> {
     Ok(found)
 }
 
-/// Where a run begins: its newest checkpoint, the checkpoint that is named, or the model that is named.
+/// Where a run begins: its newest checkpoint; without one, the newest of the run that is named, or what is named itself.
+///
+/// # Errors
+/// A folder that cannot be listed, or an older checkpoint of this very run.
+pub fn origin(config: &RunConfig) -> anyhow::Result<PathBuf> {
+    let newest = |folder: &Path| anyhow::Ok(checkpoints(folder)?.pop().map(|(_, path)| path));
+    let named = &config.resume_path;
+    let Some(own) = newest(&config.out)? else { return Ok(newest(named)?.unwrap_or_else(|| named.clone())) };
+    let older =
+        named.parent() == Some(&config.out) && named.join(STATE).is_file() && named.file_name() != own.file_name();
+    ensure!(
+        !older,
+        "{}: this run has a newer checkpoint, {}; remove the newer ones to go back, or give another --out",
+        named.display(),
+        own.display()
+    );
+    Ok(own)
+}
+
+/// The origin of a run and where it stands there. `fingerprint` tells what a run starts from apart.
 ///
 /// # Errors
 /// A state that cannot be read, or one of another request.
-pub fn start(config: &RunConfig, request: &Value) -> anyhow::Result<(PathBuf, State)> {
-    let newest = checkpoints(&config.out)?.pop().map(|(_, path)| path);
-    let from = newest.unwrap_or_else(|| config.resume_path.clone());
-    let Some(state) = State::read(&from)? else { return Ok((from, State::new(request.clone()))) };
-    ensure!(
-        state.request == *request,
-        "{}: this run was started with {} and not with {}; give the same settings to go on, or another --out and the model \
-         it started from to begin anew",
-        from.display(),
-        state.request,
-        request
-    );
+pub fn start(
+    config: &RunConfig,
+    mut request: Value,
+    fingerprint: impl Fn(&Path) -> anyhow::Result<String>,
+) -> anyhow::Result<(PathBuf, State)> {
+    let from = origin(config)?;
+    let Some(mut state) = State::read(&from)? else {
+        request[START] = fingerprint(&from)?.into();
+        return Ok((from, State::new(request)));
+    };
+    let named = &config.resume_path;
+    // What it started from may be gone; another model in its place must not go unnoticed.
+    let fresh = named.exists() && State::read(named)?.is_none() && checkpoints(named)?.is_empty();
+    request[START] = if fresh { fingerprint(named)?.into() } else { state.request[START].clone() };
+    if let Some(differences) = differences(&state.request, &request) {
+        bail!(
+            "{}: this run was started otherwise: {differences}; give the same settings to go on, or another --out and the \
+             model it started from to begin anew",
+            from.display()
+        );
+    }
+    if from.parent() != Some(&config.out) {
+        // Its checkpoints lie elsewhere: none of them can be the best of this run.
+        state.validations.clear();
+    }
+    if state.learning_rate != config.learning_rate {
+        log::warn!("learning rate {} from here on, {} before", config.learning_rate, state.learning_rate);
+    }
     log::info!("goes on from {} at step {}", from.display(), state.step);
     Ok((from, state))
+}
+
+/// Key of what a run started from, in its request.
+const START: &str = "start";
+
+/// The keys of two requests that differ, in words.
+fn differences(there: &Value, now: &Value) -> Option<String> {
+    let keys = [there, now].into_iter().filter_map(Value::as_object).flat_map(|object| object.keys());
+    let mut keys: Vec<&String> = keys.filter(|key| there[key.as_str()] != now[key.as_str()]).collect();
+    keys.sort();
+    keys.dedup();
+    let words = keys.iter().map(|key| format!("{key} {} there, {} now", there[key.as_str()], now[key.as_str()]));
+    (!keys.is_empty()).then(|| words.collect::<Vec<_>>().join("; "))
 }
 
 /// The checkpoint of a run that its validations found best, or the model itself if it is no run.
@@ -248,16 +304,13 @@ pub fn run<T: Task>(
     config: &RunConfig,
 ) -> anyhow::Result<State> {
     let task = tasks.first().context("a run needs a device")?;
-    ensure!(
-        tasks.len() <= config.accumulate,
-        "run.accumulate = {} with {} devices: every device needs a pass of its own per step",
-        config.accumulate,
-        tasks.len()
-    );
     if state.step >= config.steps {
-        bail!("{}: has {} steps already; ask for more with --steps", config.out.display(), state.step);
+        log::warn!("{}: has {} steps already; ask for more with --steps", config.out.display(), state.step);
+        return Ok(state);
     }
     std::fs::create_dir_all(&config.out).with_context(|| format!("{}: cannot be made", config.out.display()))?;
+    let lock = std::fs::File::create(config.out.join(LOCK)).with_context(|| config.out.display().to_string())?;
+    lock.try_lock().with_context(|| format!("{}: another process trains into it", config.out.display()))?;
     let mut trained = part.map(&mut Named(Vec::new())).to_device(&graph(task.device(), config)).train();
     let mut optimizer = task.optimizer();
     if state.step > 0 {
@@ -293,6 +346,7 @@ pub fn run<T: Task>(
             progress.set_message(format!("loss {mean:.5}"));
             if validate {
                 let value = task.validate(trained.valid())?;
+                ensure!(value.is_finite(), "{}: the validation gave {value} at step {}", task.name(), state.step);
                 log::info!("step {}: loss {mean:.5}, validation {value:.4}", state.step);
                 state.validations.push((state.step, value));
             }

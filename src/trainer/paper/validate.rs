@@ -40,8 +40,8 @@ pub fn detector(
     DiffusionDetector::new(network, detector, device, NumberFormat::F32, TrainerClock::start())
 }
 
-/// Image AUROC and half the pixel AP over at most `most` pictures, each as it is, with a defect of a family that training
-/// knows nothing of, and with one of another: 0 to 1.5.
+/// Image AUROC and half the pixel AP over at most `most` pictures, each as it is and with defects of two families (training
+/// sees none at all): 0 to 1.5.
 ///
 /// # Errors
 /// What the detector says.

@@ -1,0 +1,183 @@
+//! `dsad calibrate`: thresholds from good parts of this station, false rejects among them. They lie beside the bundle,
+//! which stays signed as it is, and can be taken back.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, bail, ensure};
+use serde_json::json;
+
+use super::load::{Bundles, keys};
+use crate::bundle::station_calibration::{self, current};
+use crate::camera::replay::{Replay, pictures};
+use crate::config::device::DeviceChoice;
+use crate::inspection::calibration::{Calibration, CalibrationEntry, GoodPart, calibrate};
+use crate::inspection::detect::{ClassId, Detector, Plan, Steps};
+use crate::inspection::frame::{CameraId, FrameSource, Prepared};
+use crate::inspection::roi::Roi;
+use crate::inspection::time::{Clock, rfc3339};
+use crate::platform::clock::SystemClock;
+use crate::preprocess::prepare;
+
+/// Arguments of `dsad calibrate`.
+#[derive(Debug, clap::Args)]
+pub struct CalibrateArgs {
+    /// Pictures of good parts, or folders of them; those that the bundle was calibrated with are kept beside them
+    #[arg(required_unless_present = "revert")]
+    good: Vec<PathBuf>,
+    /// The bundle
+    #[arg(long)]
+    bundle: PathBuf,
+    /// Folder of the station's calibrations: `calibrations` of dsad.toml
+    #[arg(long)]
+    calibrations: PathBuf,
+    /// The false-reject rate to aim at
+    #[arg(long, default_value_t = 0.01)]
+    alpha: f64,
+    /// Leave the good parts behind the present thresholds away: this station shows other pictures
+    #[arg(long)]
+    alone: bool,
+    /// Step counts to calibrate; default all that the bundle lists
+    #[arg(long, value_delimiter = ',')]
+    steps: Vec<u32>,
+    /// Product kind of a multi-class bundle; default is the null class
+    #[arg(long)]
+    class: Option<String>,
+    /// Region of the frame as the recipe has it: x,y,width,height in shares of the frame
+    #[arg(long, value_delimiter = ',')]
+    roi: Vec<f64>,
+    /// Take the calibration in force back
+    #[arg(long, conflicts_with = "good")]
+    revert: bool,
+    /// cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    device: DeviceChoice,
+    /// Folder of public keys; with it, an unsigned bundle is refused
+    #[arg(long)]
+    keys: Option<PathBuf>,
+    /// One JSON object a line: one per threshold, the summary last
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// A bundle or a picture that cannot be used, or too few good parts for the rate.
+pub fn run(args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+    let mut bundles = Bundles::default();
+    let index = bundles.open(&args.bundle, &keys(args.keys.as_deref())?)?;
+    let hash = bundles.get(index).model_hash.clone();
+    if args.revert {
+        let Some(version) = station_calibration::revert(&args.calibrations, &hash)? else {
+            bail!("{}: no calibration of this bundle is in force there", args.calibrations.display());
+        };
+        let now =
+            current(&args.calibrations, &hash)?.map_or("the bundle's".into(), |c| format!("version {}", c.version));
+        println!("version {version} is taken back; in force is {now}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let manifest = bundles.get(index).manifest.clone();
+    let class = args.class.clone().map(ClassId);
+    ensure!(
+        class.as_ref().is_none_or(|class| manifest.classes.contains(class)),
+        "--class: the bundle knows {:?}",
+        manifest.classes.iter().map(|class| class.0.as_str()).collect::<Vec<_>>()
+    );
+    let asked: Vec<Steps> = args.steps.iter().copied().map(Steps).collect();
+    let listed = if asked.is_empty() { manifest.steps.clone() } else { asked };
+    if let Some(unknown) = listed.iter().find(|steps| !manifest.steps.contains(steps)) {
+        bail!("--steps {}: the bundle lists {:?}", unknown.0, manifest.steps.iter().map(|s| s.0).collect::<Vec<_>>());
+    }
+    let before = match (&manifest.calibration, current(&args.calibrations, &hash)?) {
+        (Some(shipped), Some(here)) => Some(shipped.replaced_by(&here.calibration)),
+        (None, Some(here)) => Some(here.calibration),
+        (shipped, None) => shipped.clone(),
+    };
+    let roi = match args.roi[..] {
+        [] => Roi::FULL,
+        [x, y, width, height] => Roi { x, y, width, height },
+        _ => bail!("--roi: four numbers are needed, x,y,width,height"),
+    };
+    if let Some(problem) = roi.problem() {
+        bail!("--roi: {problem}");
+    }
+    let mut files = Vec::new();
+    for path in &args.good {
+        files.extend(pictures(path).map_err(anyhow::Error::msg)?);
+    }
+    let mut prepared: Vec<Prepared> = Vec::with_capacity(files.len());
+    for file in &files {
+        let camera = CameraId("file".into());
+        let mut replay = Replay::open(camera, file, None, Arc::clone(&clock)).map_err(anyhow::Error::msg)?;
+        // Every one was named as a good part: one that cannot be read is an error, not one less.
+        let frame = replay.next_frame().map_err(|error| anyhow::anyhow!("{}: {error}", file.display()))?;
+        prepared.push(prepare(&frame, &roi, &manifest.preprocess).with_context(|| file.display().to_string())?);
+    }
+    let mut detectors = bundles.detectors(args.device, Arc::clone(&clock))().map_err(anyhow::Error::msg)?;
+    let detector = detectors[index].as_mut();
+    let mut entries = Vec::new();
+    for steps in listed {
+        let old = before.as_ref().and_then(|calibration| calibration.entry(class.as_ref(), steps));
+        let min_area = match (old, before.as_ref().and_then(|c| c.entries.first())) {
+            (Some(entry), _) | (None, Some(entry)) => entry.min_area,
+            (None, None) => bail!("the bundle has no calibration at all; make one with `trainer calibrate`"),
+        };
+        let mut parts = judge(detector, &prepared, &Plan { steps, class: class.clone() }, min_area)?;
+        if !args.alone {
+            parts.extend(old.iter().flat_map(|entry| &entry.good));
+        }
+        let entry = calibrate(&parts, args.alpha, class.clone(), steps, min_area)?;
+        say(&entry, old, args.json)?;
+        entries.push(entry);
+    }
+    let digest = blake3::hash(&serde_json::to_vec(&entries)?).to_hex();
+    let calibration = Calibration { id: format!("station-{}", &digest[..12]), entries };
+    let names = files.iter().map(|file| file.display().to_string()).collect();
+    let path = station_calibration::write(&args.calibrations, &hash, calibration, names, rfc3339(clock.wall_nanos()))?;
+    if args.json {
+        println!("{}", json!({"calibration": path, "pictures": files.len()}));
+    } else {
+        println!("{} pictures; in force from the next start: {}", files.len(), path.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn judge(
+    detector: &mut dyn Detector,
+    prepared: &[Prepared],
+    plan: &Plan,
+    min_area: u32,
+) -> anyhow::Result<Vec<GoodPart>> {
+    let mut parts = Vec::with_capacity(prepared.len());
+    for frame in prepared {
+        for detection in detector.detect(std::slice::from_ref(frame), plan)? {
+            parts.push(GoodPart { score: detection.score.0, level: detection.map.region_level(min_area) });
+        }
+    }
+    Ok(parts)
+}
+
+fn say(entry: &CalibrationEntry, old: Option<&CalibrationEntry>, json: bool) -> anyhow::Result<()> {
+    let CalibrationEntry { steps, image_threshold, region_threshold, samples, alpha, alpha_bound, .. } = entry;
+    if json {
+        println!(
+            "{}",
+            json!({"class": entry.class, "steps": steps, "image_threshold": image_threshold,
+                   "region_threshold": region_threshold, "samples": samples, "alpha": alpha, "alpha_bound": alpha_bound,
+                   "before": old.map(|old| old.image_threshold)})
+        );
+    } else {
+        println!(
+            "steps {}  image threshold {image_threshold:.4} (was {})  {:.2} % false rejects (bound {:.2} %, {samples} good \
+             parts)",
+            steps.0,
+            old.map_or("none".into(), |old| format!("{:.4}", old.image_threshold)),
+            alpha * 100.0,
+            alpha_bound * 100.0
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! `trainer calibrate`: the bundle again with other thresholds, for a stated false-reject rate.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{bail, ensure};
+
+use crate::bundle::Bundle;
+use crate::bundle::signature::KeyList;
+use crate::config::device::DeviceChoice;
+use crate::detector::DiffusionDetector;
+use crate::device;
+use crate::inspection::detect::ClassId;
+use crate::preprocess::spec::{Normalisation, PreprocessSpec};
+use crate::trainer::calibrate::calibrate_bundle;
+use crate::trainer::dataset::discover::discover;
+use crate::trainer::dataset::survey::survey;
+use crate::trainer::judge::TrainerClock;
+use crate::trainer::paper::config::parse_device;
+use crate::trainer::pictures::{Picture, load};
+
+/// Arguments of `trainer calibrate`.
+#[derive(Debug, clap::Args)]
+pub struct CalibrateArgs {
+    /// The bundle
+    #[arg(long)]
+    bundle: PathBuf,
+    /// Good pictures that it was not trained on: a set (its train/good), a folder of sets, or a flat folder
+    #[arg(long)]
+    data: PathBuf,
+    /// The bundle's directory to make; it is not signed
+    #[arg(long)]
+    out: PathBuf,
+    /// The false-reject rate to aim at; refused where the good pictures are too few to show it
+    #[arg(long, default_value_t = 0.01)]
+    alpha: f64,
+    /// cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu", value_parser = parse_device)]
+    device: DeviceChoice,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// A bundle or data that cannot be used, or too few pictures for the rate.
+pub fn run(args: &CalibrateArgs) -> anyhow::Result<()> {
+    ensure!(args.alpha > 0.0 && args.alpha < 1.0, "--alpha {}: must lie between 0 and 1", args.alpha);
+    let bundle = Bundle::open(&args.bundle, &KeyList::empty())?;
+    let compute = device::open(args.device)?;
+    let mut detector = DiffusionDetector::load(&bundle, &compute, TrainerClock::start())?;
+    detector.self_test(&bundle, args.device)?;
+    let mut manifest = bundle.manifest.clone();
+    let mut found = discover(&args.data)?;
+    let grid = PreprocessSpec { normalisation: Normalisation::SymmetricOne, ..manifest.preprocess.clone() };
+    let mut pictures: Vec<Vec<Picture>> = vec![Vec::new(); manifest.classes.len().max(1)];
+    for set in &mut found.sets {
+        let survey = survey(set);
+        survey.log();
+        survey.clean(set, &mut found.skipped);
+        let class = manifest.classes.iter().position(|class| *class == ClassId(set.name.clone()));
+        let index = match (manifest.classes.is_empty(), class) {
+            (true, _) => 0,
+            (false, Some(index)) => index,
+            (false, None) => bail!(
+                "{}: the bundle has no class of this name; it knows {:?}",
+                set.name,
+                manifest.classes.iter().map(|class| class.0.as_str()).collect::<Vec<_>>()
+            ),
+        };
+        pictures[index].extend(load(&set.train, index, &grid, &mut found.skipped));
+    }
+    for skipped in &found.skipped {
+        log::warn!("left out: {}: {}", skipped.path.display(), skipped.reason);
+    }
+    let classes = manifest.classes.clone();
+    let calibrated =
+        calibrate_bundle(&mut detector, &pictures, &classes, &manifest.steps, &manifest.preprocess, Some(args.alpha))?;
+    for entry in &calibrated.calibration.entries {
+        println!(
+            "class {:<12} steps {}  image threshold {:.4}  false rejects {:.2} % (bound {:.2} %, {} good pictures)",
+            entry.class.as_ref().map_or("(none)", |class| &class.0),
+            entry.steps.0,
+            entry.image_threshold,
+            entry.alpha * 100.0,
+            entry.alpha_bound * 100.0,
+            entry.samples
+        );
+    }
+    manifest.calibration = Some(calibrated.calibration);
+    if let Some(id) = args.out.file_name() {
+        manifest.id = id.to_string_lossy().into_owned();
+    }
+    manifest.provenance.command = std::env::args().collect::<Vec<_>>().join(" ");
+    let names: Vec<String> = manifest.files.keys().cloned().collect();
+    let files = names.into_iter().map(|name| Ok((name.clone(), bundle.read(&name)?)));
+    let files = files.collect::<anyhow::Result<BTreeMap<_, _>>>()?;
+    let made = Bundle::create(&args.out, manifest, &files, false)?;
+    println!("bundle  {}", made.dir.display());
+    Ok(())
+}
