@@ -84,6 +84,11 @@ fn edge_style(expansion: usize) -> BlockStyle {
     BlockStyle { kind: BlockKind::Edge, activation: Activation::Relu, groups: 8, epsilon: 1e-5, expansion }
 }
 
+/// `rows` prototypes, divided among the classes: the work of a frame does not grow with their number.
+fn prototypes(rows: usize, classes: usize) -> PrototypesConfig {
+    PrototypesConfig { per_class: rows / classes.max(1), border_counts: true }
+}
+
 /// The paper's blocks; the autoencoder has another epsilon than the denoiser.
 fn paper_style(epsilon: f64) -> BlockStyle {
     BlockStyle { kind: BlockKind::Residual, activation: Activation::Silu, groups: 32, epsilon, expansion: 1 }
@@ -178,7 +183,7 @@ impl ModelConfig {
                 }),
                 control: None,
                 refine: Some(RefineConfig { fine: 32, coarse: 64, blocks: 2, style: edge_style(2) }),
-                prototypes: Some(PrototypesConfig { per_class: 768 }),
+                prototypes: Some(prototypes(4096, classes)),
                 backbone: Backbone::EfficientnetLite0,
                 sampler: Sampler::DeviationCorrection { levels: 10 },
                 classes,
@@ -214,7 +219,7 @@ impl ModelConfig {
                 }),
                 control: None,
                 refine: Some(RefineConfig { fine: 64, coarse: 128, blocks: 2, style: edge_style(2) }),
-                prototypes: Some(PrototypesConfig { per_class: 2048 }),
+                prototypes: Some(prototypes(8192, classes)),
                 backbone: Backbone::EfficientnetLite0,
                 sampler: Sampler::DeviationCorrection { levels: 10 },
                 classes,

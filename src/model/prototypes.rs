@@ -17,6 +17,10 @@ use super::score::resize;
 pub struct PrototypesConfig {
     /// Prototypes of each class.
     pub per_class: usize,
+    /// Cells beyond the border count as zeros in a neighbourhood's mean, as in PatchCore: borders fade, and what varies
+    /// there (a part that is cut off, a shadow) is no alarm. Bundles of versions before it could be chosen do without.
+    #[serde(default)]
+    pub border_counts: bool,
 }
 
 /// Typical patch features of good parts: not trained by gradient, but chosen from the pictures.
@@ -24,6 +28,7 @@ pub struct PrototypesConfig {
 pub struct Prototypes {
     /// `[max(classes, 1), per_class, channels]`
     rows: Param<Tensor<3>>,
+    border_counts: bool,
 }
 
 /// Patch features of pictures: the stages at strides 8 and 16, averaged over the neighbourhood and joined at stride 16.
@@ -34,12 +39,12 @@ pub struct Prototypes {
 /// # Shapes
 /// - stages of `[b, 3, h, w]`
 /// - output `[b, h/16 w/16, channels]`
-pub fn patches(stages: &Stages) -> Tensor<3> {
+pub fn patches(stages: &Stages, border_counts: bool) -> Tensor<3> {
     let pool = |stage: &Tensor<4>, side: usize, stride: usize| {
         let options = AvgPoolOptions::<2>::new([side, side])
             .with_stride([stride, stride])
             .with_padding([1, 1])
-            .with_count_include_pad(false);
+            .with_count_include_pad(border_counts);
         avg_pool2d(stage.clone(), options)
     };
     let [_, fine, coarse] = stages;
@@ -53,7 +58,7 @@ impl PrototypesConfig {
     /// Makes a place for the prototypes of a backbone with these stage channels; all are zero until they are chosen.
     pub fn init(&self, stage_channels: [usize; 3], classes: usize, device: &Device) -> Prototypes {
         let shape = [classes.max(1), self.per_class, stage_channels[1] + stage_channels[2]];
-        Prototypes { rows: Param::from_tensor(Tensor::zeros(shape, device)) }
+        Prototypes { rows: Param::from_tensor(Tensor::zeros(shape, device)), border_counts: self.border_counts }
     }
 }
 
@@ -62,7 +67,7 @@ impl Prototypes {
     pub fn with_rows(self, rows: Tensor<3>) -> Self {
         let [classes, count, channels] = self.rows.val().dims();
         assert_shape!(rows, [classes, count, channels]);
-        Self { rows: Param::from_tensor(rows) }
+        Self { rows: Param::from_tensor(rows), ..self }
     }
 
     /// Euclidean distance of each patch to its nearest prototype.
@@ -74,7 +79,7 @@ impl Prototypes {
         let rows = self.rows.val();
         let [groups, count, channels] = rows.dims();
         let [_, _, cell_rows, cell_columns] = stages[2].dims();
-        let found = patches(stages);
+        let found = patches(stages, self.border_counts);
         let near: Vec<Tensor<2>> = classes
             .iter()
             .enumerate()
@@ -122,7 +127,7 @@ mod tests {
     #[test]
     fn a_class_is_compared_with_its_own_prototypes() {
         let device = Device::flex();
-        let config = PrototypesConfig { per_class: 2 };
+        let config = PrototypesConfig { per_class: 2, border_counts: false };
         let rows = Tensor::<1>::from_floats([1.0, 1.0, 1.0, 1.0, 5.0, 5.0, 5.0, 5.0], &device).reshape([2, 2, 2]);
         let prototypes = config.init([1, 1, 1], 2, &device).with_rows(rows);
         let stages = [16, 8, 4].map(|side| Tensor::<4>::ones([3, 1, side, side], &device));

@@ -32,7 +32,7 @@ pub fn choose_prototypes(
         let mut rows: Vec<f32> = Vec::new();
         for picture in &own {
             let image = picture_tensor(&picture.rgb, width, height, device);
-            let found = patches(&network.features.forward(image));
+            let found = patches(&network.features.forward(image), config.border_counts);
             let cells = found.dims()[1];
             channels = found.dims()[2];
             let found = found.try_into_vec_as::<f32>()?;
