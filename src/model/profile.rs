@@ -183,7 +183,7 @@ impl ModelConfig {
                 }),
                 control: None,
                 refine: Some(RefineConfig { fine: 32, coarse: 64, blocks: 2, style: edge_style(2) }),
-                prototypes: Some(prototypes(4096, classes)),
+                prototypes: Some(prototypes(864, classes)),
                 backbone: Backbone::EfficientnetLite0,
                 sampler: Sampler::DeviationCorrection { levels: 10 },
                 classes,
