@@ -330,3 +330,82 @@ fn a_bundle_gets_other_thresholds_or_is_refused_for_few_pictures() {
     assert!(code == 0 && out.contains("false rejects 20.00 %"), "{error}{out}");
     assert_eq!(run(DSAD, &["bundle", "verify", "again"], dir.path()).0, 0);
 }
+
+#[test]
+fn a_strangers_folder_ends_with_a_bundle_and_a_report_that_names_what_is_wrong() {
+    let (bundle, parts) = tiny_bundle();
+    let dir = home();
+    let folder = dir.path().join("photos");
+    std::fs::create_dir(&folder).expect("makes");
+    for entry in std::fs::read_dir(parts.join("washer/train/good")).expect("lists").filter_map(Result::ok) {
+        std::fs::copy(entry.path(), folder.join(entry.file_name())).expect("copies");
+    }
+    let mut names: Vec<_> =
+        std::fs::read_dir(&folder).expect("lists").filter_map(|entry| Some(entry.ok()?.path())).collect();
+    names.sort();
+    // Mixed sizes, one corrupt file, two duplicates, five outliers.
+    for name in &names[..2] {
+        let picture = image::open(name).expect("opens").resize_exact(96, 80, image::imageops::FilterType::Triangle);
+        picture.save(name).expect("saves");
+    }
+    for (k, name) in names[2..4].iter().enumerate() {
+        std::fs::copy(name, folder.join(format!("twin-{k}.png"))).expect("copies");
+    }
+    std::fs::write(folder.join("corrupt.png"), b"\x89PNG\r\n\x1a\n, then nothing").expect("writes");
+    for k in 0..5u32 {
+        let picture =
+            image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([(x * 37 * (k + 1)) as u8, (y * 91) as u8, 255]));
+        picture.save(folder.join(format!("odd-{k}.png"))).expect("saves");
+    }
+    let tiny = bundle.with_file_name("tiny.toml");
+    let args = ["fit", "--data", "photos", "--out", "made", "--stage-steps", "2", "--config"];
+    let (code, _, error) = run(TRAINER, &[&args[..], &[tiny.to_str().expect("path")]].concat(), dir.path());
+    assert_eq!(code, 0, "{error}");
+    let report = std::fs::read_to_string(dir.path().join("made.report.html")).expect("report");
+    let named = ["corrupt.png", "twin-0.png", "twin-1.png", "odd-0.png", "odd-4.png", "2 of 1 other sizes"];
+    for name in named {
+        assert!(report.contains(name), "{name} is not in the report; {error}");
+    }
+    let left = |name: &Path| report.contains(&format!("{}:", name.display()));
+    assert_eq!(names.iter().filter(|name| left(name)).count(), 0, "good parts stay");
+    let (code, _, error) = run(DSAD, &["inspect", "--bundle", "made", names[5].to_str().expect("path")], dir.path());
+    assert!(code == 0 || code == 1, "{error}");
+}
+
+#[test]
+fn a_lamp_that_fades_is_said_before_parts_are_rejected() {
+    let (bundle, _) = tiny_bundle();
+    let dir = home();
+    let synth = ["synth", "--count", "48", "--test-good", "0", "--test-defective", "0", "--size", "64", "--seed", "5"];
+    assert_eq!(run(TRAINER, &[&synth[..], &["--out", "parts"]].concat(), dir.path()).0, 0);
+    let good = dir.path().join("parts/washer/train/good");
+    let bundle_name = bundle.to_str().expect("path");
+    let calibrate = ["calibrate", "--bundle", bundle_name, "--calibrations", "here", "--alone", "--alpha", "0.03"];
+    let (code, _, error) = run(DSAD, &[&calibrate[..], &[good.to_str().expect("path")]].concat(), dir.path());
+    assert_eq!(code, 0, "{error}");
+    // The same parts under a light that loses a tenth every 48 frames.
+    let mut names: Vec<_> =
+        std::fs::read_dir(&good).expect("lists").filter_map(|entry| Some(entry.ok()?.path())).collect();
+    names.sort();
+    std::fs::create_dir(dir.path().join("line")).expect("makes");
+    for (step, share) in [1.0f32, 0.9, 0.8].into_iter().enumerate() {
+        for (k, name) in names.iter().enumerate() {
+            let mut picture = image::open(name).expect("opens").into_rgb8();
+            picture.pixels_mut().flat_map(|pixel| &mut pixel.0).for_each(|v| *v = (f32::from(*v) * share) as u8);
+            picture.save(dir.path().join(format!("line/{step}-{k:02}.png"))).expect("saves");
+        }
+    }
+    config(dir.path(), bundle, "{ kind = 'replay', folder = 'line' }", "events.ndjson");
+    let text = std::fs::read_to_string(dir.path().join("dsad.toml")).expect("reads");
+    std::fs::write(dir.path().join("dsad.toml"), format!("calibrations = 'here'\n{text}")).expect("writes");
+    let (code, _, error) = run(DSAD, &["run", "--config", "dsad.toml", "--json"], dir.path());
+    assert_eq!(code, 0, "{error}");
+    let events = lines(&std::fs::read_to_string(dir.path().join("events.ndjson")).expect("events"));
+    assert_eq!(events.len(), 3 * names.len());
+    let drifts = |event: &Value| event["drift"].as_array().is_some_and(|words| words.contains(&"light".into()));
+    let first = events.iter().position(drifts).expect("the light is said to drift");
+    assert!((names.len()..2 * names.len()).contains(&first), "said at frame {first}");
+    let rejected = events[..first].iter().filter(|event| event["verdict"] != "pass").count();
+    assert!(rejected * 10 <= first, "{rejected} of {first} were rejected before");
+    assert!(error.contains("light drifted"), "{error}");
+}

@@ -47,8 +47,8 @@ pub const WEIGHTS: &str = "weights.safetensors";
 /// Ending of the files whose headers are checked on opening.
 const TENSORS: &str = ".safetensors";
 
-/// A manifest with the hashes of a hundred files is 20 KiB.
-const MANIFEST_LIMIT: u64 = 1 << 20;
+/// A manifest with the good parts of fifteen classes at four step counts is 2 MiB.
+const MANIFEST_LIMIT: u64 = 16 << 20;
 /// A signature is one line of 215 bytes.
 const SIGNATURE_LIMIT: u64 = 4 << 10;
 /// The paper's size in f16 is 2.7 GB.

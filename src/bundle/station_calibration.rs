@@ -147,7 +147,7 @@ mod tests {
 
     fn calibration(scale: f32) -> Calibration {
         let parts: Vec<GoodPart> =
-            (1..20).map(|k| GoodPart { score: k as f32 * scale, level: k as f32 * scale }).collect();
+            (1..20).map(|k| GoodPart { score: k as f32 * scale, level: k as f32 * scale, light: 0.5 }).collect();
         let entry = calibrate(&parts, 0.1, None, Steps(2), 4).expect("enough");
         Calibration { id: format!("c{scale}"), entries: vec![entry] }
     }

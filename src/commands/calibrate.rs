@@ -154,7 +154,11 @@ fn judge(
     let mut parts = Vec::with_capacity(prepared.len());
     for frame in prepared {
         for detection in detector.detect(std::slice::from_ref(frame), plan)? {
-            parts.push(GoodPart { score: detection.score.0, level: detection.map.region_level(min_area) });
+            parts.push(GoodPart {
+                score: detection.score.0,
+                level: detection.map.region_level(min_area),
+                light: frame.light,
+            });
         }
     }
     Ok(parts)

@@ -9,9 +9,10 @@ use crossbeam::channel::{Receiver, Sender};
 
 use super::health::Health;
 use super::mailbox::{Consumer, Producer, Taken};
-use crate::inspection::calibration::Calibration;
+use crate::inspection::calibration::{Calibration, GoodPart};
 use crate::inspection::decide::decide;
 use crate::inspection::detect::{Detector, Plan};
+use crate::inspection::drift::{Drift, DriftMonitor};
 use crate::inspection::event::Event;
 use crate::inspection::frame::{CameraId, Frame, FrameId, FrameMeta, FrameSource, Prepared, SourceError};
 use crate::inspection::recipe::Recipe;
@@ -199,6 +200,7 @@ pub fn inspect(
     clock: &dyn Clock,
     health: &Health,
 ) {
+    let mut monitors = Monitors::new();
     loop {
         health.beat(2);
         let item = match work.recv_timeout(IDLE) {
@@ -206,11 +208,42 @@ pub fn inspect(
             Err(crossbeam::channel::RecvTimeoutError::Timeout) => continue,
             Err(crossbeam::channel::RecvTimeoutError::Disconnected) => return,
         };
-        let inspection = judge(item, &mut detectors, jobs, clock);
+        let mut inspection = judge(item, &mut detectors, jobs, clock);
+        inspection.drift = watch(&inspection, jobs, &mut monitors);
         if inspections.send(inspection).is_err() {
             return;
         }
     }
+}
+
+/// Drift monitors by camera, and what each said last; none where the thresholds keep no good parts.
+type Monitors = HashMap<CameraId, Option<(DriftMonitor, Drift)>>;
+
+/// What drifts on the camera of an inspection; a change is logged.
+fn watch(inspection: &Inspection, jobs: &Jobs, monitors: &mut Monitors) -> Drift {
+    let camera = &inspection.frame.camera;
+    let (Some(job), Some(detection), Some(prepared)) = (jobs.get(camera), &inspection.detection, &inspection.prepared)
+    else {
+        return Drift::default();
+    };
+    let monitor = monitors.entry(camera.clone()).or_insert_with(|| {
+        let entry = job.calibration.as_ref()?.entry(job.recipe.class.as_ref(), job.recipe.steps)?;
+        Some((DriftMonitor::new(entry)?, Drift::default()))
+    });
+    let Some((monitor, last)) = monitor else { return Drift::default() };
+    let score = detection.score.0;
+    let drift = monitor.observe(GoodPart { score, level: score, light: prepared.light });
+    if drift != *last {
+        match drift.words().join(" and ") {
+            none if none.is_empty() => log::info!("camera {camera}: no drift any more"),
+            words => log::warn!(
+                "camera {camera}: the {words} drifted from the good parts behind the thresholds; look at light, lens and \
+                 material before good parts are rejected"
+            ),
+        }
+        *last = drift;
+    }
+    drift
 }
 
 fn judge(item: Work, detectors: &mut [Box<dyn Detector>], jobs: &Jobs, clock: &dyn Clock) -> Inspection {
@@ -275,6 +308,7 @@ pub fn judge_one(
         seed: job.seed,
         fault,
         prepared: Some(Arc::new(prepared)),
+        drift: Drift::default(),
     }
 }
 
@@ -305,6 +339,7 @@ pub fn faulty(meta: FrameMeta, job: Option<&Job>, reason: FaultReason, text: Str
         fault: Some(text),
         prepared: None,
         full_scale: None,
+        drift: Drift::default(),
     }
 }
 

@@ -80,6 +80,8 @@ pub struct GoodPart {
     pub score: f32,
     /// Its region level (`AnomalyMap::region_level`).
     pub level: f32,
+    /// Mean brightness of the picture, 0 to 1.
+    pub light: f32,
 }
 
 /// Why no threshold can be stated.
@@ -135,7 +137,7 @@ pub fn calibrate(
         return Err(CalibrationError::TooFew { have: n, alpha, need, smallest: smallest_alpha(n) });
     }
     if let Some(index) = parts.iter().position(|p| !(p.score.is_finite() && p.level.is_finite())) {
-        let GoodPart { score, level } = parts[index];
+        let GoodPart { score, level, .. } = parts[index];
         return Err(CalibrationError::NotFinite { index, score, level });
     }
     let rank = (((n + 1) as f64 * (1.0 - alpha) - 1e-9).ceil() as usize).clamp(1, n);
@@ -217,7 +219,11 @@ mod tests {
         (0..n)
             .map(|_| {
                 let common: f32 = rng.random();
-                GoodPart { score: common + rng.random::<f32>(), level: 3.0 * (common + rng.random::<f32>()) }
+                GoodPart {
+                    score: common + rng.random::<f32>(),
+                    level: 3.0 * (common + rng.random::<f32>()),
+                    light: 0.5,
+                }
             })
             .collect()
     }
@@ -272,13 +278,13 @@ mod tests {
 
     #[test]
     fn a_rate_that_is_not_a_number_is_refused() {
-        let good = [GoodPart { score: 1.0, level: 1.0 }];
+        let good = [GoodPart { score: 1.0, level: 1.0, light: 0.5 }];
         assert!(matches!(calibrate(&good, f64::NAN, None, Steps(1), 1), Err(CalibrationError::TooFew { .. })));
     }
 
     #[test]
     fn values_that_are_not_numbers_are_refused() {
-        let bad = [GoodPart { score: f32::NAN, level: 1.0 }];
+        let bad = [GoodPart { score: f32::NAN, level: 1.0, light: 0.5 }];
         assert!(matches!(calibrate(&bad, 0.5, None, Steps(1), 1), Err(CalibrationError::NotFinite { index: 0, .. })));
     }
 }

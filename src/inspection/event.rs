@@ -71,6 +71,7 @@ pub struct Event {
     pub dtype: String,
     pub steps: u32,
     pub seed: u64,
+    pub drift: Vec<&'static str>,
     pub image: Option<String>,
 }
 
@@ -123,6 +124,7 @@ impl Event {
             dtype: inspection.dtype.clone(),
             steps: inspection.steps.0,
             seed: inspection.seed,
+            drift: inspection.drift.words(),
             image,
         }
     }

@@ -107,6 +107,8 @@ pub struct Prepared {
     pub image: Vec<f32>,
     /// `[height, width]` edges in 0 or 1, where the bundle uses the `canny` sketch.
     pub sketch: Option<Vec<f32>>,
+    /// Mean brightness of the picture before it was normalised, 0 to 1.
+    pub light: f32,
     /// From the model grid back to frame pixels.
     pub transform: Transform,
 }

@@ -6,6 +6,7 @@ pub mod anomaly;
 pub mod calibration;
 pub mod decide;
 pub mod detect;
+pub mod drift;
 pub mod event;
 pub mod frame;
 pub mod metrics;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::anomaly::Region;
 use super::detect::{Detection, Steps};
+use super::drift::Drift;
 use super::event::Event;
 use super::frame::{FrameMeta, Prepared};
 use super::recipe::RecipeId;
@@ -137,6 +138,8 @@ pub struct Inspection {
     pub prepared: Option<Arc<Prepared>>,
     /// Map value with the hottest colour in drawings, from the calibration; absent where nothing was judged.
     pub full_scale: Option<f32>,
+    /// What drifts on this camera, by this frame and those before it.
+    pub drift: Drift,
 }
 
 /// Why a sink could not take an inspection.

@@ -108,6 +108,8 @@ pub fn prepare(frame: &Frame, roi: &Roi, spec: &PreprocessSpec) -> Result<Prepar
         }
     }
     let sketch = (spec.sketch == SketchPlane::Canny).then(|| canny::canny(&unit, spec.width, spec.height));
+    // Of the picture, not of the bars around it.
+    let light = pixels.iter().sum::<f32>() / pixels.len() as f32;
     normalise(&mut unit, plane, spec.normalisation);
     let (scale_x, scale_y) = (crop.width as f64 / inner_width as f64, crop.height as f64 / inner_height as f64);
     let transform = Transform {
@@ -116,7 +118,7 @@ pub fn prepare(frame: &Frame, roi: &Roi, spec: &PreprocessSpec) -> Result<Prepar
         scale_x,
         scale_y,
     };
-    Ok(Prepared { width: spec.width, height: spec.height, image: unit, sketch, transform })
+    Ok(Prepared { width: spec.width, height: spec.height, image: unit, sketch, light, transform })
 }
 
 fn crop(roi: &Roi, width: usize, height: usize) -> Result<Crop, PrepareError> {

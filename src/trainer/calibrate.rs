@@ -48,8 +48,9 @@ pub fn calibrate_bundle(
         let mut parts = Vec::new();
         let mut batch: Vec<Prepared> = Vec::with_capacity(BATCH);
         let mut flush = |batch: &mut Vec<Prepared>, parts: &mut Vec<GoodPart>| -> anyhow::Result<()> {
-            for detection in detector.detect(batch, &plan)? {
-                parts.push(GoodPart { score: detection.score.0, level: detection.map.region_level(min_area) });
+            for (detection, frame) in detector.detect(batch, &plan)?.into_iter().zip(&*batch) {
+                let (score, level) = (detection.score.0, detection.map.region_level(min_area));
+                parts.push(GoodPart { score, level, light: frame.light });
             }
             batch.clear();
             Ok(())

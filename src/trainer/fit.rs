@@ -93,6 +93,7 @@ struct Data {
 pub fn fit(
     sets: &[Set],
     mut skipped: Vec<Skipped>,
+    remarks: &[String],
     request: &FitRequest,
     compute: &Compute,
 ) -> anyhow::Result<FitResult> {
@@ -184,12 +185,14 @@ pub fn fit(
             request,
             sets,
             skipped: &skipped,
+            remarks,
             state: &state,
             choice: &choice,
             calibrated: &calibrated,
             bundle: &bundle,
             model: &model,
             select: &data.select,
+            calibrate: &data.calibrate,
             compute,
         },
     )?;

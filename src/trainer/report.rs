@@ -32,6 +32,8 @@ pub struct Report<'a> {
     pub sets: &'a [Set],
     /// What was left out of it.
     pub skipped: &'a [Skipped],
+    /// What else should be known of it.
+    pub remarks: &'a [String],
     /// Losses and times.
     pub state: &'a RunState,
     /// The map.
@@ -44,6 +46,8 @@ pub struct Report<'a> {
     pub model: &'a ModelConfig,
     /// Good pictures that were not trained on.
     pub select: &'a [Picture],
+    /// Good pictures behind the thresholds, per class.
+    pub calibrate: &'a [Vec<Picture>],
     /// Where it ran.
     pub compute: &'a Compute,
 }
@@ -89,7 +93,9 @@ pub fn write_report(path: &Path, report: &Report<'_>) -> anyhow::Result<()> {
         report.choice.pictures, report.choice.image_auroc, report.choice.pixel_ap
     )?;
     thresholds(&mut html, report)?;
+    what_if(&mut html, report)?;
     examples(&mut html, report)?;
+    extremes(&mut html, report)?;
     writeln!(
         html,
         "<h2>To repeat it</h2><pre>{}</pre></body></html>",
@@ -103,7 +109,9 @@ fn data(html: &mut String, report: &Report<'_>) -> anyhow::Result<()> {
     for set in report.sets {
         writeln!(html, "<tr><td>{}</td><td>{}</td></tr>", escape(&set.name), set.train.len())?;
     }
-    *html += "</table>";
+    *html += "</table><ul>";
+    report.remarks.iter().try_for_each(|remark| writeln!(html, "<li>{}</li>", escape(remark)))?;
+    *html += "</ul>";
     if !report.skipped.is_empty() {
         *html += "<p>Left out:</p><ul>";
         for skipped in report.skipped {
@@ -137,11 +145,66 @@ fn thresholds(html: &mut String, report: &Report<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A slider over the sensitivity: what the thresholds would do to the good parts behind them.
+fn what_if(html: &mut String, report: &Report<'_>) -> anyhow::Result<()> {
+    let steps = default_steps(&report.request.config.steps);
+    let Some(entry) = report.calibrated.calibration.entries.iter().find(|entry| entry.steps == steps) else {
+        return Ok(());
+    };
+    // A part fails by its score or its strongest region, whichever is farther above.
+    let ratios: Vec<String> = entry
+        .good
+        .iter()
+        .map(|part| format!("{:.4}", (part.score / entry.image_threshold).max(part.level / entry.region_threshold)))
+        .collect();
+    writeln!(
+        html,
+        "<h2>What if</h2><p>Sensitivity <input id=\"s\" type=\"range\" min=\"0\" max=\"1\" step=\"0.01\" value=\"0.5\"> <b \
+         id=\"v\"></b> at {} steps</p><script>const good=[{}];const s=document.getElementById('s');function show(){{const \
+         t=Math.pow(4,0.5-s.value);const n=good.filter(r=>r>t).length;document.getElementById('v').textContent=\
+         Number(s.value).toFixed(2)+': thresholds x '+t.toFixed(2)+', '+n+' of '+good.length+' good parts rejected'}}\
+         s.oninput=show;show()</script>",
+        steps.0,
+        ratios.join(",")
+    )?;
+    Ok(())
+}
+
+/// Draws pictures as the daemon would judge them.
+struct Drawer<'a> {
+    report: &'a Report<'a>,
+    detector: DiffusionDetector,
+}
+
+impl<'a> Drawer<'a> {
+    fn new(report: &'a Report<'a>) -> anyhow::Result<Self> {
+        let detector = DiffusionDetector::load(report.bundle, report.compute, TrainerClock::start())?;
+        Ok(Self { report, detector })
+    }
+
+    fn draw(&mut self, html: &mut String, rgb: &[u8], set: usize, note: &str) -> anyhow::Result<()> {
+        let manifest = &self.report.bundle.manifest;
+        let steps = default_steps(&manifest.steps);
+        let class = (!manifest.classes.is_empty()).then(|| manifest.classes[set].clone());
+        let bytes = encode::png(rgb, manifest.preprocess.width, manifest.preprocess.height)?;
+        let prepared = prepare_picture(&bytes, &manifest.preprocess).map_err(anyhow::Error::msg)?;
+        let plan = Plan { steps, class: class.clone() };
+        let detection = self.detector.detect(&[prepared], &plan)?.remove(0);
+        let decision = decide(&detection, &plan, manifest.calibration.as_ref(), 0.5);
+        let entry = manifest.calibration.as_ref().and_then(|c| c.entry(class.as_ref(), steps));
+        let full = entry.map_or(1.0, |entry| 2.0 * entry.region_threshold);
+        let panel = inspection_panel(rgb, &detection, &decision, full, &format!("{:.3}", detection.score.0));
+        let jpeg = encode::jpeg(&panel.rgb, panel.width, panel.height, 88)?;
+        writeln!(html, "<p>{}</p>", escape(note))?;
+        writeln!(html, "<img alt=\"example\" src=\"data:image/jpeg;base64,{}\">", STANDARD.encode(jpeg))?;
+        Ok(())
+    }
+}
+
 fn examples(html: &mut String, report: &Report<'_>) -> anyhow::Result<()> {
-    let manifest = &report.bundle.manifest;
-    let mut detector = DiffusionDetector::load(report.bundle, report.compute, TrainerClock::start())?;
-    let steps = default_steps(&manifest.steps);
-    let (width, height) = (manifest.preprocess.width, manifest.preprocess.height);
+    let preprocess = &report.bundle.manifest.preprocess;
+    let (width, height) = (preprocess.width, preprocess.height);
+    let mut drawer = Drawer::new(report)?;
     *html += "<h2>Examples</h2><p>Frame, reconstruction, map; all maps on one scale. Good pictures that were not trained \
               on, and the same with a synthetic defect.</p>";
     let mut rng = <rand_chacha::ChaCha8Rng as rand::SeedableRng>::seed_from_u64(report.request.seed);
@@ -149,19 +212,28 @@ fn examples(html: &mut String, report: &Report<'_>) -> anyhow::Result<()> {
     for (index, picture) in report.select.iter().step_by(every).take(EXAMPLES).enumerate() {
         let family = CorruptionFamily::ALL[index * 3 % CorruptionFamily::ALL.len()];
         let spoilt = corrupt(&picture.rgb, width, height, None, family, &mut rng).rgb;
-        let class = (!manifest.classes.is_empty()).then(|| manifest.classes[picture.set].clone());
-        for rgb in [&picture.rgb, &spoilt] {
-            let bytes = encode::png(rgb, width, height)?;
-            let prepared = prepare_picture(&bytes, &manifest.preprocess).map_err(anyhow::Error::msg)?;
-            let plan = Plan { steps, class: class.clone() };
-            let detection = detector.detect(&[prepared], &plan)?.remove(0);
-            let decision = decide(&detection, &plan, manifest.calibration.as_ref(), 0.5);
-            let entry = manifest.calibration.as_ref().and_then(|c| c.entry(class.as_ref(), steps));
-            let full = entry.map_or(1.0, |entry| 2.0 * entry.region_threshold);
-            let panel = inspection_panel(rgb, &detection, &decision, full, &format!("{:.3}", detection.score.0));
-            let jpeg = encode::jpeg(&panel.rgb, panel.width, panel.height, 88)?;
-            writeln!(html, "<img alt=\"example\" src=\"data:image/jpeg;base64,{}\">", STANDARD.encode(jpeg))?;
-        }
+        drawer.draw(html, &picture.rgb, picture.set, &picture.path.display().to_string())?;
+        drawer.draw(html, &spoilt, picture.set, &format!("the same with a synthetic defect: {family:?}"))?;
+    }
+    Ok(())
+}
+
+/// The good parts that set the thresholds: the most and the least ordinary ones.
+fn extremes(html: &mut String, report: &Report<'_>) -> anyhow::Result<()> {
+    let steps = default_steps(&report.request.config.steps);
+    let entries = report.calibrated.calibration.entries.iter().zip(&report.calibrated.scores);
+    // The null class is judged on the pictures of all classes, in their order.
+    let Some((_, scores)) = entries.into_iter().find(|(entry, _)| entry.steps == steps && entry.class.is_none()) else {
+        return Ok(());
+    };
+    let mut ranked: Vec<(f32, &Picture)> = scores.iter().copied().zip(report.calibrate.iter().flatten()).collect();
+    ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let mut drawer = Drawer::new(report)?;
+    *html += "<h2>Good parts that set the thresholds</h2><p>First those with the highest scores: look whether they are good. \
+              Then those with the lowest.</p>";
+    let lowest = ranked.iter().rev().take(EXAMPLES / 2);
+    for (score, picture) in ranked.iter().take(EXAMPLES).chain(lowest) {
+        drawer.draw(html, &picture.rgb, picture.set, &format!("{score:.3}  {}", picture.path.display()))?;
     }
     Ok(())
 }

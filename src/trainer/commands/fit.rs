@@ -81,12 +81,23 @@ pub fn run(args: &FitArgs) -> anyhow::Result<()> {
         command: std::env::args().collect::<Vec<_>>().join(" "),
     };
     let compute = device::open(args.device)?;
+    let mut remarks = Vec::new();
     for set in &mut found.sets {
         let survey = survey(set);
         survey.log();
+        remarks.extend(survey.remarks());
         survey.clean(set, &mut found.skipped);
     }
-    let result = fit(&found.sets, found.skipped, &request, &compute)?;
+    log::info!(
+        "{} on {}x{} pixels (stretched), steps {:?}, {:.1} minutes on {}",
+        args.profile,
+        request.config.width,
+        request.config.height,
+        request.config.steps.iter().map(|steps| steps.0).collect::<Vec<_>>(),
+        args.minutes,
+        args.device
+    );
+    let result = fit(&found.sets, found.skipped, &remarks, &request, &compute)?;
     let summary = json!({
         "bundle": result.bundle.dir, "report": result.report, "model_hash": result.bundle.model_hash,
         "seconds": result.seconds, "pseudo_image_auroc": result.choice.image_auroc,

@@ -105,30 +105,42 @@ impl Survey {
         set.test.retain(|sample| !self.unreadable.iter().any(|(path, _)| *path == sample.path));
     }
 
-    /// Says it in the log; what is wrong as a warning with its path.
-    pub fn log(&self) {
-        let Self { set, train, test_good, test_defective, .. } = self;
-        log::info!("{set}: {train} good pictures to train on; test: {test_good} good, {test_defective} defective");
-        match &self.sizes[..] {
-            [] => {}
-            [((width, height), _)] => log::info!("{set}: all of {width}x{height}"),
-            [((width, height), count), others @ ..] => log::warn!(
+    /// What should be known before training, each in a sentence with its remedy.
+    pub fn remarks(&self) -> Vec<String> {
+        let Self { set, test_defective, .. } = self;
+        let mut remarks = Vec::new();
+        if let [((width, height), count), others @ ..] = &self.sizes[..]
+            && !others.is_empty()
+        {
+            remarks.push(format!(
                 "{set}: {count} pictures of {width}x{height} and {} of {} other sizes: all are stretched to one grid, so cut \
                  them alike if they do not show the same field",
                 others.iter().map(|(_, count)| count).sum::<usize>(),
                 others.len()
-            ),
+            ));
         }
         for (test, twin) in &self.duplicates {
-            log::warn!("{set}: {} is in the test and, as {}, in training", test.display(), twin.display());
+            let (test, twin) = (test.display(), twin.display());
+            remarks.push(format!("{set}: {test} is in the test and, as {twin}, in training: remove one of them"));
         }
-        if !self.without_mask.is_empty() {
-            log::warn!(
+        if let Some(first) = self.without_mask.first() {
+            remarks.push(format!(
                 "{set}: {} of {test_defective} defective pictures have no mask and leave the pixel metrics, for one {}",
                 self.without_mask.len(),
-                self.without_mask[0].display()
-            );
+                first.display()
+            ));
         }
+        remarks
+    }
+
+    /// Says all of it in the log.
+    pub fn log(&self) {
+        let Self { set, train, test_good, test_defective, .. } = self;
+        log::info!("{set}: {train} good pictures to train on; test: {test_good} good, {test_defective} defective");
+        if let [((width, height), _)] = self.sizes[..] {
+            log::info!("{set}: all of {width}x{height}");
+        }
+        self.remarks().iter().for_each(|remark| log::warn!("{remark}"));
     }
 }
 

@@ -1,0 +1,143 @@
+//! Drift: parts that are good slowly stop looking like those behind the thresholds (a lamp ages, dust, a new batch of
+//! material). Said while they still pass, so that the cause is removed before good parts are rejected.
+
+use std::collections::VecDeque;
+
+use super::calibration::{CalibrationEntry, GoodPart};
+
+/// Frames that are looked at together.
+const WINDOW: usize = 50;
+/// Frames before which nothing is said.
+const ENOUGH: usize = 20;
+/// Standard errors that the mean rank of the scores may be above the middle.
+const SCORE_LIMIT: f64 = 5.0;
+/// Spreads of the good parts' light that the mean light may be off.
+const LIGHT_LIMIT: f64 = 3.0;
+/// A light that never varied in calibration may still vary by this much.
+const LEAST_SPREAD: f64 = 0.005;
+
+/// What drifts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Drift {
+    /// Scores lie higher than those of the good parts behind the thresholds.
+    pub score: bool,
+    /// Pictures are brighter or darker than those.
+    pub light: bool,
+}
+
+impl Drift {
+    /// The words of an event.
+    pub fn words(self) -> Vec<&'static str> {
+        [(self.score, "score"), (self.light, "light")].into_iter().filter_map(|(on, word)| on.then_some(word)).collect()
+    }
+}
+
+/// Watches the frames of one camera and recipe.
+#[derive(Debug, Clone)]
+pub struct DriftMonitor {
+    scores: Vec<f32>,
+    light: f64,
+    spread: f64,
+    window: VecDeque<(f64, f64)>,
+}
+
+impl DriftMonitor {
+    /// A monitor of the good parts behind an entry; none if the entry keeps no good parts.
+    pub fn new(entry: &CalibrationEntry) -> Option<Self> {
+        if entry.good.is_empty() {
+            return None;
+        }
+        let mut scores: Vec<f32> = entry.good.iter().map(|part| part.score).collect();
+        scores.sort_by(f32::total_cmp);
+        let lights = || entry.good.iter().map(|part| f64::from(part.light));
+        let light = median(lights());
+        // From the median absolute deviation to the standard deviation of a normal distribution.
+        let spread = (1.4826 * median(lights().map(|l| (l - light).abs()))).max(LEAST_SPREAD);
+        Some(Self { scores, light, spread, window: VecDeque::with_capacity(WINDOW) })
+    }
+
+    /// Takes one judged frame and says what drifts. Frames that fail count too: on a line few parts are defective, and when
+    /// most frames fail, that is what must be said.
+    pub fn observe(&mut self, part: GoodPart) -> Drift {
+        let below = self.scores.partition_point(|score| *score < part.score) as f64;
+        if self.window.len() == WINDOW {
+            self.window.pop_front();
+        }
+        self.window.push_back((below / self.scores.len() as f64, f64::from(part.light)));
+        let count = self.window.len() as f64;
+        if self.window.len() < ENOUGH {
+            return Drift::default();
+        }
+        let mean = |of: fn(&(f64, f64)) -> f64| self.window.iter().map(of).sum::<f64>() / count;
+        // Ranks of like parts are uniform; both samples are finite.
+        let error = ((1.0 / count + 1.0 / self.scores.len() as f64) / 12.0).sqrt();
+        Drift {
+            score: (mean(|seen| seen.0) - 0.5) / error > SCORE_LIMIT,
+            light: (mean(|seen| seen.1) - self.light).abs() > LIGHT_LIMIT * self.spread,
+        }
+    }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    let middle = values.len() / 2;
+    if values.is_empty() { 0.0 } else { *values.select_nth_unstable_by(middle, f64::total_cmp).1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::super::calibration::calibrate;
+    use super::super::detect::Steps;
+    use super::*;
+
+    fn part(rng: &mut ChaCha8Rng, score: f32, light: f32) -> GoodPart {
+        let score = score + 0.3 * rng.random::<f32>();
+        GoodPart { score, level: score, light: light + 0.02 * rng.random::<f32>() }
+    }
+
+    fn entry(rng: &mut ChaCha8Rng) -> CalibrationEntry {
+        let parts: Vec<GoodPart> = (0..120).map(|_| part(rng, 1.0, 0.5)).collect();
+        calibrate(&parts, 0.01, None, Steps(2), 4).expect("enough")
+    }
+
+    #[test]
+    fn like_parts_never_alarm() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut alarms = 0;
+        for _ in 0..20 {
+            let mut monitor = DriftMonitor::new(&entry(&mut rng)).expect("has good parts");
+            alarms += (0..500).filter(|_| monitor.observe(part(&mut rng, 1.0, 0.5)) != Drift::default()).count();
+        }
+        assert!(alarms < 10, "{alarms} of 10,000");
+    }
+
+    #[test]
+    fn drift_is_said_before_parts_are_rejected() {
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        let entry = entry(&mut rng);
+        let mut monitor = DriftMonitor::new(&entry).expect("has good parts");
+        let (mut first, mut rejected) = (None, None);
+        for k in 0..400 {
+            // The score rises by a tenth of its spread every twenty frames.
+            let seen = part(&mut rng, 1.0 + 0.03 * (k / 20) as f32, 0.5);
+            if monitor.observe(seen).score {
+                first = first.or(Some(k));
+            }
+            if seen.score > entry.image_threshold * 1.05 {
+                rejected = rejected.or(Some(k));
+            }
+        }
+        assert!(first.is_some_and(|first| rejected.is_none_or(|rejected| first < rejected)), "{first:?} {rejected:?}");
+    }
+
+    #[test]
+    fn a_tenth_less_light_is_said_and_named() {
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let mut monitor = DriftMonitor::new(&entry(&mut rng)).expect("has good parts");
+        let drift = (0..ENOUGH).map(|_| monitor.observe(part(&mut rng, 1.0, 0.45))).last().expect("frames");
+        assert_eq!(drift.words(), ["light"]);
+    }
+}
