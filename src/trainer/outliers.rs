@@ -12,7 +12,7 @@ const ENOUGH: usize = 10;
 /// An outlier is this many robust standard deviations farther from the middle than half of the pictures,
 const FAR: f32 = 8.0;
 /// and at least this many times as far: where all are nearly alike, a small difference is none.
-const TIMES: f32 = 2.0;
+const TIMES: f32 = 5.0;
 /// From the median absolute deviation to the standard deviation of a normal distribution.
 const TO_DEVIATION: f32 = 1.4826;
 

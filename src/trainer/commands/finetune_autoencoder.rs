@@ -66,7 +66,7 @@ pub fn run(args: &FinetuneAutoencoderArgs) -> anyhow::Result<()> {
             "configs/backbone/efficientnet_lite0.f16.safetensors not found; make it with `trainer backbone import`",
         )?;
         log::warn!("no weights of LPIPS (lpips_trunk, lpips_heads): the cosine distance of {} judges", path.display());
-        Perceptual::Features(backbone::load(&path, &compute.device)?)
+        Perceptual::Features(Box::new(backbone::load(&path, &compute.device)?))
     } else {
         Perceptual::Lpips(Lpips::import(&task.lpips_trunk, &task.lpips_heads, &compute.device)?)
     };
@@ -76,7 +76,7 @@ pub fn run(args: &FinetuneAutoencoderArgs) -> anyhow::Result<()> {
         "accumulate": config.accumulate, "seed": config.seed, "hold_out": config.hold_out, "autoencoder": task,
         "sizes": sizes, "pictures": material.fingerprint(),
     });
-    let (from, state) = start(config, request, |path| model::file_fingerprint(path))?;
+    let (from, state) = start(config, request, model::file_fingerprint)?;
     let part = Finetune::start(&from, &sizes, &compute.device)?;
     let finetune = Finetune {
         sizes: &sizes,

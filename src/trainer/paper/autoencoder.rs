@@ -31,7 +31,7 @@ pub enum Perceptual {
     /// With published weights.
     Lpips(Lpips),
     /// Without them: the cosine distance of the frozen feature extractor, which sees pictures in -1 to 1.
-    Features(FeatureExtractor),
+    Features(Box<FeatureExtractor>),
 }
 
 /// The task of `trainer finetune-autoencoder`.
