@@ -3,6 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use dsad::trainer::config::TrainConfig;
+use dsad::trainer::paper::config::{FinetuneFile, TrainFile};
+
 /// Longest source file, lines.
 const MAX_LINES: usize = 500;
 /// Words that no module may be called.
@@ -154,6 +157,12 @@ fn shipped_configurations_parse() {
         dsad::config::station::load_recipe(&entry.unwrap().path()).unwrap();
     }
     for entry in std::fs::read_dir(root().join("configs/train")).unwrap() {
-        dsad::trainer::config::TrainConfig::read(&entry.unwrap().path()).unwrap();
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        match path.file_stem().unwrap().to_str().unwrap() {
+            "train" => drop(toml::from_str::<TrainFile>(&text).unwrap()),
+            "finetune-autoencoder" => drop(toml::from_str::<FinetuneFile>(&text).unwrap()),
+            _ => drop(TrainConfig::read(&path).unwrap()),
+        }
     }
 }

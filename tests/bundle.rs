@@ -305,5 +305,5 @@ fn oversized_text_files_are_refused_before_they_are_read() {
     fs::File::create(dir.join(SIGNATURE)).unwrap().set_len(1 << 40).unwrap();
     assert_refused(&refusal(&dir, &KeyList::empty()), "too_large", &[SIGNATURE]);
     fs::File::create(dir.join(MANIFEST)).unwrap().set_len(1 << 40).unwrap();
-    assert_refused(&refusal(&dir, &KeyList::empty()), "too_large", &[MANIFEST, "1048576"]);
+    assert_refused(&refusal(&dir, &KeyList::empty()), "too_large", &[MANIFEST, "16777216"]);
 }

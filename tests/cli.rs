@@ -376,14 +376,14 @@ fn a_strangers_folder_ends_with_a_bundle_and_a_report_that_names_what_is_wrong()
 fn a_lamp_that_fades_is_said_before_parts_are_rejected() {
     let (bundle, _) = tiny_bundle();
     let dir = home();
-    let synth = ["synth", "--count", "48", "--test-good", "0", "--test-defective", "0", "--size", "64", "--seed", "5"];
+    let synth = ["synth", "--count", "72", "--test-good", "0", "--test-defective", "0", "--size", "64", "--seed", "5"];
     assert_eq!(run(TRAINER, &[&synth[..], &["--out", "parts"]].concat(), dir.path()).0, 0);
     let good = dir.path().join("parts/washer/train/good");
     let bundle_name = bundle.to_str().expect("path");
     let calibrate = ["calibrate", "--bundle", bundle_name, "--calibrations", "here", "--alone", "--alpha", "0.03"];
     let (code, _, error) = run(DSAD, &[&calibrate[..], &[good.to_str().expect("path")]].concat(), dir.path());
     assert_eq!(code, 0, "{error}");
-    // The same parts under a light that loses a tenth every 48 frames.
+    // The same parts under a light that loses a tenth every 72 frames.
     let mut names: Vec<_> =
         std::fs::read_dir(&good).expect("lists").filter_map(|entry| Some(entry.ok()?.path())).collect();
     names.sort();

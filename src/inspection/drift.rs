@@ -10,9 +10,9 @@ const WINDOW: usize = 50;
 /// Frames before which nothing is said.
 const ENOUGH: usize = 20;
 /// Standard errors that the mean rank of the scores may be above the middle.
-const SCORE_LIMIT: f64 = 5.0;
+const SCORE_LIMIT: f64 = 4.0;
 /// Spreads of the good parts' light that the mean light may be off.
-const LIGHT_LIMIT: f64 = 3.0;
+const LIGHT_LIMIT: f64 = 1.5;
 /// A light that never varied in calibration may still vary by this much.
 const LEAST_SPREAD: f64 = 0.005;
 

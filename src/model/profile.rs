@@ -219,7 +219,7 @@ impl ModelConfig {
                 }),
                 control: None,
                 refine: Some(RefineConfig { fine: 64, coarse: 128, blocks: 2, style: edge_style(2) }),
-                prototypes: Some(prototypes(8192, classes)),
+                prototypes: Some(prototypes(6144, classes)),
                 backbone: Backbone::EfficientnetLite0,
                 sampler: Sampler::DeviationCorrection { levels: 10 },
                 classes,
