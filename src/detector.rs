@@ -16,9 +16,9 @@ use crate::config::device::DeviceChoice;
 use crate::device::Compute;
 use crate::inspection::anomaly::{AnomalyMap, gaussian_blur};
 use crate::inspection::detect::{ClassId, Detection, Detector, DetectorError, Plan, Reconstruction, Steps};
-use crate::inspection::frame::{CameraId, FrameId, FrameMeta, Prepared};
+use crate::inspection::frame::{FrameMeta, Prepared};
 use crate::inspection::roi::Roi;
-use crate::inspection::time::{Clock, Timestamp};
+use crate::inspection::time::Clock;
 use crate::model::network::{Network, Reconstructed};
 use crate::model::profile::ModelConfig;
 use crate::preprocess::spec::{Normalisation, PreprocessSpec};
@@ -268,15 +268,7 @@ impl DiffusionDetector {
 /// Bytes that are not a picture.
 pub fn prepare_picture(bytes: &[u8], spec: &PreprocessSpec) -> Result<Prepared, String> {
     let picture = decode::decode(bytes).map_err(|error| error.to_string())?;
-    let meta = FrameMeta {
-        id: FrameId(0),
-        camera: CameraId("golden".into()),
-        captured_at: Timestamp::default(),
-        sequence: 0,
-        trigger: None,
-        width: picture.width,
-        height: picture.height,
-    };
+    let meta = FrameMeta::of_picture("picture", picture.width, picture.height);
     prepare(&picture.into_frame(meta), &Roi::FULL, spec).map_err(|error| error.to_string())
 }
 

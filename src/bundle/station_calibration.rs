@@ -46,14 +46,14 @@ fn folder(root: &Path, model_hash: &str) -> PathBuf {
     root.join(&model_hash[..DIGITS.min(model_hash.len())])
 }
 
-/// Versions under a folder, oldest first.
-fn versions(folder: &Path) -> Result<Vec<(u32, PathBuf)>, BundleError> {
+/// Everything under a folder that has a version's number, reverted ones too, oldest first.
+fn numbered(folder: &Path) -> Result<Vec<(u32, PathBuf)>, BundleError> {
     let mut found = Vec::new();
     if folder.is_dir() {
         for entry in std::fs::read_dir(folder).map_err(|source| io(folder, "list", source))? {
             let path = entry.map_err(|source| io(folder, "list", source))?.path();
-            let number = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
-            if let (Some(number), true) = (number, path.extension().is_some_and(|e| e == "json")) {
+            let name = path.file_name().and_then(|name| name.to_str());
+            if let Some(number) = name.and_then(|name| name.split('.').next()?.parse().ok()) {
                 found.push((number, path));
             }
         }
@@ -62,13 +62,18 @@ fn versions(folder: &Path) -> Result<Vec<(u32, PathBuf)>, BundleError> {
     Ok(found)
 }
 
+/// The version under a folder that is in force.
+fn newest(folder: &Path) -> Result<Option<(u32, PathBuf)>, BundleError> {
+    Ok(numbered(folder)?.into_iter().rfind(|(_, path)| path.extension().is_some_and(|e| e == "json")))
+}
+
 /// The version in force for a model, if there is one.
 ///
 /// # Errors
 /// A file that cannot be read, is no calibration, or belongs to another model: a station with a damaged calibration must
 /// not judge by another one than its operator believes.
 pub fn current(root: &Path, model_hash: &str) -> Result<Option<StationCalibration>, BundleError> {
-    let Some((version, path)) = versions(&folder(root, model_hash))?.pop() else { return Ok(None) };
+    let Some((version, path)) = newest(&folder(root, model_hash))? else { return Ok(None) };
     let invalid = |reason: String| BundleError::StationCalibration { path: path.clone(), reason };
     let found: StationCalibration =
         serde_json::from_slice(&read_limited(&path, LIMIT)?).map_err(|error| invalid(error.to_string()))?;
@@ -100,7 +105,8 @@ pub fn write(
 ) -> Result<PathBuf, BundleError> {
     let folder = folder(root, model_hash);
     std::fs::create_dir_all(&folder).map_err(|source| io(&folder, "create", source))?;
-    let version = 1 + newest_ever(&folder)?;
+    // A number means one thing for ever, a reverted version's too.
+    let version = 1 + numbered(&folder)?.last().map_or(0, |(number, _)| *number);
     let next =
         StationCalibration { format: FORMAT, model_hash: model_hash.into(), version, created, pictures, calibration };
     let path = folder.join(format!("{version:04}.json"));
@@ -113,24 +119,13 @@ pub fn write(
     Ok(path)
 }
 
-/// The highest number that was ever given, reverted versions included: a number means one thing for ever.
-fn newest_ever(folder: &Path) -> Result<u32, BundleError> {
-    let mut newest = 0;
-    for entry in std::fs::read_dir(folder).map_err(|source| io(folder, "list", source))? {
-        let name = entry.map_err(|source| io(folder, "list", source))?.file_name();
-        let number = name.to_str().and_then(|name| name.split('.').next()?.parse().ok());
-        newest = newest.max(number.unwrap_or(0));
-    }
-    Ok(newest)
-}
-
 /// Takes the version in force back; the one before it holds again, or the bundle's. Gives its number.
 ///
 /// # Errors
 /// Anything that the disk refuses.
 pub fn revert(root: &Path, model_hash: &str) -> Result<Option<u32>, BundleError> {
     let folder = folder(root, model_hash);
-    let Some((version, path)) = versions(&folder)?.pop() else { return Ok(None) };
+    let Some((version, path)) = newest(&folder)? else { return Ok(None) };
     let aside = folder.join(format!("{version:04}.json.reverted"));
     std::fs::rename(&path, &aside).map_err(|source| io(&aside, "write", source))?;
     sync_dir(&folder)?;

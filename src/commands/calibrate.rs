@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
-use super::load::{Bundles, keys};
+use super::load::{Bundles, in_force, keys};
 use crate::bundle::station_calibration::{self, current};
 use crate::camera::replay::{Replay, pictures};
 use crate::config::device::DeviceChoice;
@@ -91,11 +91,7 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
     if let Some(unknown) = listed.iter().find(|steps| !manifest.steps.contains(steps)) {
         bail!("--steps {}: the bundle lists {:?}", unknown.0, manifest.steps.iter().map(|s| s.0).collect::<Vec<_>>());
     }
-    let before = match (&manifest.calibration, current(&args.calibrations, &hash)?) {
-        (Some(shipped), Some(here)) => Some(shipped.replaced_by(&here.calibration)),
-        (None, Some(here)) => Some(here.calibration),
-        (shipped, None) => shipped.clone(),
-    };
+    let before = in_force(bundles.get(index), Some(&args.calibrations))?;
     let roi = match args.roi[..] {
         [] => Roi::FULL,
         [x, y, width, height] => Roi { x, y, width, height },

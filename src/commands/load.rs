@@ -14,6 +14,7 @@ use crate::daemon::pipeline::MakeDetectors;
 use crate::daemon::stages::Job;
 use crate::detector::DiffusionDetector;
 use crate::device;
+use crate::inspection::calibration::Calibration;
 use crate::inspection::detect::Detector;
 use crate::inspection::recipe::Recipe;
 use crate::inspection::time::Clock;
@@ -73,15 +74,7 @@ impl Bundles {
             DeviceChoice::Cpu => manifest.compute_dtype.cpu,
             DeviceChoice::Cuda(_) => manifest.compute_dtype.cuda,
         };
-        let here = match calibrations {
-            Some(folder) => station_calibration::current(folder, &bundle.model_hash)?,
-            None => None,
-        };
-        let calibration = match (&manifest.calibration, here) {
-            (Some(shipped), Some(here)) => Some(shipped.replaced_by(&here.calibration)),
-            (None, Some(here)) => Some(here.calibration),
-            (shipped, None) => shipped.clone(),
-        };
+        let calibration = in_force(bundle, calibrations)?;
         Ok(Job {
             recipe,
             detector: index,
@@ -129,4 +122,21 @@ pub fn boot_id() -> anyhow::Result<u64> {
     let mut bytes = [0; 6];
     getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("{error}")).context("no randomness")?;
     Ok(bytes.iter().fold(0, |id, byte| id << 8 | u64::from(*byte)))
+}
+
+/// The thresholds that judge by a bundle: its own, with those that were made on this station (under `calibrations`) in place
+/// of theirs.
+///
+/// # Errors
+/// A calibration of the station that cannot be used.
+pub fn in_force(bundle: &Bundle, calibrations: Option<&Path>) -> anyhow::Result<Option<Calibration>> {
+    let here = match calibrations {
+        Some(folder) => station_calibration::current(folder, &bundle.model_hash)?,
+        None => None,
+    };
+    Ok(match (&bundle.manifest.calibration, here) {
+        (Some(shipped), Some(here)) => Some(shipped.replaced_by(&here.calibration)),
+        (None, Some(here)) => Some(here.calibration),
+        (shipped, None) => shipped.clone(),
+    })
 }

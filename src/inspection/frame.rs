@@ -85,6 +85,21 @@ pub struct FrameMeta {
     pub height: u32,
 }
 
+impl FrameMeta {
+    /// Of a picture that no camera took: a file, or a golden picture.
+    pub fn of_picture(name: &str, width: u32, height: u32) -> Self {
+        Self {
+            id: FrameId(0),
+            camera: CameraId(name.into()),
+            captured_at: Timestamp::default(),
+            sequence: 0,
+            trigger: None,
+            width,
+            height,
+        }
+    }
+}
+
 /// One image from a camera.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {

@@ -25,6 +25,23 @@ pub struct Calibrated {
     pub scores: Vec<Vec<f32>>,
 }
 
+impl Calibrated {
+    /// Prints the thresholds, one a line.
+    pub fn print(&self) {
+        for entry in &self.calibration.entries {
+            println!(
+                "class {:<12} steps {}  image threshold {:.4}  false rejects {:.2} % (bound {:.2} %, {} good pictures)",
+                entry.class.as_ref().map_or("(none)", |class| &class.0),
+                entry.steps.0,
+                entry.image_threshold,
+                entry.alpha * 100.0,
+                entry.alpha_bound * 100.0,
+                entry.samples
+            );
+        }
+    }
+}
+
 /// Calibrates with the pictures of each class (one list per class, or one list without classes).
 ///
 /// Without a stated rate it never refuses for few pictures: the rate is the larger of 1 % and what the number of pictures

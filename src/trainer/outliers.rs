@@ -5,6 +5,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::dataset::Skipped;
 use super::pictures::{Picture, picture_tensor};
+use super::select::quantile;
 use crate::model::features::FeatureExtractor;
 
 /// Pictures below which nothing can be called unusual.
@@ -69,9 +70,8 @@ fn distances(rows: &[Vec<f32>]) -> Vec<f32> {
     squares.into_iter().map(|square| (square / columns.max(1) as f32).sqrt()).collect()
 }
 
-fn median(mut values: Vec<f32>) -> f32 {
-    let middle = values.len() / 2;
-    if values.is_empty() { 0.0 } else { *values.select_nth_unstable_by(middle, f32::total_cmp).1 }
+fn median(values: Vec<f32>) -> f32 {
+    quantile(values.into_iter(), 0.5).unwrap_or(0.0) as f32
 }
 
 #[cfg(test)]

@@ -7,11 +7,11 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use crate::inspection::frame::{CameraId, FrameId, FrameMeta, Prepared};
-use crate::inspection::roi::Roi;
-use crate::inspection::time::Timestamp;
+use crate::detector::prepare_picture;
+use crate::inspection::frame::Prepared;
 use crate::preprocess::spec::PreprocessSpec;
-use crate::preprocess::{decode, prepare, to_rgb};
+use crate::preprocess::to_rgb;
+use crate::synthetic::corrupt::{CorruptionFamily, corrupt};
 use crate::trainer::dataset::Skipped;
 
 /// One good picture: `height * width * 3` bytes RGB on the model grid.
@@ -31,17 +31,7 @@ pub struct Picture {
 /// An unreadable file, or one that is not a picture; the message has no path.
 pub fn prepare_file(path: &Path, spec: &PreprocessSpec) -> Result<Prepared, String> {
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
-    let picture = decode::decode(&bytes).map_err(|error| error.to_string())?;
-    let meta = FrameMeta {
-        id: FrameId(0),
-        camera: CameraId("file".into()),
-        captured_at: Timestamp::default(),
-        sequence: 0,
-        trigger: None,
-        width: picture.width,
-        height: picture.height,
-    };
-    prepare(&picture.into_frame(meta), &Roi::FULL, spec).map_err(|error| error.to_string())
+    prepare_picture(&bytes, spec)
 }
 
 /// Interleaved bytes on the model grid as model input `[1, 3, height, width]` in -1 to 1.
@@ -63,6 +53,35 @@ pub fn load(paths: &[PathBuf], set: usize, spec: &PreprocessSpec, skipped: &mut 
         }
     }
     pictures
+}
+
+/// Every `n`-th picture, so that at most `most` of them remain.
+pub fn spread(pictures: &[Picture], most: usize) -> impl Iterator<Item = &Picture> {
+    pictures.iter().step_by(pictures.len().div_ceil(most.max(1)).max(1))
+}
+
+/// Pseudo-validation: at most `most` good pictures, each as it is (without a mask) and with one synthetic defect of a family
+/// that `fit` does not train on and one of a family that it does.
+///
+/// # Errors
+/// What `judge` says.
+pub fn with_and_without_defects(
+    pictures: &[Picture],
+    most: usize,
+    (width, height): (usize, usize),
+    rng: &mut ChaCha8Rng,
+    mut judge: impl FnMut(&Picture, &[u8], Option<&[u8]>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    for (index, picture) in spread(pictures, most).enumerate() {
+        let other = &pictures[(index * 7 + 1) % pictures.len()].rgb;
+        judge(picture, &picture.rgb, None)?;
+        for families in [&CorruptionFamily::VALIDATION[..], &CorruptionFamily::TRAINING] {
+            let family = families[index % families.len()];
+            let spoilt = corrupt(&picture.rgb, width, height, Some(other), family, rng);
+            judge(picture, &spoilt.rgb, Some(&spoilt.mask))?;
+        }
+    }
+    Ok(())
 }
 
 /// How the good pictures of one set are divided. The three parts share no picture.

@@ -8,12 +8,11 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use super::pictures::{Picture, picture_tensor};
+use super::pictures::{Picture, picture_tensor, with_and_without_defects};
 use crate::bundle::manifest::MapSpec;
 use crate::inspection::anomaly::{AnomalyMap, Pooling, gaussian_blur};
 use crate::inspection::metrics::Ranking;
 use crate::model::network::{MapWeights, Network};
-use crate::synthetic::corrupt::{CorruptionFamily, corrupt};
 
 /// Smoothing of the map, in cells of the model grid.
 const SIGMA: f64 = 2.5;
@@ -60,23 +59,17 @@ pub fn choose(
     device: &Device,
 ) -> anyhow::Result<Choice> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5e1e_c7ed);
-    let every = pictures.len().div_ceil(MAX_PICTURES).max(1);
-    let mut maps = Vec::new();
-    for (index, picture) in pictures.iter().step_by(every).enumerate() {
+    let (mut maps, blank) = (Vec::new(), vec![0u8; width * height]);
+    with_and_without_defects(pictures, MAX_PICTURES, (width, height), &mut rng, |picture, rgb, mask| {
         let class = if classes { picture.set + 1 } else { 0 };
-        let other = &pictures[(index * 7 + 1) % pictures.len()].rgb;
-        let mut judge = |rgb: &[u8], mask: &[u8], defective: bool| -> anyhow::Result<()> {
-            let components = components(network, rgb, class, (width, height), steps, device)?;
-            maps.push(Maps { components, defective, truth: thin(mask, width, |m| *m > 127) });
-            Ok(())
-        };
-        judge(&picture.rgb, &vec![0u8; width * height], false)?;
-        for families in [&CorruptionFamily::VALIDATION[..], &CorruptionFamily::TRAINING] {
-            let family = families[index % families.len()];
-            let spoilt = corrupt(&picture.rgb, width, height, Some(other), family, &mut rng);
-            judge(&spoilt.rgb, &spoilt.mask, true)?;
-        }
-    }
+        let components = components(network, rgb, class, (width, height), steps, device)?;
+        maps.push(Maps {
+            components,
+            defective: mask.is_some(),
+            truth: thin(mask.unwrap_or(&blank), width, |m| *m > 127),
+        });
+        Ok(())
+    })?;
     let floor =
         quantile(good(&maps).flat_map(|maps| maps.components[3].iter().step_by(3).copied()), 0.5).unwrap_or(0.0);
     for Maps { components, .. } in &mut maps {
@@ -164,7 +157,8 @@ fn good(maps: &[Maps]) -> impl Iterator<Item = &Maps> {
     maps.iter().filter(|maps| !maps.defective)
 }
 
-fn quantile(values: impl Iterator<Item = f32>, level: f64) -> Option<f64> {
+/// The value that this share of the others stay under.
+pub(super) fn quantile(values: impl Iterator<Item = f32>, level: f64) -> Option<f64> {
     let mut values: Vec<f32> = values.collect();
     let rank = (values.len() as f64 * level) as usize;
     (!values.is_empty()).then(|| f64::from(*values.select_nth_unstable_by(rank, f32::total_cmp).1))

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{bail, ensure};
+use serde_json::json;
 
 use crate::bundle::Bundle;
 use crate::bundle::signature::KeyList;
@@ -14,7 +15,7 @@ use crate::inspection::detect::ClassId;
 use crate::preprocess::spec::{Normalisation, PreprocessSpec};
 use crate::trainer::calibrate::calibrate_bundle;
 use crate::trainer::dataset::discover::discover;
-use crate::trainer::dataset::survey::survey;
+use crate::trainer::dataset::survey::survey_and_clean;
 use crate::trainer::judge::TrainerClock;
 use crate::trainer::paper::config::parse_device;
 use crate::trainer::pictures::{Picture, load};
@@ -37,6 +38,9 @@ pub struct CalibrateArgs {
     /// cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu", value_parser = parse_device)]
     device: DeviceChoice,
+    /// One JSON object: the summary
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs the verb.
@@ -54,9 +58,7 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<()> {
     let grid = PreprocessSpec { normalisation: Normalisation::SymmetricOne, ..manifest.preprocess.clone() };
     let mut pictures: Vec<Vec<Picture>> = vec![Vec::new(); manifest.classes.len().max(1)];
     for set in &mut found.sets {
-        let survey = survey(set);
-        survey.log();
-        survey.clean(set, &mut found.skipped);
+        survey_and_clean(set, &mut found.skipped);
         let class = manifest.classes.iter().position(|class| *class == ClassId(set.name.clone()));
         let index = match (manifest.classes.is_empty(), class) {
             (true, _) => 0,
@@ -75,16 +77,8 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<()> {
     let classes = manifest.classes.clone();
     let calibrated =
         calibrate_bundle(&mut detector, &pictures, &classes, &manifest.steps, &manifest.preprocess, Some(args.alpha))?;
-    for entry in &calibrated.calibration.entries {
-        println!(
-            "class {:<12} steps {}  image threshold {:.4}  false rejects {:.2} % (bound {:.2} %, {} good pictures)",
-            entry.class.as_ref().map_or("(none)", |class| &class.0),
-            entry.steps.0,
-            entry.image_threshold,
-            entry.alpha * 100.0,
-            entry.alpha_bound * 100.0,
-            entry.samples
-        );
+    if !args.json {
+        calibrated.print();
     }
     manifest.calibration = Some(calibrated.calibration);
     if let Some(id) = args.out.file_name() {
@@ -95,6 +89,11 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<()> {
     let files = names.into_iter().map(|name| Ok((name.clone(), bundle.read(&name)?)));
     let files = files.collect::<anyhow::Result<BTreeMap<_, _>>>()?;
     let made = Bundle::create(&args.out, manifest, &files, false)?;
-    println!("bundle  {}", made.dir.display());
+    if args.json {
+        let entries = made.manifest.calibration.as_ref().map(|calibration| &calibration.entries);
+        println!("{}", json!({"bundle": made.dir, "model_hash": made.model_hash, "calibration": entries}));
+    } else {
+        println!("bundle  {}", made.dir.display());
+    }
     Ok(())
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::config::device::DeviceChoice;
 use crate::device;
 use crate::inspection::detect::Steps;
-use crate::trainer::paper::config::parse_device;
+use crate::trainer::paper::config::{GridArgs, parse_device};
 use crate::trainer::paper::export::{ExportRequest, export};
 
 /// Arguments of `trainer export`.
@@ -26,12 +26,8 @@ pub struct ExportArgs {
     /// Denoising steps that the bundle lists and calibrates
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 10])]
     steps: Vec<u32>,
-    /// Columns of the model grid, for a model that was not trained here
-    #[arg(long, requires = "height")]
-    width: Option<usize>,
-    /// Rows of the model grid, for a model that was not trained here
-    #[arg(long, requires = "width")]
-    height: Option<usize>,
+    #[command(flatten)]
+    grid: GridArgs,
     /// cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu", value_parser = parse_device)]
     device: DeviceChoice,
@@ -53,7 +49,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
         data: &args.data,
         out: &args.out,
         listed: &listed,
-        grid: args.width.zip(args.height),
+        grid: args.grid.asked(),
         command: std::env::args().collect::<Vec<_>>().join(" "),
     };
     let (bundle, calibrated) = export(&request, &compute)?;
@@ -63,15 +59,6 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     println!("bundle  {}", bundle.dir.display());
-    for entry in &calibrated.calibration.entries {
-        println!(
-            "steps {:<3} image threshold {:.4}  false rejects {:.2} % (bound {:.2} %, {} good pictures)",
-            entry.steps.0,
-            entry.image_threshold,
-            entry.alpha * 100.0,
-            entry.alpha_bound * 100.0,
-            entry.samples
-        );
-    }
+    calibrated.print();
     Ok(())
 }

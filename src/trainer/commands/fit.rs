@@ -11,7 +11,7 @@ use crate::model::profile::Profile;
 use crate::trainer::backbone;
 use crate::trainer::config::TrainConfig;
 use crate::trainer::dataset::discover::discover;
-use crate::trainer::dataset::survey::survey;
+use crate::trainer::dataset::survey::survey_and_clean;
 use crate::trainer::fit::{FitRequest, fit};
 
 /// Arguments of `trainer fit`.
@@ -83,10 +83,7 @@ pub fn run(args: &FitArgs) -> anyhow::Result<()> {
     let compute = device::open(args.device)?;
     let mut remarks = Vec::new();
     for set in &mut found.sets {
-        let survey = survey(set);
-        survey.log();
-        remarks.extend(survey.remarks());
-        survey.clean(set, &mut found.skipped);
+        remarks.extend(survey_and_clean(set, &mut found.skipped).remarks());
     }
     log::info!(
         "{} on {}x{} pixels (stretched), steps {:?}, {:.1} minutes on {}",
@@ -112,17 +109,7 @@ pub fn run(args: &FitArgs) -> anyhow::Result<()> {
             "pseudo-validation: image AUROC {:.4}, pixel AP {:.4}",
             result.choice.image_auroc, result.choice.pixel_ap
         );
-        for entry in &result.calibrated.calibration.entries {
-            println!(
-                "class {:<12} steps {}  image threshold {:.4}  false rejects {:.2} % (bound {:.2} %, {} good pictures)",
-                entry.class.as_ref().map_or("(none)", |class| &class.0),
-                entry.steps.0,
-                entry.image_threshold,
-                entry.alpha * 100.0,
-                entry.alpha_bound * 100.0,
-                entry.samples
-            );
-        }
+        result.calibrated.print();
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ use crate::trainer::evaluate::{Protocol, evaluate, print, write};
 use crate::trainer::fit::default_steps;
 use crate::trainer::gallery;
 use crate::trainer::judge::{Rules, TrainerClock, judge};
-use crate::trainer::paper::config::parse_device;
+use crate::trainer::paper::config::{GridArgs, parse_device};
 use crate::trainer::paper::export::grid;
 use crate::trainer::paper::run::{State, best};
 use crate::trainer::paper::{model, validate};
@@ -48,12 +48,8 @@ pub struct TestArgs {
     /// Folder for metrics.json, metrics.csv, metrics.txt and five pictures per image (twice the time)
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Columns of the model grid, for a model that was not trained here
-    #[arg(long, requires = "height")]
-    width: Option<usize>,
-    /// Rows of the model grid, for a model that was not trained here
-    #[arg(long, requires = "width")]
-    height: Option<usize>,
+    #[command(flatten)]
+    grid: GridArgs,
     /// cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu", value_parser = parse_device)]
     device: DeviceChoice,
@@ -76,7 +72,7 @@ impl TestArgs {
         let compute = device::open(self.device)?;
         if let Some(path) = &self.resume_path {
             let from = best(path)?;
-            let (width, height) = grid(State::read(&from)?.as_ref(), self.width.zip(self.height))?;
+            let (width, height) = grid(State::read(&from)?.as_ref(), self.grid.asked())?;
             let (config, network) = model::read(&from, &compute.device)?;
             let preprocess = model::preprocess(&config, width, height);
             if let Some(problem) = preprocess.problem() {

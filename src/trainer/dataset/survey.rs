@@ -92,6 +92,14 @@ fn look(path: &Path) -> Result<Look, String> {
     Ok(Look { hash: blake3::hash(&bytes), size: (picture.width, picture.height) })
 }
 
+/// Surveys a set, says what was found, and takes what cannot be used out of it.
+pub fn survey_and_clean(set: &mut Set, skipped: &mut Vec<Skipped>) -> Survey {
+    let survey = survey(set);
+    survey.log();
+    survey.clean(set, skipped);
+    survey
+}
+
 impl Survey {
     /// Takes what cannot be read, and what is there twice, out of a set's training pictures.
     pub fn clean(&self, set: &mut Set, skipped: &mut Vec<Skipped>) {

@@ -10,7 +10,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::config::{FinetuneConfig, RunConfig};
-use super::data::{Material, Purpose, generator, images, normal, order, spread};
+use super::data::{Material, Purpose, generator, images, normal, order};
 use super::lpips::Lpips;
 use super::run::Task;
 use crate::model::autoencoder::{Autoencoder, AutoencoderConfig};
@@ -22,6 +22,7 @@ use crate::preprocess::spec::{Normalisation, PreprocessSpec};
 use crate::synthetic::corrupt::{CorruptionFamily, corrupt};
 use crate::trainer::import::build::read_autoencoder;
 use crate::trainer::import::release::write_autoencoder;
+use crate::trainer::pictures::spread;
 
 /// The file in a checkpoint: CompVis' names, so that `build-model --first-stage` reads it.
 pub const FIRST_STAGE: &str = "first_stage.safetensors";

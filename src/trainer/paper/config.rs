@@ -219,6 +219,24 @@ pub fn parse_device(text: &str) -> Result<DeviceChoice, String> {
     text.parse().map_or_else(|_| text.parse(), |index| Ok(DeviceChoice::Cuda(index)))
 }
 
+/// The model grid on the command line.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct GridArgs {
+    /// Columns of the model grid, for a model that was not trained here
+    #[arg(long, requires = "height")]
+    width: Option<usize>,
+    /// Rows of the model grid, for a model that was not trained here
+    #[arg(long, requires = "width")]
+    height: Option<usize>,
+}
+
+impl GridArgs {
+    /// Columns and rows, if they are asked for.
+    pub fn asked(self) -> Option<(usize, usize)> {
+        self.width.zip(self.height)
+    }
+}
+
 impl RunArgs {
     /// The configuration: the file that is named or ships, with the command line over it.
     ///

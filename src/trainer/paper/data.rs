@@ -9,13 +9,12 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use crate::inspection::frame::{CameraId, Frame, FrameBuf, FrameId, FrameMeta, PixelFormat, Prepared};
+use crate::inspection::frame::{Frame, FrameBuf, FrameMeta, PixelFormat, Prepared};
 use crate::inspection::roi::Roi;
-use crate::inspection::time::Timestamp;
 use crate::preprocess::prepare;
 use crate::preprocess::spec::{Normalisation, PreprocessSpec};
 use crate::trainer::dataset::discover::discover;
-use crate::trainer::dataset::survey::survey;
+use crate::trainer::dataset::survey::survey_and_clean;
 use crate::trainer::pictures::{Picture, load};
 
 /// Good pictures of all sets, divided.
@@ -47,9 +46,7 @@ impl Material {
         let spec = PreprocessSpec { normalisation: Normalisation::SymmetricOne, ..spec.clone() };
         let mut skipped = found.skipped;
         for (index, set) in found.sets.iter_mut().enumerate() {
-            let survey = survey(set);
-            survey.log();
-            survey.clean(set, &mut skipped);
+            survey_and_clean(set, &mut skipped);
             let pictures = load(&set.train, index, &spec, &mut skipped);
             ensure!(
                 pictures.len() >= 3,
@@ -95,11 +92,6 @@ fn divide(mut pictures: Vec<Picture>, hold_out: f64) -> [Vec<Picture>; 3] {
     let mut select = pictures.split_off(pictures.len() - held);
     let calibrate = select.split_off((held / 4).max(1));
     [pictures, select, calibrate]
-}
-
-/// Every `n`-th picture, so that at most `most` of them remain.
-pub fn spread(pictures: &[Picture], most: usize) -> impl Iterator<Item = &Picture> {
-    pictures.iter().step_by(pictures.len().div_ceil(most.max(1)).max(1))
 }
 
 /// Which of `count` pictures pass number `pass` sees: every epoch has another order, and no picture is left out. It depends
@@ -152,15 +144,7 @@ pub fn upload(values: Vec<f32>, shape: [usize; 4], device: &Device) -> Tensor<4>
 /// # Errors
 /// What `prepare` says.
 pub fn prepared(rgb: &[u8], spec: &PreprocessSpec) -> anyhow::Result<Prepared> {
-    let meta = FrameMeta {
-        id: FrameId(0),
-        camera: CameraId("file".into()),
-        captured_at: Timestamp::default(),
-        sequence: 0,
-        trigger: None,
-        width: spec.width as u32,
-        height: spec.height as u32,
-    };
+    let meta = FrameMeta::of_picture("picture", spec.width as u32, spec.height as u32);
     let frame = Frame { meta, format: PixelFormat::Rgb8, pixels: FrameBuf(rgb.into()) };
     Ok(prepare(&frame, &Roi::FULL, spec)?)
 }
@@ -174,12 +158,14 @@ pub fn images<'a>(
     spec: &PreprocessSpec,
     device: &Device,
 ) -> anyhow::Result<Tensor<4>> {
-    let mut values = Vec::new();
-    for rgb in pictures {
-        values.extend(prepared(rgb, spec)?.image);
-    }
-    let count = values.len() / (3 * spec.width * spec.height);
-    Ok(upload(values, [count, 3, spec.height, spec.width], device))
+    let prepared = pictures.map(|rgb| prepared(rgb, spec)).collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(stack(&prepared, spec, device))
+}
+
+/// Prepared pictures as model input `[b, 3, h, w]`.
+pub fn stack(prepared: &[Prepared], spec: &PreprocessSpec, device: &Device) -> Tensor<4> {
+    let values = prepared.iter().flat_map(|picture| picture.image.iter().copied()).collect();
+    upload(values, [prepared.len(), 3, spec.height, spec.width], device)
 }
 
 #[cfg(test)]

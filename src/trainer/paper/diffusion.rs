@@ -13,7 +13,7 @@ use burn::tensor::{Device, Tensor};
 use rand::RngExt;
 
 use super::config::{DiffusionConfig, RunConfig};
-use super::data::{Material, Purpose, generator, images, normal, order, upload};
+use super::data::{Material, Purpose, generator, images, normal, order, prepared, stack, upload};
 use super::model;
 use super::run::Task;
 use super::validate::{detector, validate};
@@ -147,7 +147,9 @@ impl<'a> Diffusion<'a> {
         let chosen = order(pictures.len(), self.run.batch, pass, self.run.seed);
         let count = chosen.len();
         let (width, height) = (self.spec.width, self.spec.height);
-        let image = images(chosen.iter().map(|&index| &pictures[index].rgb[..]), self.spec, &self.device)?;
+        let prepared = chosen.iter().map(|&index| prepared(&pictures[index].rgb, self.spec));
+        let prepared = prepared.collect::<anyhow::Result<Vec<_>>>()?;
+        let image = stack(&prepared, self.spec, &self.device);
         let gathered = |part: &dyn Fn(&Cached) -> &[f32], shape: [usize; 4]| {
             upload(chosen.iter().flat_map(|&index| part(&self.cached[index]).to_vec()).collect(), shape, &self.device)
         };
@@ -168,11 +170,7 @@ impl<'a> Diffusion<'a> {
             None => None,
             Some(SketchOperator::Soft) => Some(soft_sketch(image.clone())),
             Some(SketchOperator::Canny) => {
-                let planes = chosen.iter().map(|&index| {
-                    let prepared = super::data::prepared(&pictures[index].rgb, self.spec)?;
-                    Ok(prepared.sketch.unwrap_or_default())
-                });
-                let planes = planes.collect::<anyhow::Result<Vec<_>>>()?.concat();
+                let planes = prepared.into_iter().flat_map(|picture| picture.sketch.unwrap_or_default()).collect();
                 Some(upload(planes, [count, 1, height, width], &self.device))
             }
         };
@@ -199,15 +197,9 @@ impl<'a> Diffusion<'a> {
         network.control = Some(learner.control);
         network
     }
-
-    /// `mean (eps - eps_hat(sqrt(a_t) z + sqrt(1 - a_t) eps, t))^2`, `[1]`.
-    pub fn objective(&self, learner: &Learner, batch: Batch) -> Tensor<1> {
-        let context = self.frozen.context.as_ref().map(|context| context.val());
-        objective(learner, context.as_ref(), &self.frozen, batch)
-    }
 }
 
-/// The loss of a batch; `model` gives the schedule.
+/// `mean (eps - eps_hat(sqrt(a_t) z + sqrt(1 - a_t) eps, t))^2` of a batch, `[1]`; `model` gives the schedule.
 pub fn objective(learner: &Learner, context: Option<&Tensor<2>>, model: &Network, batch: Batch) -> Tensor<1> {
     let Batch { latent, noise, timesteps, image, sketch, stages } = batch;
     let schedule = model.sampler().schedule();
@@ -240,7 +232,8 @@ impl Task for Diffusion<'_> {
     }
 
     fn loss(&self, learner: &Learner, pass: usize) -> anyhow::Result<Tensor<1>> {
-        Ok(self.objective(learner, self.batch(pass)?))
+        let context = self.frozen.context.as_ref().map(|context| context.val());
+        Ok(objective(learner, context.as_ref(), &self.frozen, self.batch(pass)?))
     }
 
     fn validate(&self, learner: Learner) -> anyhow::Result<f64> {

@@ -373,7 +373,6 @@ fn checkpoint<T: Task>(
         optimizer.save(directory.join(OPTIMIZER)).context(OPTIMIZER)?;
         Ok(std::fs::write(directory.join(STATE), serde_json::to_vec_pretty(state)?)?)
     })?;
-    std::fs::File::open(&config.out)?.sync_all()?;
     let found = checkpoints(&config.out)?;
     let best = state.best().map(|(step, _)| step);
     for (step, path) in &found[..found.len().saturating_sub(config.keep)] {

@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::data::{prepared, spread};
+use super::data::prepared;
 use super::model;
 use crate::bundle::manifest::NumberFormat;
 use crate::detector::{DetectorSpec, DiffusionDetector};
@@ -15,9 +15,8 @@ use crate::inspection::metrics::Ranking;
 use crate::model::network::Network;
 use crate::model::profile::ModelConfig;
 use crate::preprocess::spec::PreprocessSpec;
-use crate::synthetic::corrupt::{CorruptionFamily, corrupt};
 use crate::trainer::judge::TrainerClock;
-use crate::trainer::pictures::Picture;
+use crate::trainer::pictures::{Picture, with_and_without_defects};
 
 /// Every so many cells one counts for the pixel metric: the maps are smooth.
 const STRIDE: usize = 4;
@@ -56,23 +55,14 @@ pub fn validate(
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let plan = Plan { steps: Steps(steps), class: None };
     let (mut scores, mut cells) = (Vec::new(), Vec::new());
-    let mut judge = |rgb: &[u8], mask: Option<&[u8]>| -> anyhow::Result<()> {
+    with_and_without_defects(pictures, most, (spec.width, spec.height), &mut rng, |_, rgb, mask| {
         let detection = detector.detect(&[prepared(rgb, spec)?], &plan)?.pop().context("one detection per frame")?;
         scores.push((detection.score.0, mask.is_some()));
         let truth = |cell: usize| mask.is_some_and(|mask| mask[cell] > 127);
         let values = detection.map.values.iter().enumerate().step_by(STRIDE);
         cells.extend(values.map(|(cell, value)| (*value, truth(cell))));
         Ok(())
-    };
-    for (index, picture) in spread(pictures, most).enumerate() {
-        judge(&picture.rgb, None)?;
-        for families in [&CorruptionFamily::VALIDATION[..], &CorruptionFamily::TRAINING] {
-            let family = families[index % families.len()];
-            let other = &pictures[(index * 7 + 1) % pictures.len()].rgb;
-            let spoilt = corrupt(&picture.rgb, spec.width, spec.height, Some(other), family, &mut rng);
-            judge(&spoilt.rgb, Some(&spoilt.mask))?;
-        }
-    }
+    })?;
     let auroc = Ranking::new(scores.into_iter()).auroc().unwrap_or(0.0);
     let precision = Ranking::new(cells.into_iter()).average_precision().unwrap_or(0.0);
     Ok(auroc + 0.5 * precision)
