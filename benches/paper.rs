@@ -14,7 +14,7 @@ use dsad::bundle::manifest::NumberFormat;
 use dsad::config::device::DeviceChoice;
 use dsad::detector::{DetectorSpec, DiffusionDetector};
 use dsad::device;
-use dsad::inspection::detect::{Detector, Plan, Steps};
+use dsad::inspection::detect::{Detector, Plan, StepPlan, Steps};
 use dsad::model::lighten::lighten;
 use dsad::model::network::Network;
 use dsad::model::profile::{ModelConfig, Profile};
@@ -162,7 +162,7 @@ fn frames(arguments: &Arguments, device: &Device) {
     let rgb: Vec<u8> = (0..3 * SIDE * SIDE).map(|i| (i * 7 % 251) as u8).collect();
     let frame = [prepared(&rgb, &spec).expect("a picture")];
     for steps in [10, 4, 2, 1] {
-        let plan = Plan { steps: Steps(steps), class: None };
+        let plan = Plan { steps: StepPlan::Fixed(Steps(steps)), class: None };
         time(&format!("frame at {steps} steps"), device, 10, || {
             drop(detector.detect(&frame, &plan).expect("a detection"));
         });

@@ -15,11 +15,13 @@ use crate::bundle::{Bundle, WEIGHTS};
 use crate::config::device::DeviceChoice;
 use crate::device::Compute;
 use crate::inspection::anomaly::{AnomalyMap, gaussian_blur};
-use crate::inspection::detect::{ClassId, Detection, Detector, DetectorError, Plan, Reconstruction, Steps};
+use crate::inspection::detect::{
+    ClassId, Detection, Detector, DetectorError, Gate, Plan, Reconstruction, StepPlan, Steps,
+};
 use crate::inspection::frame::{FrameMeta, Prepared};
 use crate::inspection::roi::Roi;
-use crate::inspection::time::Clock;
-use crate::model::network::{Network, Reconstructed};
+use crate::inspection::time::{Clock, Timestamp};
+use crate::model::network::{Components, Network, Reconstructed};
 use crate::model::profile::ModelConfig;
 use crate::preprocess::spec::{Normalisation, PreprocessSpec};
 use crate::preprocess::{decode, prepare, to_rgb};
@@ -140,7 +142,7 @@ impl DiffusionDetector {
             let expected = expected.get("map").ok_or_else(|| fail("the expected map has no tensor 'map'".into()))?;
             let picture = bundle.read(&golden.picture)?;
             let prepared = prepare_picture(&picture, &bundle.manifest.preprocess).map_err(&fail)?;
-            let plan = Plan { steps: golden.steps, class: golden.class.clone() };
+            let plan = Plan { steps: StepPlan::Fixed(golden.steps), class: golden.class.clone() };
             let detections = self.detect(std::slice::from_ref(&prepared), &plan).map_err(|e| fail(e.to_string()))?;
             compare(&detections[0], &expected.values, golden).map_err(fail)?;
         }
@@ -174,22 +176,30 @@ impl DiffusionDetector {
 
 impl Detector for DiffusionDetector {
     fn detect(&mut self, batch: &[Prepared], plan: &Plan) -> Result<Vec<Detection>, DetectorError> {
-        let Some(first) = batch.first() else { return Ok(Vec::new()) };
-        let (height, width) = (first.height, first.width);
         let started = self.clock.now();
-        let (reconstructed, map) = self.redraw(batch, plan)?;
-        // One read-back for both: the device is waited for once.
-        let answer = Tensor::cat(vec![map, reconstructed.image], 1).cast(FloatDType::F32);
-        let values = answer
-            .try_into_vec_as::<f32>()
-            .map_err(|error| DetectorError(format!("the device gave no answer: {error}")))?;
-        let infer_ms = self.clock.now().millis_since(started);
-        let plane = height * width;
-        Ok(values
-            .chunks_exact(4 * plane)
-            .map(|planes| self.detection(planes, height, width, plan.steps, infer_ms))
-            .collect())
+        let class = self.class_index(plan.class.as_ref())?;
+        let all: Vec<&Prepared> = batch.iter().collect();
+        let gates = match &plan.steps {
+            StepPlan::Fixed(steps) => return self.run(&all, *steps, class, started),
+            StepPlan::Auto(gates) => gates,
+        };
+        let mut found: Vec<Option<Detection>> = vec![None; batch.len()];
+        for gate in gates {
+            let open: Vec<usize> =
+                (0..batch.len()).filter(|&i| found[i].as_ref().is_none_or(|seen| !is_clear(seen, gates))).collect();
+            let frames: Vec<&Prepared> = open.iter().map(|&i| &batch[i]).collect();
+            for (index, detection) in open.into_iter().zip(self.run(&frames, gate.steps, class, started)?) {
+                found[index] = Some(detection);
+            }
+        }
+        let found: Option<Vec<Detection>> = found.into_iter().collect();
+        found.ok_or_else(|| DetectorError("auto steps: no step count is calibrated for this class".into()))
     }
+}
+
+/// Whether the thresholds of the steps that ran leave no doubt.
+fn is_clear(detection: &Detection, gates: &[Gate]) -> bool {
+    gates.iter().any(|gate| gate.steps == detection.steps && gate.is_clear(detection))
 }
 
 /// What lies behind an anomaly map.
@@ -209,7 +219,13 @@ impl DiffusionDetector {
     /// # Errors
     /// As [`Detector::detect`].
     pub fn explain(&self, prepared: &Prepared, plan: &Plan) -> Result<Explanation, DetectorError> {
-        let (reconstructed, map) = self.redraw(std::slice::from_ref(prepared), plan)?;
+        let class = self.class_index(plan.class.as_ref())?;
+        let steps = match &plan.steps {
+            StepPlan::Fixed(steps) => *steps,
+            StepPlan::Auto(gates) => gates.last().map_or(Steps(1), |gate| gate.steps),
+        };
+        let (reconstructed, components) = self.redraw(&[prepared], steps, class)?;
+        let map = components.combine(&self.spec.map.weights);
         let autoencoded = self.network.decode(reconstructed.seen_latent);
         let read = |tensor: Tensor<4>| {
             let values = tensor.cast(FloatDType::F32).try_into_vec_as::<f32>();
@@ -223,8 +239,36 @@ impl DiffusionDetector {
         })
     }
 
-    /// The guided reconstruction of frames of one size, and the map before smoothing.
-    fn redraw(&self, batch: &[Prepared], plan: &Plan) -> Result<(Reconstructed, Tensor<4>), DetectorError> {
+    /// One detection per frame at one step count.
+    fn run(
+        &self,
+        batch: &[&Prepared],
+        steps: Steps,
+        class: usize,
+        started: Timestamp,
+    ) -> Result<Vec<Detection>, DetectorError> {
+        let Some(first) = batch.first() else { return Ok(Vec::new()) };
+        let (height, width, count) = (first.height, first.width, batch.len());
+        let (reconstructed, components) = self.redraw(batch, steps, class)?;
+        let planes = Tensor::cat(vec![components.combine(&self.spec.map.weights), reconstructed.image], 1);
+        // One read-back for all: the device is waited for once.
+        let answer = Tensor::cat(vec![planes.reshape([count as i32, -1]), components.novelty()], 1);
+        let values = answer
+            .cast(FloatDType::F32)
+            .try_into_vec_as::<f32>()
+            .map_err(|error| DetectorError(format!("the device gave no answer: {error}")))?;
+        let infer_ms = self.clock.now().millis_since(started);
+        let rows = values.chunks_exact(values.len() / count);
+        Ok(rows.map(|row| self.detection(row, height, width, steps, infer_ms)).collect())
+    }
+
+    /// The guided reconstruction of frames of one size, and the components of their maps.
+    fn redraw(
+        &self,
+        batch: &[&Prepared],
+        steps: Steps,
+        class: usize,
+    ) -> Result<(Reconstructed, Components), DetectorError> {
         let (height, width) = batch.first().map_or((0, 0), |first| (first.height, first.width));
         if let Some(other) = batch.iter().find(|p| (p.height, p.width) != (height, width)) {
             return Err(DetectorError(format!(
@@ -233,10 +277,10 @@ impl DiffusionDetector {
             )));
         }
         let timesteps = self.network.sampler().schedule().timesteps();
-        if plan.steps.0 == 0 || plan.steps.0 as usize > timesteps {
-            return Err(DetectorError(format!("{} steps: the sampler has 1 to {timesteps}", plan.steps.0)));
+        if steps.0 == 0 || steps.0 as usize > timesteps {
+            return Err(DetectorError(format!("{} steps: the sampler has 1 to {timesteps}", steps.0)));
         }
-        let classes = vec![self.class_index(plan.class.as_ref())?; batch.len()];
+        let classes = vec![class; batch.len()];
         let count = batch.len();
         let pixels: Vec<f32> = batch.iter().flat_map(|p| p.image.iter().copied()).collect();
         let image = self.upload(pixels, [count, 3, height, width]);
@@ -244,21 +288,23 @@ impl DiffusionDetector {
             batch.iter().map(|p| p.sketch.as_deref()).collect::<Option<Vec<_>>>().map(|s| s.concat());
         let canny = canny.map(|planes| self.upload(planes, [count, 1, height, width]));
         let noise = self.noise(count, height, width);
-        let reconstructed = self.network.reconstruct(image.clone(), canny, &classes, plan.steps.0, noise);
-        let map = self.network.components(image, &classes, &reconstructed).combine(&self.spec.map.weights);
-        Ok((reconstructed, map))
+        let reconstructed = self.network.reconstruct(image.clone(), canny, &classes, steps.0, noise);
+        let components = self.network.components(image, &classes, &reconstructed);
+        Ok((reconstructed, components))
     }
 
-    /// Smooths and pools one frame's map on the host, in f32, and turns its reconstruction into bytes.
-    fn detection(&self, planes: &[f32], height: usize, width: usize, steps: Steps, infer_ms: f64) -> Detection {
+    /// Smooths and pools one frame's map on the host, in f32, and turns its reconstruction into bytes. `row` holds the map, the
+    /// three planes of the reconstruction, and the novelty.
+    fn detection(&self, row: &[f32], height: usize, width: usize, steps: Steps, infer_ms: f64) -> Detection {
         let plane = height * width;
-        let mut values = gaussian_blur(&planes[..plane], width, height, self.spec.map.sigma);
+        let mut values = gaussian_blur(&row[..plane], width, height, self.spec.map.sigma);
         // Cosine distances are never negative, but for rounding.
         values.iter_mut().for_each(|value| *value = if *value < 0.0 { 0.0 } else { *value });
         let map = AnomalyMap { width, height, values };
         let score = self.spec.map.pooling.pool(&map);
-        let rgb = to_rgb(&planes[plane..], self.spec.normalisation);
-        Detection { map, score, reconstruction: Reconstruction { width, height, rgb }, steps, infer_ms }
+        let rgb = to_rgb(&row[plane..4 * plane], self.spec.normalisation);
+        let reconstruction = Reconstruction { width, height, rgb };
+        Detection { map, score, novelty: row[4 * plane], reconstruction, steps, infer_ms }
     }
 }
 

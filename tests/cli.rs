@@ -289,14 +289,15 @@ fn a_station_sets_its_own_thresholds_and_takes_them_back() {
     let bundle = bundle.to_str().expect("path");
     let good = parts.join("washer/train/good");
     let good = good.to_str().expect("path");
-    let calibrate = ["calibrate", "--bundle", bundle, "--calibrations", "here", "--steps", "2"];
+    let calibrate = ["calibrate", "--bundle", bundle, "--calibrations", "here", "--steps", "2,auto"];
     let (code, _, error) = run(DSAD, &[&calibrate[..], &["--alone", good]].concat(), dir.path());
     assert!(code == 3 && error.contains("at least 99"), "{code}: {error}");
     let (code, out, error) =
         run(DSAD, &[&calibrate[..], &["--alone", "--alpha", "0.1", "--json", good]].concat(), dir.path());
     assert_eq!(code, 0, "{error}");
     let rows = lines(&out);
-    assert_eq!((&rows[0]["samples"], &rows[1]["pictures"]), (&12.into(), &12.into()));
+    assert_eq!((&rows[0]["samples"], &rows[2]["pictures"]), (&12.into(), &12.into()));
+    assert_eq!((&rows[0]["steps"], &rows[1]["steps"]), (&2.into(), &"auto".into()));
     let threshold = rows[0]["image_threshold"].as_f64().expect("a number");
     let judged = |more: &[&str]| {
         let inspect = ["inspect", "--bundle", bundle, "--json", good];

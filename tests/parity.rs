@@ -12,20 +12,22 @@ use dsad::config::device::DeviceChoice;
 use dsad::daemon::pipeline::{self, Camera, Ending, Parts};
 use dsad::detector::DiffusionDetector;
 use dsad::device;
-use dsad::inspection::detect::{ClassId, Steps};
+use dsad::inspection::detect::{ClassId, StepChoice, Steps};
 use dsad::inspection::frame::CameraId;
 use dsad::inspection::recipe::{Recipe, RecipeId};
 use dsad::inspection::roi::Roi;
 use dsad::trainer::dataset::discover::discover;
 use dsad::trainer::evaluate::Protocol;
 use dsad::trainer::judge::{Rules, TrainerClock, judge};
+use serde_json::Value;
 
-use crate::support::{RecordingSink, record, tiny_bundle};
+use crate::cli::lines;
+use crate::support::{DSAD, RecordingSink, record, run, tiny_bundle};
 
 #[test]
 fn trainer_and_daemon_make_the_same_map() {
     let (dir, parts) = tiny_bundle();
-    let steps = Steps(2);
+    let steps = StepChoice::Fixed(Steps(2));
 
     // The trainer's way: what `trainer test` computes its table from.
     let bundle = Bundle::open(dir, &KeyList::empty()).expect("opens");
@@ -88,5 +90,37 @@ fn trainer_and_daemon_make_the_same_map() {
         assert!(detection.map.values.iter().any(|value| *value > 0.0), "an empty map proves nothing");
         assert_eq!(bits(&detection.map.values), bits(&measured.map.values));
         assert_eq!(detection.score.0.to_bits(), measured.score.to_bits());
+    }
+}
+
+#[test]
+fn auto_judges_as_the_step_count_at_which_it_stopped() {
+    let (dir, parts) = tiny_bundle();
+    let mut folders: Vec<String> = std::fs::read_dir(parts.join("washer/test"))
+        .expect("folders")
+        .map(|entry| entry.expect("entry").path())
+        .filter(|path| std::fs::read_dir(path).is_ok_and(|mut found| found.next().is_some()))
+        .map(|path| path.display().to_string())
+        .collect();
+    folders.sort();
+    let run_with = |steps: &str| {
+        let args = ["inspect", "--bundle", dir.to_str().expect("path"), "--json", "--steps", steps];
+        let args: Vec<&str> = args.into_iter().chain(folders.iter().map(String::as_str)).collect();
+        let (_, out, error) = run(DSAD, &args, parts);
+        let mut events = lines(&out);
+        assert_eq!(events.pop().expect("a summary")["fault"], 0, "{error}");
+        events
+    };
+    let (one, two, auto) = (run_with("1"), run_with("2"), run_with("auto"));
+    assert!(!auto.is_empty());
+    for (index, event) in auto.iter().enumerate() {
+        let fixed = match event["steps"].as_u64().expect("a number") {
+            1 => &one[index],
+            2 => &two[index],
+            other => panic!("{other} steps were not listed"),
+        };
+        assert_eq!(event["camera"], fixed["camera"]);
+        assert_eq!(event["score"], fixed["score"], "the same map, whatever led to it");
+        assert_ne!(event["threshold"], Value::Null, "auto has thresholds of its own");
     }
 }

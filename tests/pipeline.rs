@@ -7,7 +7,7 @@ use std::time::Duration;
 use dsad::daemon::pipeline::{Camera, Ending, Parts, run};
 use dsad::daemon::stages::{Job, Jobs};
 use dsad::inspection::calibration::Calibration;
-use dsad::inspection::detect::{Detector, Steps};
+use dsad::inspection::detect::{Detector, StepChoice, Steps};
 use dsad::inspection::frame::CameraId;
 use dsad::inspection::recipe::{Recipe, RecipeId};
 use dsad::inspection::roi::Roi;
@@ -22,7 +22,7 @@ fn job(calibration: Option<Calibration>) -> Job {
             id: RecipeId("scripted".into()),
             roi: Roi::FULL,
             class: None,
-            steps: Steps(1),
+            steps: StepChoice::Fixed(Steps(1)),
             sensitivity: 0.5,
         },
         detector: 0,

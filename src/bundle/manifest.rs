@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::error::BundleError;
 use crate::inspection::anomaly::Pooling;
 use crate::inspection::calibration::Calibration;
-use crate::inspection::detect::{ClassId, Steps};
+use crate::inspection::detect::{ClassId, StepChoice, Steps};
 use crate::model::network::MapWeights;
 use crate::model::profile::ModelConfig;
 use crate::preprocess::spec::PreprocessSpec;
@@ -193,10 +193,12 @@ impl Manifest {
         if let Some(name) = golden_files.into_iter().find(|name| !self.files.contains_key(*name)) {
             return Some(format!("golden: '{name}' is not listed under 'files'"));
         }
-        let asked = self.golden.iter().map(|golden| ("golden", &golden.class, golden.steps));
+        let asked = self.golden.iter().map(|golden| ("golden", &golden.class, StepChoice::Fixed(golden.steps)));
         let judged = calibrated.iter().map(|entry| ("calibration", &entry.class, entry.steps));
         for (key, class, steps) in asked.chain(judged) {
-            if !self.steps.contains(&steps) {
+            if let StepChoice::Fixed(steps) = steps
+                && !self.steps.contains(&steps)
+            {
                 return Some(format!("{key}: step count {} is not listed under 'steps'", steps.0));
             }
             if let Some(class) = class.as_ref().filter(|class| !self.classes.contains(class)) {

@@ -136,14 +136,15 @@ pub fn revert(root: &Path, model_hash: &str) -> Result<Option<u32>, BundleError>
 mod tests {
     use super::*;
     use crate::inspection::calibration::{GoodPart, calibrate};
-    use crate::inspection::detect::Steps;
+    use crate::inspection::detect::{StepChoice, Steps};
 
     const MODEL: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
     fn calibration(scale: f32) -> Calibration {
-        let parts: Vec<GoodPart> =
-            (1..20).map(|k| GoodPart { score: k as f32 * scale, level: k as f32 * scale, light: 0.5 }).collect();
-        let entry = calibrate(&parts, 0.1, None, Steps(2), 4).expect("enough");
+        let parts: Vec<GoodPart> = (1..20)
+            .map(|k| GoodPart { score: k as f32 * scale, level: k as f32 * scale, light: 0.5, novelty: None })
+            .collect();
+        let entry = calibrate(&parts, 0.1, None, StepChoice::Fixed(Steps(2)), 4).expect("enough");
         Calibration { id: format!("c{scale}"), entries: vec![entry] }
     }
 

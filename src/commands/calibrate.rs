@@ -12,8 +12,8 @@ use super::load::{Bundles, in_force, keys};
 use crate::bundle::station_calibration::{self, current};
 use crate::camera::replay::{Replay, pictures};
 use crate::config::device::DeviceChoice;
-use crate::inspection::calibration::{Calibration, CalibrationEntry, GoodPart, calibrate};
-use crate::inspection::detect::{ClassId, Detector, Plan, Steps};
+use crate::inspection::calibration::{CALIBRATED_POINT, Calibration, CalibrationEntry, GoodPart, calibrate};
+use crate::inspection::detect::{ClassId, Detector, Plan, StepChoice, StepPlan};
 use crate::inspection::frame::{CameraId, FrameSource, Prepared};
 use crate::inspection::roi::Roi;
 use crate::inspection::time::{Clock, rfc3339};
@@ -38,9 +38,9 @@ pub struct CalibrateArgs {
     /// Leave the good parts behind the present thresholds away: this station shows other pictures
     #[arg(long)]
     alone: bool,
-    /// Step counts to calibrate; default all that the bundle lists
+    /// Step counts to calibrate, and auto; default all that the bundle has
     #[arg(long, value_delimiter = ',')]
-    steps: Vec<u32>,
+    steps: Vec<StepChoice>,
     /// Product kind of a multi-class bundle; default is the null class
     #[arg(long)]
     class: Option<String>,
@@ -86,11 +86,16 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
         "--class: the bundle knows {:?}",
         manifest.classes.iter().map(|class| class.0.as_str()).collect::<Vec<_>>()
     );
-    let asked: Vec<Steps> = args.steps.iter().copied().map(Steps).collect();
-    let listed = if asked.is_empty() { manifest.steps.clone() } else { asked };
-    if let Some(unknown) = listed.iter().find(|steps| !manifest.steps.contains(steps)) {
-        bail!("--steps {}: the bundle lists {:?}", unknown.0, manifest.steps.iter().map(|s| s.0).collect::<Vec<_>>());
+    let known: Vec<StepChoice> = manifest.steps.iter().map(|&steps| StepChoice::Fixed(steps)).collect();
+    let auto = (known.len() > 1).then_some(StepChoice::Auto);
+    let known: Vec<StepChoice> = known.into_iter().chain(auto).collect();
+    let mut listed = if args.steps.is_empty() { known.clone() } else { args.steps.clone() };
+    if let Some(unknown) = listed.iter().find(|steps| !known.contains(steps)) {
+        let known: Vec<String> = known.iter().map(ToString::to_string).collect();
+        bail!("--steps {unknown}: the bundle has {}", known.join(", "));
     }
+    // Last: it stands on the thresholds of the others.
+    listed.sort_by_key(|&steps| steps == StepChoice::Auto);
     let before = in_force(bundles.get(index), Some(&args.calibrations))?;
     let roi = match args.roi[..] {
         [] => Roi::FULL,
@@ -114,23 +119,26 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
     }
     let mut detectors = bundles.detectors(args.device, Arc::clone(&clock))().map_err(anyhow::Error::msg)?;
     let detector = detectors[index].as_mut();
-    let mut entries = Vec::new();
+    let mut made = Calibration { id: String::new(), entries: Vec::new() };
     for steps in listed {
         let old = before.as_ref().and_then(|calibration| calibration.entry(class.as_ref(), steps));
         let min_area = match (old, before.as_ref().and_then(|c| c.entries.first())) {
             (Some(entry), _) | (None, Some(entry)) => entry.min_area,
             (None, None) => bail!("the bundle has no calibration at all; make one with `trainer calibrate`"),
         };
-        let mut parts = judge(detector, &prepared, &Plan { steps, class: class.clone() }, min_area)?;
+        // With the gates as they will be in force: what was just calibrated, and what stays.
+        let in_force = before.as_ref().map_or_else(|| made.clone(), |before| before.replaced_by(&made));
+        let plan = StepPlan::new(steps, || in_force.gates(class.as_ref(), CALIBRATED_POINT));
+        let mut parts = judge(detector, &prepared, &Plan { steps: plan, class: class.clone() }, min_area)?;
         if !args.alone {
             parts.extend(old.iter().flat_map(|entry| &entry.good));
         }
         let entry = calibrate(&parts, args.alpha, class.clone(), steps, min_area)?;
         say(&entry, old, args.json)?;
-        entries.push(entry);
+        made.entries.push(entry);
     }
-    let digest = blake3::hash(&serde_json::to_vec(&entries)?).to_hex();
-    let calibration = Calibration { id: format!("station-{}", &digest[..12]), entries };
+    let digest = blake3::hash(&serde_json::to_vec(&made.entries)?).to_hex();
+    let calibration = Calibration { id: format!("station-{}", &digest[..12]), ..made };
     let names = files.iter().map(|file| file.display().to_string()).collect();
     let path = station_calibration::write(&args.calibrations, &hash, calibration, names, rfc3339(clock.wall_nanos()))?;
     if args.json {
@@ -150,11 +158,8 @@ fn judge(
     let mut parts = Vec::with_capacity(prepared.len());
     for frame in prepared {
         for detection in detector.detect(std::slice::from_ref(frame), plan)? {
-            parts.push(GoodPart {
-                score: detection.score.0,
-                level: detection.map.region_level(min_area),
-                light: frame.light,
-            });
+            let part = GoodPart::of(&detection, frame.light, min_area);
+            parts.push(plan.gate(detection.steps).map_or(part, |gate| part.in_units_of(gate)));
         }
     }
     Ok(parts)
@@ -171,9 +176,9 @@ fn say(entry: &CalibrationEntry, old: Option<&CalibrationEntry>, json: bool) -> 
         );
     } else {
         println!(
-            "steps {}  image threshold {image_threshold:.4} (was {})  {:.2} % false rejects (bound {:.2} %, {samples} good \
+            "steps {:<4}  image threshold {image_threshold:.4} (was {})  {:.2} % false rejects (bound {:.2} %, {samples} good \
              parts)",
-            steps.0,
+            steps,
             old.map_or("none".into(), |old| format!("{:.4}", old.image_threshold)),
             alpha * 100.0,
             alpha_bound * 100.0

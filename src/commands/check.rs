@@ -39,7 +39,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
             println!(
                 "{}",
                 json!({"camera": camera.name, "recipe": camera.recipe.id.0, "bundle": job.bundle, "class": class,
-                       "model_hash": job.model_hash, "steps": camera.recipe.steps.0, "calibrated": entry.is_some(),
+                       "model_hash": job.model_hash, "steps": camera.recipe.steps, "calibrated": entry.is_some(),
                        "calibration_id": job.calibration.as_ref().map(|calibration| &calibration.id)})
             );
         } else {
@@ -50,7 +50,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
                 job.bundle,
                 camera.bundle.display(),
                 class.unwrap_or("(none)"),
-                camera.recipe.steps.0,
+                camera.recipe.steps,
                 entry.map_or("NOT CALIBRATED: every frame would be a fault".into(), |entry| format!(
                     "calibrated ({}) on {} good parts at {:.2} % false rejects",
                     job.calibration.as_ref().map_or("", |calibration| &calibration.id),

@@ -17,7 +17,7 @@ use crate::config::file::ImagesOf;
 use crate::config::station::SyntheticLine;
 use crate::daemon::pipeline::{self, Camera, Ending, Parts};
 use crate::daemon::stages::Jobs;
-use crate::inspection::detect::{ClassId, Steps};
+use crate::inspection::detect::{ClassId, StepChoice};
 use crate::inspection::event::Event;
 use crate::inspection::frame::CameraId;
 use crate::inspection::recipe::{Recipe, RecipeId};
@@ -49,9 +49,9 @@ pub struct DemoArgs {
     /// Share of defective parts, 0 to 1
     #[arg(long, default_value_t = 0.3)]
     defect_rate: f64,
-    /// Denoising steps
-    #[arg(long, default_value_t = 2)]
-    steps: u32,
+    /// Denoising steps, or auto
+    #[arg(long, default_value = "2")]
+    steps: StepChoice,
     /// One event a line; the summary last
     #[arg(long)]
     json: bool,
@@ -101,7 +101,7 @@ pub fn run(args: &DemoArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
             id: RecipeId(format!("demo-{}", product.name())),
             roi: Roi::FULL,
             class: known.then_some(class),
-            steps: Steps(args.steps),
+            steps: args.steps,
             sensitivity: 0.5,
         };
         let camera = CameraId(product.name().into());

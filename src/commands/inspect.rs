@@ -11,7 +11,7 @@ use super::load::{Bundles, boot_id, keys};
 use crate::camera::replay::{Replay, pictures};
 use crate::config::device::DeviceChoice;
 use crate::daemon::stages::{Job, faulty, judge_one};
-use crate::inspection::detect::{ClassId, Detector, Steps};
+use crate::inspection::detect::{ClassId, Detector, StepChoice};
 use crate::inspection::event::Event;
 use crate::inspection::frame::{CameraId, FrameSource, SourceError};
 use crate::inspection::recipe::{Recipe, RecipeId};
@@ -36,9 +36,9 @@ pub struct InspectArgs {
     /// Folder for drawings: frame, reconstruction and map of every picture
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Denoising steps; default 2 if the bundle lists it
+    /// Denoising steps, or auto; default 2 if the bundle lists it
     #[arg(long)]
-    steps: Option<u32>,
+    steps: Option<StepChoice>,
     /// Product kind of a multi-class bundle; default is the null class
     #[arg(long)]
     class: Option<String>,
@@ -68,8 +68,8 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     let mut bundles = Bundles::default();
     let index = bundles.open(&args.bundle, &keys(args.keys.as_deref())?)?;
     let listed = &bundles.get(index).manifest.steps;
-    let steps =
-        args.steps.map(Steps).or_else(|| listed.iter().copied().find(|steps| steps.0 == 2)).unwrap_or(listed[0]);
+    let usual = listed.iter().copied().find(|steps| steps.0 == 2).unwrap_or(listed[0]);
+    let steps = args.steps.unwrap_or(StepChoice::Fixed(usual));
     let recipe = Recipe {
         id: RecipeId("inspect".into()),
         roi: Roi::FULL,

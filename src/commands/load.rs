@@ -15,7 +15,7 @@ use crate::daemon::stages::Job;
 use crate::detector::DiffusionDetector;
 use crate::device;
 use crate::inspection::calibration::Calibration;
-use crate::inspection::detect::Detector;
+use crate::inspection::detect::{Detector, StepChoice};
 use crate::inspection::recipe::Recipe;
 use crate::inspection::time::Clock;
 
@@ -66,9 +66,11 @@ impl Bundles {
             let known: Vec<&str> = manifest.classes.iter().map(|class| class.0.as_str()).collect();
             bail!("{place}: class '{}' is not known; the bundle knows: {}", class.0, known.join(", "));
         }
-        if !manifest.steps.contains(&recipe.steps) {
+        if let StepChoice::Fixed(steps) = recipe.steps
+            && !manifest.steps.contains(&steps)
+        {
             let listed: Vec<u32> = manifest.steps.iter().map(|steps| steps.0).collect();
-            bail!("{place}: steps {}: the bundle lists {listed:?}", recipe.steps.0);
+            bail!("{place}: steps {}: the bundle lists {listed:?}", steps.0);
         }
         let format = match device {
             DeviceChoice::Cpu => manifest.compute_dtype.cpu,

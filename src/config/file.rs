@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::device::DeviceChoice;
+use crate::inspection::detect::StepChoice;
 use crate::inspection::roi::Roi;
 
 /// `dsad.toml`.
@@ -117,8 +118,8 @@ pub struct RecipeFile {
     pub bundle: PathBuf,
     /// Product kind of a multi-class bundle; absent is the null class.
     pub class: Option<String>,
-    /// Denoising steps; the bundle must list them.
-    pub steps: u32,
+    /// Denoising steps that the bundle lists, or `"auto"`.
+    pub steps: StepChoice,
     /// Inspected part of the frame, normalised; absent is all of it.
     #[serde(default)]
     pub roi: Roi,

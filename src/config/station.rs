@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::device::DeviceChoice;
 use super::file::{CameraFile, ImagesOf, RecipeFile, SourceFile, StationFile};
-use crate::inspection::detect::{ClassId, Steps};
+use crate::inspection::detect::ClassId;
 use crate::inspection::recipe::{Recipe, RecipeId};
 use crate::synthetic::Product;
 
@@ -244,9 +244,6 @@ pub fn load_recipe(path: &Path) -> Result<(Recipe, PathBuf), Vec<Problem>> {
     if file.id.is_empty() {
         problem("id", "is empty; give the recipe a name".into());
     }
-    if file.steps == 0 {
-        problem("steps", "0: must be a step count that the bundle lists, such as 2".into());
-    }
     if !(0.0..=1.0).contains(&file.sensitivity) {
         problem("sensitivity", format!("{}: must be 0 to 1; 0.5 is the calibrated point", file.sensitivity));
     }
@@ -260,7 +257,7 @@ pub fn load_recipe(path: &Path) -> Result<(Recipe, PathBuf), Vec<Problem>> {
         id: RecipeId(file.id),
         roi: file.roi,
         class: file.class.map(ClassId),
-        steps: Steps(file.steps),
+        steps: file.steps,
         sensitivity: file.sensitivity,
     };
     Ok((recipe, base.join(file.bundle)))

@@ -9,9 +9,9 @@ use crossbeam::channel::{Receiver, Sender};
 
 use super::health::Health;
 use super::mailbox::{Consumer, Producer, Taken};
-use crate::inspection::calibration::{Calibration, GoodPart};
+use crate::inspection::calibration::Calibration;
 use crate::inspection::decide::decide;
-use crate::inspection::detect::{Detector, Plan};
+use crate::inspection::detect::{ClassId, Detector, Plan, StepPlan};
 use crate::inspection::drift::{Drift, DriftMonitor};
 use crate::inspection::event::Event;
 use crate::inspection::frame::{CameraId, Frame, FrameId, FrameMeta, FrameSource, Prepared, SourceError};
@@ -84,6 +84,29 @@ pub struct Job {
     pub dtype: String,
     /// Seed of the noise.
     pub seed: u64,
+}
+
+impl Job {
+    /// What the detector is asked for.
+    fn plan(&self) -> Plan {
+        let Recipe { class, steps, sensitivity, .. } = &self.recipe;
+        let gates = || self.calibration.as_ref().map(|c| c.gates(class.as_ref(), *sensitivity)).unwrap_or_default();
+        Plan { steps: StepPlan::new(*steps, gates), class: class.clone() }
+    }
+
+    /// Why nothing can be judged without thresholds.
+    fn uncalibrated(&self) -> String {
+        let name = |class: &Option<ClassId>| class.as_ref().map_or("(none)".into(), |class| class.0.clone());
+        let entries = self.calibration.as_ref().map_or(&[][..], |calibration| &calibration.entries);
+        let known: Vec<String> = entries.iter().map(|e| format!("{} steps {}", e.steps, name(&e.class))).collect();
+        format!(
+            "bundle '{}' has no calibration for {} steps and class {}; calibrated are: {}",
+            self.bundle,
+            self.recipe.steps,
+            name(&self.recipe.class),
+            if known.is_empty() { "nothing".into() } else { known.join(", ") }
+        )
+    }
 }
 
 /// Makes the event of an inspection.
@@ -231,8 +254,8 @@ fn watch(inspection: &Inspection, jobs: &Jobs, monitors: &mut Monitors) -> Drift
         Some((DriftMonitor::new(entry)?, Drift::default()))
     });
     let Some((monitor, last)) = monitor else { return Drift::default() };
-    let score = detection.score.0;
-    let drift = monitor.observe(GoodPart { score, level: score, light: prepared.light });
+    let unit = job.plan().gate(detection.steps).map_or(1.0, |gate| gate.image_threshold);
+    let drift = monitor.observe(detection.score.0 / unit, prepared.light, detection.novelty);
     if drift != *last {
         match drift.words().join(" and ") {
             none if none.is_empty() => log::info!("camera {camera}: no drift any more"),
@@ -268,7 +291,10 @@ pub fn judge_one(
     detector: &mut dyn Detector,
     clock: &dyn Clock,
 ) -> Inspection {
-    let plan = Plan { steps: job.recipe.steps, class: job.recipe.class.clone() };
+    let plan = job.plan();
+    if plan.steps == StepPlan::Auto(Vec::new()) {
+        return faulty(meta, Some(job), FaultReason::Uncalibrated, job.uncalibrated(), clock);
+    }
     let started = clock.now();
     let detection = match detector.detect(std::slice::from_ref(&prepared), &plan).map(|mut found| found.pop()) {
         Ok(Some(detection)) => detection,
@@ -282,43 +308,27 @@ pub fn judge_one(
     latency.decide = decided.millis_since(detected);
     latency.total = decided.millis_since(meta.captured_at);
     let fault = match decision.verdict {
-        Verdict::Fault(FaultReason::Uncalibrated) => Some(format!(
-            "bundle '{}' has no calibration for {} steps and class {}; calibrated are: {}",
-            job.bundle,
-            plan.steps.0,
-            plan.class.as_ref().map_or("(none)", |class| &class.0),
-            calibrated(job.calibration.as_ref())
-        )),
+        Verdict::Fault(FaultReason::Uncalibrated) => Some(job.uncalibrated()),
         Verdict::Fault(_) => Some("the map or the score is not finite".into()),
         _ => None,
     };
-    let entry = job.calibration.as_ref().and_then(|c| c.entry(plan.class.as_ref(), detection.steps));
+    let limits = job.calibration.as_ref().and_then(|calibration| calibration.limits(&plan, &detection));
     Inspection {
         frame: meta,
         recipe: job.recipe.id.clone(),
         bundle: job.bundle.clone(),
         model_hash: job.model_hash.clone(),
         calibration: job.calibration.as_ref().map(|calibration| calibration.id.clone()),
-        full_scale: entry.map(|entry| 2.0 * entry.region_threshold),
+        full_scale: limits.map(|limits| 2.0 * limits.region_threshold),
         detection: Some(detection),
         decision,
         latency,
         dtype: job.dtype.clone(),
-        steps: job.recipe.steps,
         seed: job.seed,
         fault,
         prepared: Some(Arc::new(prepared)),
         drift: Drift::default(),
     }
-}
-
-fn calibrated(calibration: Option<&Calibration>) -> String {
-    let entries = calibration.map_or(&[][..], |calibration| &calibration.entries);
-    let words: Vec<String> = entries
-        .iter()
-        .map(|e| format!("{} steps {}", e.steps.0, e.class.as_ref().map_or("(none)", |class| &class.0)))
-        .collect();
-    if words.is_empty() { "nothing".into() } else { words.join(", ") }
 }
 
 /// The inspection of a frame that was not judged.
@@ -334,7 +344,6 @@ pub fn faulty(meta: FrameMeta, job: Option<&Job>, reason: FaultReason, text: Str
         decision: Decision { verdict: Verdict::Fault(reason), rule: None, threshold: None, regions: Vec::new() },
         latency: Latency { total, ..Latency::default() },
         dtype: job.map(|job| job.dtype.clone()).unwrap_or_default(),
-        steps: job.map_or(crate::inspection::detect::Steps(0), |job| job.recipe.steps),
         seed: job.map_or(0, |job| job.seed),
         fault: Some(text),
         prepared: None,

@@ -85,6 +85,11 @@ impl AnomalyMap {
         regions
     }
 
+    /// Whether a region of at least `min_area` cells lies above `threshold`.
+    pub fn has_region(&self, threshold: f32, min_area: u32) -> bool {
+        self.regions(threshold).iter().any(|region| region.area >= min_area)
+    }
+
     /// The level below which some 8-connected region has at least `min_area` cells: `regions(threshold)` holds such a
     /// region exactly when `threshold` is less than this. 0 if the map has fewer cells.
     ///

@@ -9,16 +9,17 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::detect::{ClassId, Steps};
+use super::detect::{ClassId, Detection, Gate, Plan, StepChoice, StepPlan};
 
-/// Thresholds for one class at one step count.
+/// Thresholds for one class at one step count, or for `auto`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CalibrationEntry {
     /// The class; absent is the null class.
     pub class: Option<ClassId>,
-    /// The step count.
-    pub steps: Steps,
+    /// The step count. For `auto` scores and levels are in units of the thresholds of the step count that ran, because maps
+    /// of different step counts have different scales.
+    pub steps: StepChoice,
     /// Fail above this anomaly score.
     pub image_threshold: f32,
     /// Fail if a region of at least `min_area` cells lies above this map value.
@@ -51,8 +52,33 @@ pub struct Calibration {
 
 impl Calibration {
     /// The entry for a class and step count; no fallback from a named class to the null class.
-    pub fn entry(&self, class: Option<&ClassId>, steps: Steps) -> Option<&CalibrationEntry> {
+    pub fn entry(&self, class: Option<&ClassId>, steps: StepChoice) -> Option<&CalibrationEntry> {
         self.entries.iter().find(|e| e.class.as_ref() == class && e.steps == steps)
+    }
+
+    /// The calibrated step counts of a class, upwards, with their thresholds at a sensitivity.
+    pub fn gates(&self, class: Option<&ClassId>, sensitivity: f64) -> Vec<Gate> {
+        let own = self.entries.iter().filter(|entry| entry.class.as_ref() == class);
+        let mut gates: Vec<Gate> = own.filter_map(|entry| entry.gate(threshold_scale(sensitivity))).collect();
+        gates.sort_by_key(|gate| gate.steps);
+        gates
+    }
+
+    /// The thresholds of a detection that `plan` led to, before any sensitivity; none without a calibration for it.
+    pub fn limits(&self, plan: &Plan, detection: &Detection) -> Option<Gate> {
+        let class = plan.class.as_ref();
+        let ran = self.entry(class, StepChoice::Fixed(detection.steps))?.gate(1.0)?;
+        match &plan.steps {
+            StepPlan::Fixed(steps) => (*steps == detection.steps).then_some(ran),
+            StepPlan::Auto(_) => {
+                let whole = self.entry(class, StepChoice::Auto)?;
+                Some(Gate {
+                    image_threshold: ran.image_threshold * whole.image_threshold,
+                    region_threshold: ran.region_threshold * whole.region_threshold,
+                    ..ran
+                })
+            }
+        }
     }
 
     /// This calibration with the entries of `other` in place of its own, and the name of that one.
@@ -72,6 +98,23 @@ impl Calibration {
     }
 }
 
+impl CalibrationEntry {
+    /// Its thresholds times `scale`; none for `auto`, which has none of its own.
+    fn gate(&self, scale: f32) -> Option<Gate> {
+        let StepChoice::Fixed(steps) = self.steps else { return None };
+        let (image_threshold, region_threshold) = (self.image_threshold * scale, self.region_threshold * scale);
+        Some(Gate { steps, image_threshold, region_threshold, min_area: self.min_area })
+    }
+}
+
+/// The sensitivity at which thresholds stand as they were calibrated.
+pub const CALIBRATED_POINT: f64 = 0.5;
+
+/// The factor of thresholds at a sensitivity of 0 to 1: 0.5 is the calibrated point, 1 halves them, 0 doubles them.
+pub fn threshold_scale(sensitivity: f64) -> f32 {
+    4f64.powf(CALIBRATED_POINT - sensitivity.clamp(0.0, 1.0)) as f32
+}
+
 /// What one good part measured.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -82,6 +125,22 @@ pub struct GoodPart {
     pub level: f32,
     /// Mean brightness of the picture, 0 to 1.
     pub light: f32,
+    /// How unlike good parts its features are as a whole (`Detection::novelty`); absent in bundles of versions before it.
+    #[serde(default)]
+    pub novelty: Option<f32>,
+}
+
+impl GoodPart {
+    /// What a detection measured.
+    pub fn of(detection: &Detection, light: f32, min_area: u32) -> Self {
+        let level = detection.map.region_level(min_area);
+        Self { score: detection.score.0, level, light, novelty: Some(detection.novelty) }
+    }
+
+    /// The same with score and level as multiples of the thresholds of the step count that ran: the units of `auto`.
+    pub fn in_units_of(self, gate: &Gate) -> Self {
+        Self { score: self.score / gate.image_threshold, level: self.level / gate.region_threshold, ..self }
+    }
 }
 
 /// Why no threshold can be stated.
@@ -127,7 +186,7 @@ pub fn calibrate(
     parts: &[GoodPart],
     alpha: f64,
     class: Option<ClassId>,
-    steps: Steps,
+    steps: StepChoice,
     min_area: u32,
 ) -> Result<CalibrationEntry, CalibrationError> {
     let n = parts.len();
@@ -169,10 +228,6 @@ pub fn calibrate(
     })
 }
 
-/// 95 % upper bound of the false-reject rate when the threshold is the `rank`-th smallest of `n`.
-///
-/// Over repeated calibrations the rate follows Beta(n + 1 - rank, rank); its tail is a binomial sum:
-/// `P(rate > p) = P(Binomial(n, p) <= n - rank)`.
 /// The good parts by score; of more than [`KEPT`] a share that is spread over the ranks.
 fn kept(parts: &[GoodPart]) -> Vec<GoodPart> {
     let mut good = parts.to_vec();
@@ -186,6 +241,10 @@ fn kept(parts: &[GoodPart]) -> Vec<GoodPart> {
 /// Good parts that an entry keeps at most: a manifest stays a file that can be read.
 const KEPT: usize = 300;
 
+/// 95 % upper bound of the false-reject rate when the threshold is the `rank`-th smallest of `n`.
+///
+/// Over repeated calibrations the rate follows Beta(n + 1 - rank, rank); its tail is a binomial sum:
+/// `P(rate > p) = P(Binomial(n, p) <= n - rank)`.
 fn rate_bound(n: usize, rank: usize) -> f64 {
     // In logarithms: with thousands of parts the first terms are below the smallest float.
     let tail = |p: f64| {
@@ -212,6 +271,7 @@ mod tests {
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
+    use super::super::detect::Steps;
     use super::*;
 
     fn parts(n: usize, rng: &mut ChaCha8Rng) -> Vec<GoodPart> {
@@ -223,6 +283,7 @@ mod tests {
                     score: common + rng.random::<f32>(),
                     level: 3.0 * (common + rng.random::<f32>()),
                     light: 0.5,
+                    novelty: None,
                 }
             })
             .collect()
@@ -241,7 +302,8 @@ mod tests {
             let (mut sum, mut within) = (0.0, 0);
             let rounds = 400;
             for _ in 0..rounds {
-                let entry = calibrate(&parts(99, &mut rng), alpha, None, Steps(2), 4).expect("enough parts");
+                let entry =
+                    calibrate(&parts(99, &mut rng), alpha, None, StepChoice::Fixed(Steps(2)), 4).expect("enough parts");
                 let rate = rejects(&parts(2_000, &mut rng), &entry);
                 sum += rate;
                 within += u32::from(rate <= entry.alpha_bound);
@@ -255,11 +317,11 @@ mod tests {
     #[test]
     fn too_few_parts_are_refused_with_the_number_needed() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let error = calibrate(&parts(30, &mut rng), 0.01, None, Steps(1), 4).expect_err("refused");
+        let error = calibrate(&parts(30, &mut rng), 0.01, None, StepChoice::Fixed(Steps(1)), 4).expect_err("refused");
         assert!(error.to_string().contains("at least 99"), "{error}");
         let smallest = smallest_alpha(30);
         let set = parts(30, &mut rng);
-        let entry = calibrate(&set, smallest, None, Steps(1), 4).expect("the smallest rate works");
+        let entry = calibrate(&set, smallest, None, StepChoice::Fixed(Steps(1)), 4).expect("the smallest rate works");
         assert_eq!(rejects(&set, &entry), 0.0);
     }
 
@@ -278,13 +340,19 @@ mod tests {
 
     #[test]
     fn a_rate_that_is_not_a_number_is_refused() {
-        let good = [GoodPart { score: 1.0, level: 1.0, light: 0.5 }];
-        assert!(matches!(calibrate(&good, f64::NAN, None, Steps(1), 1), Err(CalibrationError::TooFew { .. })));
+        let good = [GoodPart { score: 1.0, level: 1.0, light: 0.5, novelty: None }];
+        assert!(matches!(
+            calibrate(&good, f64::NAN, None, StepChoice::Fixed(Steps(1)), 1),
+            Err(CalibrationError::TooFew { .. })
+        ));
     }
 
     #[test]
     fn values_that_are_not_numbers_are_refused() {
-        let bad = [GoodPart { score: f32::NAN, level: 1.0, light: 0.5 }];
-        assert!(matches!(calibrate(&bad, 0.5, None, Steps(1), 1), Err(CalibrationError::NotFinite { index: 0, .. })));
+        let bad = [GoodPart { score: f32::NAN, level: 1.0, light: 0.5, novelty: None }];
+        assert!(matches!(
+            calibrate(&bad, 0.5, None, StepChoice::Fixed(Steps(1)), 1),
+            Err(CalibrationError::NotFinite { index: 0, .. })
+        ));
     }
 }

@@ -1,6 +1,6 @@
 //! From a detection to a verdict: the only place where a verdict on pixels is made.
 
-use super::calibration::Calibration;
+use super::calibration::{Calibration, threshold_scale};
 use super::detect::{Detection, Plan};
 use super::verdict::{Decision, FailRule, FaultReason, Verdict};
 
@@ -15,19 +15,18 @@ pub fn decide(detection: &Detection, plan: &Plan, calibration: Option<&Calibrati
     if !(detection.score.0.is_finite() && detection.map.is_finite()) || detection.map.values.is_empty() {
         return fault(FaultReason::DetectorFault);
     }
-    let Some(entry) = calibration.and_then(|calibration| calibration.entry(plan.class.as_ref(), detection.steps))
-    else {
+    let Some(limits) = calibration.and_then(|calibration| calibration.limits(plan, detection)) else {
         return fault(FaultReason::Uncalibrated);
     };
-    let scale = 4f64.powf(0.5 - sensitivity.clamp(0.0, 1.0)) as f32;
-    let threshold = entry.image_threshold * scale;
-    let region_threshold = entry.region_threshold * scale;
+    let scale = threshold_scale(sensitivity);
+    let threshold = limits.image_threshold * scale;
+    let region_threshold = limits.region_threshold * scale;
     // Nothing compares as above NaN: without this a sensitivity of NaN would pass every part.
     if !(threshold.is_finite() && region_threshold.is_finite()) {
         return fault(FaultReason::Uncalibrated);
     }
     let mut regions = detection.map.regions(region_threshold);
-    regions.retain(|region| region.area >= entry.min_area);
+    regions.retain(|region| region.area >= limits.min_area);
     let rule = if detection.score.0 > threshold {
         Some(FailRule::ImageScore)
     } else {
@@ -41,19 +40,19 @@ pub fn decide(detection: &Detection, plan: &Plan, calibration: Option<&Calibrati
 mod tests {
     use super::super::anomaly::{AnomalyMap, AnomalyScore};
     use super::super::calibration::CalibrationEntry;
-    use super::super::detect::{ClassId, Reconstruction, Steps};
+    use super::super::detect::{ClassId, Reconstruction, StepChoice, StepPlan, Steps};
     use super::*;
 
     fn detection(values: Vec<f32>, score: f32) -> Detection {
         let map = AnomalyMap { width: 4, height: values.len() / 4, values };
         let reconstruction = Reconstruction { width: 4, height: 2, rgb: vec![0; 24] };
-        Detection { map, score: AnomalyScore(score), reconstruction, steps: Steps(2), infer_ms: 1.0 }
+        Detection { map, score: AnomalyScore(score), novelty: 0.0, reconstruction, steps: Steps(2), infer_ms: 1.0 }
     }
 
     fn calibration() -> Calibration {
         let entry = CalibrationEntry {
             class: None,
-            steps: Steps(2),
+            steps: StepChoice::Fixed(Steps(2)),
             image_threshold: 1.0,
             region_threshold: 2.0,
             min_area: 2,
@@ -67,7 +66,7 @@ mod tests {
     }
 
     fn verdict(values: [f32; 8], score: f32, sensitivity: f64) -> (Verdict, Option<FailRule>) {
-        let plan = Plan { steps: Steps(2), class: None };
+        let plan = Plan { steps: StepPlan::Fixed(Steps(2)), class: None };
         let decision = decide(&detection(values.to_vec(), score), &plan, Some(&calibration()), sensitivity);
         (decision.verdict, decision.rule)
     }
@@ -93,7 +92,7 @@ mod tests {
 
     #[test]
     fn what_is_not_finite_or_not_calibrated_never_passes() {
-        let plan = Plan { steps: Steps(2), class: None };
+        let plan = Plan { steps: StepPlan::Fixed(Steps(2)), class: None };
         let mut broken = detection(vec![0.1; 8], 0.1);
         broken.map.values[5] = f32::NAN;
         let fault = |detection: &Detection, plan: &Plan, calibration: Option<&Calibration>| {
@@ -106,7 +105,7 @@ mod tests {
         assert_eq!(fault(&infinite, &plan, Some(&calibration)), Verdict::Fault(FaultReason::DetectorFault));
         assert_eq!(verdict([9.0; 8], 9.0, f64::NAN).0, Verdict::Fault(FaultReason::Uncalibrated));
         assert_eq!(fault(&good, &plan, None), Verdict::Fault(FaultReason::Uncalibrated));
-        let other = Plan { steps: Steps(2), class: Some(ClassId("x".into())) };
+        let other = Plan { class: Some(ClassId("x".into())), ..plan.clone() };
         assert_eq!(fault(&good, &other, Some(&calibration)), Verdict::Fault(FaultReason::Uncalibrated));
         let mut four = good.clone();
         four.steps = Steps(4);

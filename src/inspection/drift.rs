@@ -3,14 +3,14 @@
 
 use std::collections::VecDeque;
 
-use super::calibration::{CalibrationEntry, GoodPart};
+use super::calibration::CalibrationEntry;
 
 /// Frames that are looked at together.
 const WINDOW: usize = 50;
 /// Frames before which nothing is said.
 const ENOUGH: usize = 20;
-/// Standard errors that the mean rank of the scores may be above the middle.
-const SCORE_LIMIT: f64 = 4.0;
+/// Standard errors that the mean rank may be above the middle.
+const RANK_LIMIT: f64 = 4.0;
 /// Spreads of the good parts' light that the mean light may be off.
 const LIGHT_LIMIT: f64 = 1.5;
 /// A light that never varied in calibration may still vary by this much.
@@ -23,12 +23,15 @@ pub struct Drift {
     pub score: bool,
     /// Pictures are brighter or darker than those.
     pub light: bool,
+    /// Pictures as a whole look less like good parts than those: another material, another lens, dust everywhere.
+    pub features: bool,
 }
 
 impl Drift {
     /// The words of an event.
     pub fn words(self) -> Vec<&'static str> {
-        [(self.score, "score"), (self.light, "light")].into_iter().filter_map(|(on, word)| on.then_some(word)).collect()
+        let all = [(self.score, "score"), (self.light, "light"), (self.features, "features")];
+        all.into_iter().filter_map(|(on, word)| on.then_some(word)).collect()
     }
 }
 
@@ -36,9 +39,19 @@ impl Drift {
 #[derive(Debug, Clone)]
 pub struct DriftMonitor {
     scores: Vec<f32>,
+    /// Empty where the entry does not know them.
+    novelties: Vec<f32>,
     light: f64,
     spread: f64,
-    window: VecDeque<(f64, f64)>,
+    window: VecDeque<Seen>,
+}
+
+/// One frame among the good parts.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    score_rank: f64,
+    novelty_rank: Option<f64>,
+    light: f64,
 }
 
 impl DriftMonitor {
@@ -49,33 +62,45 @@ impl DriftMonitor {
         }
         let mut scores: Vec<f32> = entry.good.iter().map(|part| part.score).collect();
         scores.sort_by(f32::total_cmp);
+        let mut novelties: Vec<f32> = entry.good.iter().filter_map(|part| part.novelty).collect();
+        novelties.sort_by(f32::total_cmp);
         let lights = || entry.good.iter().map(|part| f64::from(part.light));
         let light = median(lights());
         // From the median absolute deviation to the standard deviation of a normal distribution.
         let spread = (1.4826 * median(lights().map(|l| (l - light).abs()))).max(LEAST_SPREAD);
-        Some(Self { scores, light, spread, window: VecDeque::with_capacity(WINDOW) })
+        Some(Self { scores, novelties, light, spread, window: VecDeque::with_capacity(WINDOW) })
     }
 
     /// Takes one judged frame and says what drifts. Frames that fail count too: on a line few parts are defective, and when
-    /// most frames fail, that is what must be said.
-    pub fn observe(&mut self, part: GoodPart) -> Drift {
-        let below = self.scores.partition_point(|score| *score < part.score) as f64;
+    /// most frames fail, that is what must be said. `score` is in the units of the entry.
+    pub fn observe(&mut self, score: f32, light: f32, novelty: f32) -> Drift {
         if self.window.len() == WINDOW {
             self.window.pop_front();
         }
-        self.window.push_back((below / self.scores.len() as f64, f64::from(part.light)));
+        self.window.push_back(Seen {
+            score_rank: rank(&self.scores, score),
+            novelty_rank: (!self.novelties.is_empty()).then(|| rank(&self.novelties, novelty)),
+            light: f64::from(light),
+        });
         let count = self.window.len() as f64;
         if self.window.len() < ENOUGH {
             return Drift::default();
         }
-        let mean = |of: fn(&(f64, f64)) -> f64| self.window.iter().map(of).sum::<f64>() / count;
+        let mean = |of: fn(&Seen) -> f64| self.window.iter().map(of).sum::<f64>() / count;
         // Ranks of like parts are uniform; both samples are finite.
         let error = ((1.0 / count + 1.0 / self.scores.len() as f64) / 12.0).sqrt();
+        let above = |rank: f64| (rank - 0.5) / error > RANK_LIMIT;
         Drift {
-            score: (mean(|seen| seen.0) - 0.5) / error > SCORE_LIMIT,
-            light: (mean(|seen| seen.1) - self.light).abs() > LIGHT_LIMIT * self.spread,
+            score: above(mean(|seen| seen.score_rank)),
+            light: (mean(|seen| seen.light) - self.light).abs() > LIGHT_LIMIT * self.spread,
+            features: above(mean(|seen| seen.novelty_rank.unwrap_or(0.5))),
         }
     }
+}
+
+/// Share of the sorted values that are below.
+fn rank(sorted: &[f32], value: f32) -> f64 {
+    sorted.partition_point(|other| *other < value) as f64 / sorted.len() as f64
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
@@ -89,18 +114,22 @@ mod tests {
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
-    use super::super::calibration::calibrate;
-    use super::super::detect::Steps;
+    use super::super::calibration::{GoodPart, calibrate};
+    use super::super::detect::{StepChoice, Steps};
     use super::*;
 
     fn part(rng: &mut ChaCha8Rng, score: f32, light: f32) -> GoodPart {
         let score = score + 0.3 * rng.random::<f32>();
-        GoodPart { score, level: score, light: light + 0.02 * rng.random::<f32>() }
+        GoodPart { score, level: score, light: light + 0.02 * rng.random::<f32>(), novelty: Some(rng.random()) }
     }
 
     fn entry(rng: &mut ChaCha8Rng) -> CalibrationEntry {
         let parts: Vec<GoodPart> = (0..120).map(|_| part(rng, 1.0, 0.5)).collect();
-        calibrate(&parts, 0.01, None, Steps(2), 4).expect("enough")
+        calibrate(&parts, 0.01, None, StepChoice::Fixed(Steps(2)), 4).expect("enough")
+    }
+
+    fn observe(monitor: &mut DriftMonitor, part: GoodPart) -> Drift {
+        monitor.observe(part.score, part.light, part.novelty.expect("measured"))
     }
 
     #[test]
@@ -109,7 +138,7 @@ mod tests {
         let mut alarms = 0;
         for _ in 0..20 {
             let mut monitor = DriftMonitor::new(&entry(&mut rng)).expect("has good parts");
-            alarms += (0..500).filter(|_| monitor.observe(part(&mut rng, 1.0, 0.5)) != Drift::default()).count();
+            alarms += (0..500).filter(|_| observe(&mut monitor, part(&mut rng, 1.0, 0.5)) != Drift::default()).count();
         }
         assert!(alarms < 10, "{alarms} of 10,000");
     }
@@ -123,7 +152,7 @@ mod tests {
         for k in 0..400 {
             // The score rises by a tenth of its spread every twenty frames.
             let seen = part(&mut rng, 1.0 + 0.03 * (k / 20) as f32, 0.5);
-            if monitor.observe(seen).score {
+            if observe(&mut monitor, seen).score {
                 first = first.or(Some(k));
             }
             if seen.score > entry.image_threshold * 1.05 {
@@ -134,10 +163,19 @@ mod tests {
     }
 
     #[test]
+    fn unlike_pictures_are_said_even_where_scores_stay() {
+        let mut rng = ChaCha8Rng::seed_from_u64(4);
+        let mut monitor = DriftMonitor::new(&entry(&mut rng)).expect("has good parts");
+        let mut unlike = || GoodPart { novelty: Some(0.9), ..part(&mut rng, 1.0, 0.5) };
+        let drift = (0..ENOUGH).map(|_| observe(&mut monitor, unlike())).last().expect("frames");
+        assert_eq!(drift.words(), ["features"]);
+    }
+
+    #[test]
     fn a_tenth_less_light_is_said_and_named() {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let mut monitor = DriftMonitor::new(&entry(&mut rng)).expect("has good parts");
-        let drift = (0..ENOUGH).map(|_| monitor.observe(part(&mut rng, 1.0, 0.45))).last().expect("frames");
+        let drift = (0..ENOUGH).map(|_| observe(&mut monitor, part(&mut rng, 1.0, 0.45))).last().expect("frames");
         assert_eq!(drift.words(), ["light"]);
     }
 }

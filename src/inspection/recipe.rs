@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::detect::{ClassId, Steps};
+use super::detect::{ClassId, StepChoice};
 use super::roi::Roi;
 
 /// Name of a recipe.
@@ -19,7 +19,7 @@ pub struct Recipe {
     /// The product kind inside a multi-class bundle; `None` is the null class.
     pub class: Option<ClassId>,
     /// Denoising steps; the bundle must list and calibrate them.
-    pub steps: Steps,
+    pub steps: StepChoice,
     /// 0 to 1, 0.5 is the calibrated point; higher rejects more.
     pub sensitivity: f64,
 }

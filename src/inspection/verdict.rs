@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::anomaly::Region;
-use super::detect::{Detection, Steps};
+use super::detect::Detection;
 use super::drift::Drift;
 use super::event::Event;
 use super::frame::{FrameMeta, Prepared};
@@ -128,8 +128,6 @@ pub struct Inspection {
     pub latency: Latency,
     /// Compute dtype of the detector.
     pub dtype: String,
-    /// Steps asked for.
-    pub steps: Steps,
     /// Seed of the noise.
     pub seed: u64,
     /// What went wrong, for faults.

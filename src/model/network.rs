@@ -58,6 +58,14 @@ impl Components {
         }
         map
     }
+
+    /// How unlike good parts a picture is as a whole: the mean distance of its features to the prototypes, or to those of its
+    /// reconstruction where there are none. `[b, 1]`
+    pub fn novelty(&self) -> Tensor<2> {
+        let distance = self.prototypes.as_ref().unwrap_or(&self.features);
+        let batch = distance.dims()[0];
+        distance.clone().mean_dims(&[2, 3]).reshape([batch, 1])
+    }
 }
 
 /// A reconstruction and everything that scoring needs.

@@ -1,11 +1,11 @@
-//! Thresholds from held-out good pictures, for every listed step count, per class and for the null class.
+//! Thresholds from held-out good pictures: for every listed step count and for `auto`, per class and for the null class.
 
 use serde::Serialize;
 
 use super::pictures::{Picture, prepare_file};
 use crate::detector::DiffusionDetector;
-use crate::inspection::calibration::{Calibration, CalibrationEntry, GoodPart, calibrate, smallest_alpha};
-use crate::inspection::detect::{ClassId, Detector, Plan, Steps};
+use crate::inspection::calibration::{CALIBRATED_POINT, Calibration, GoodPart, calibrate, smallest_alpha};
+use crate::inspection::detect::{ClassId, Detector, Plan, StepChoice, StepPlan, Steps};
 use crate::inspection::frame::Prepared;
 use crate::preprocess::spec::PreprocessSpec;
 
@@ -30,9 +30,9 @@ impl Calibrated {
     pub fn print(&self) {
         for entry in &self.calibration.entries {
             println!(
-                "class {:<12} steps {}  image threshold {:.4}  false rejects {:.2} % (bound {:.2} %, {} good pictures)",
+                "class {:<12} steps {:<4}  image threshold {:.4}  false rejects {:.2} % (bound {:.2} %, {} good pictures)",
                 entry.class.as_ref().map_or("(none)", |class| &class.0),
-                entry.steps.0,
+                entry.steps,
                 entry.image_threshold,
                 entry.alpha * 100.0,
                 entry.alpha_bound * 100.0,
@@ -58,16 +58,18 @@ pub fn calibrate_bundle(
     stated: Option<f64>,
 ) -> anyhow::Result<Calibrated> {
     let min_area = ((spec.width * spec.height) as f64 * MIN_AREA).round().max(1.0) as u32;
-    let mut entries: Vec<CalibrationEntry> = Vec::new();
+    let mut calibration = Calibration { id: String::new(), entries: Vec::new() };
     let mut scores = Vec::new();
-    let mut judge = |class: Option<&ClassId>, pictures: &mut dyn Iterator<Item = &Picture>, steps: Steps| {
-        let plan = Plan { steps, class: class.cloned() };
+    let mut judge = |class: Option<&ClassId>, pictures: &mut dyn Iterator<Item = &Picture>, steps: StepChoice| {
+        // `auto` is calibrated as the whole that it is: with the gates that the step counts before it have got.
+        let steps_plan = StepPlan::new(steps, || calibration.gates(class, CALIBRATED_POINT));
+        let plan = Plan { steps: steps_plan, class: class.cloned() };
         let mut parts = Vec::new();
         let mut batch: Vec<Prepared> = Vec::with_capacity(BATCH);
         let mut flush = |batch: &mut Vec<Prepared>, parts: &mut Vec<GoodPart>| -> anyhow::Result<()> {
             for (detection, frame) in detector.detect(batch, &plan)?.into_iter().zip(&*batch) {
-                let (score, level) = (detection.score.0, detection.map.region_level(min_area));
-                parts.push(GoodPart { score, level, light: frame.light });
+                let part = GoodPart::of(&detection, frame.light, min_area);
+                parts.push(plan.gate(detection.steps).map_or(part, |gate| part.in_units_of(gate)));
             }
             batch.clear();
             Ok(())
@@ -81,17 +83,17 @@ pub fn calibrate_bundle(
         }
         flush(&mut batch, &mut parts)?;
         let alpha = stated.unwrap_or(smallest_alpha(parts.len()).max(ALPHA));
-        entries.push(calibrate(&parts, alpha, class.cloned(), steps, min_area)?);
+        calibration.entries.push(calibrate(&parts, alpha, class.cloned(), steps, min_area)?);
         scores.push(parts.iter().map(|part| part.score).collect());
         anyhow::Ok(())
     };
-    for &steps in listed {
+    for steps in choices(listed) {
         judge(None, &mut pictures.iter().flatten(), steps)?;
         for (class, pictures) in classes.iter().zip(pictures) {
             judge(Some(class), &mut pictures.iter(), steps)?;
         }
     }
-    if let Some(entry) = entries.iter().find(|entry| stated.is_none() && entry.alpha > ALPHA) {
+    if let Some(entry) = calibration.entries.iter().find(|entry| stated.is_none() && entry.alpha > ALPHA) {
         log::warn!(
             "{} good pictures for the thresholds can show a false-reject rate of {:.1} %, not 1 %; 99 per class are needed \
              for that",
@@ -99,6 +101,13 @@ pub fn calibrate_bundle(
             entry.alpha * 100.0
         );
     }
-    let hash = blake3::hash(&serde_json::to_vec(&entries)?).to_hex();
-    Ok(Calibrated { calibration: Calibration { id: format!("fit-{}", &hash[..12]), entries }, scores })
+    let hash = blake3::hash(&serde_json::to_vec(&calibration.entries)?).to_hex();
+    calibration.id = format!("fit-{}", &hash[..12]);
+    Ok(Calibrated { calibration, scores })
+}
+
+/// What is calibrated for a list of step counts: each of them, then `auto` where there is something to choose from.
+fn choices(listed: &[Steps]) -> impl Iterator<Item = StepChoice> {
+    let auto = (listed.len() > 1).then_some(StepChoice::Auto);
+    listed.iter().map(|&steps| StepChoice::Fixed(steps)).chain(auto)
 }

@@ -11,7 +11,7 @@ use crate::bundle::manifest::{ComputeDtype, FORMAT, Golden, Licence, Manifest, M
 use crate::bundle::weights::encode_tensor;
 use crate::bundle::{Bundle, WEIGHTS};
 use crate::detector::{DiffusionDetector, prepare_picture};
-use crate::inspection::detect::{ClassId, Detector, Plan, Steps};
+use crate::inspection::detect::{ClassId, Detector, Plan, StepChoice, StepPlan, Steps};
 use crate::model::profile::ModelConfig;
 use crate::preprocess::spec::PreprocessSpec;
 use crate::render::encode;
@@ -74,9 +74,9 @@ pub fn export(export: Export<'_>) -> anyhow::Result<Bundle> {
         let bytes = encode::png(&picture.rgb, width, height)?;
         let class = (!export.classes.is_empty()).then(|| export.classes[picture.set].clone());
         let prepared = prepare_picture(&bytes, export.spec).map_err(anyhow::Error::msg)?;
-        let plan = Plan { steps: export.steps, class: class.clone() };
+        let plan = Plan { steps: StepPlan::Fixed(export.steps), class: class.clone() };
         let detection = export.detector.detect(&[prepared], &plan)?.remove(0);
-        let entry = export.calibrated.calibration.entry(class.as_ref(), export.steps);
+        let entry = export.calibrated.calibration.entry(class.as_ref(), StepChoice::Fixed(export.steps));
         let threshold = entry.context("the steps of the self-test are calibrated")?.image_threshold;
         let (name, map) = (format!("golden/{index}.png"), format!("golden/{index}.map.safetensors"));
         let values = &detection.map.values;

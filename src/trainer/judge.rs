@@ -9,15 +9,12 @@ use super::dataset::Set;
 use super::dataset::mask::load_mask;
 use super::evaluate::{Judged, Protocol};
 use super::pictures::prepare_file;
-use crate::inspection::calibration::Calibration;
+use crate::inspection::calibration::{CALIBRATED_POINT, Calibration};
 use crate::inspection::decide::decide;
-use crate::inspection::detect::{ClassId, Detector, Plan, Steps};
+use crate::inspection::detect::{ClassId, Detector, Plan, StepChoice, StepPlan};
 use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::verdict::Verdict;
 use crate::preprocess::spec::PreprocessSpec;
-
-/// The sensitivity at which the calibration holds.
-const CALIBRATED_POINT: f64 = 0.5;
 
 /// Time as the trainer reads it.
 #[derive(Debug)]
@@ -53,7 +50,7 @@ pub struct Rules<'a> {
     /// The thresholds, if there are any.
     pub calibration: Option<&'a Calibration>,
     /// Denoising steps.
-    pub steps: Steps,
+    pub steps: StepChoice,
     /// How ground truth is read.
     pub protocol: Protocol,
 }
@@ -61,8 +58,9 @@ pub struct Rules<'a> {
 impl Rules<'_> {
     /// What is asked of the detector for the pictures of a set.
     pub fn plan(&self, set: &Set) -> Plan {
-        let class = ClassId(set.name.clone());
-        Plan { steps: self.steps, class: self.classes.contains(&class).then_some(class) }
+        let class = self.classes.iter().find(|class| class.0 == set.name);
+        let gates = || self.calibration.map(|c| c.gates(class, CALIBRATED_POINT)).unwrap_or_default();
+        Plan { steps: StepPlan::new(self.steps, gates), class: class.cloned() }
     }
 }
 

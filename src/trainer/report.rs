@@ -18,7 +18,7 @@ use crate::bundle::Bundle;
 use crate::detector::{DiffusionDetector, prepare_picture};
 use crate::device::Compute;
 use crate::inspection::decide::decide;
-use crate::inspection::detect::{Detector, Plan};
+use crate::inspection::detect::{Detector, Plan, StepChoice, StepPlan};
 use crate::model::cost::{cost, frame_gflop};
 use crate::model::profile::ModelConfig;
 use crate::render::{encode, panel::inspection_panel};
@@ -132,7 +132,7 @@ fn thresholds(html: &mut String, report: &Report<'_>) -> anyhow::Result<()> {
             html,
             "<tr><td>{}</td><td>{}</td><td>{}</td><td>{:.2} %</td><td>{:.2} %</td><td>{:.4}</td><td>{:.4}</td><td>{}</td></tr>",
             escape(class),
-            entry.steps.0,
+            entry.steps,
             entry.samples,
             entry.alpha * 100.0,
             entry.alpha_bound * 100.0,
@@ -148,7 +148,8 @@ fn thresholds(html: &mut String, report: &Report<'_>) -> anyhow::Result<()> {
 /// A slider over the sensitivity: what the thresholds would do to the good parts behind them.
 fn what_if(html: &mut String, report: &Report<'_>) -> anyhow::Result<()> {
     let steps = default_steps(&report.request.config.steps);
-    let Some(entry) = report.calibrated.calibration.entries.iter().find(|entry| entry.steps == steps) else {
+    let usual = StepChoice::Fixed(steps);
+    let Some(entry) = report.calibrated.calibration.entries.iter().find(|entry| entry.steps == usual) else {
         return Ok(());
     };
     // A part fails by its score or its strongest region, whichever is farther above.
@@ -188,10 +189,10 @@ impl<'a> Drawer<'a> {
         let class = (!manifest.classes.is_empty()).then(|| manifest.classes[set].clone());
         let bytes = encode::png(rgb, manifest.preprocess.width, manifest.preprocess.height)?;
         let prepared = prepare_picture(&bytes, &manifest.preprocess).map_err(anyhow::Error::msg)?;
-        let plan = Plan { steps, class: class.clone() };
+        let plan = Plan { steps: StepPlan::Fixed(steps), class: class.clone() };
         let detection = self.detector.detect(&[prepared], &plan)?.remove(0);
         let decision = decide(&detection, &plan, manifest.calibration.as_ref(), 0.5);
-        let entry = manifest.calibration.as_ref().and_then(|c| c.entry(class.as_ref(), steps));
+        let entry = manifest.calibration.as_ref().and_then(|c| c.entry(class.as_ref(), StepChoice::Fixed(steps)));
         let full = entry.map_or(1.0, |entry| 2.0 * entry.region_threshold);
         let panel = inspection_panel(rgb, &detection, &decision, full, &format!("{:.3}", detection.score.0));
         let jpeg = encode::jpeg(&panel.rgb, panel.width, panel.height, 88)?;
@@ -220,7 +221,7 @@ fn examples(html: &mut String, report: &Report<'_>) -> anyhow::Result<()> {
 
 /// The good parts that set the thresholds: the most and the least ordinary ones.
 fn extremes(html: &mut String, report: &Report<'_>) -> anyhow::Result<()> {
-    let steps = default_steps(&report.request.config.steps);
+    let steps = StepChoice::Fixed(default_steps(&report.request.config.steps));
     let entries = report.calibrated.calibration.entries.iter().zip(&report.calibrated.scores);
     // The null class is judged on the pictures of all classes, in their order.
     let Some((_, scores)) = entries.into_iter().find(|(entry, _)| entry.steps == steps && entry.class.is_none()) else {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use dsad::daemon::stages::Record;
 use dsad::inspection::anomaly::{AnomalyMap, AnomalyScore};
 use dsad::inspection::calibration::{Calibration, CalibrationEntry};
-use dsad::inspection::detect::{Detection, Detector, DetectorError, Plan, Reconstruction, Steps};
+use dsad::inspection::detect::{Detection, Detector, DetectorError, Plan, Reconstruction, StepChoice, StepPlan, Steps};
 use dsad::inspection::event::Event;
 use dsad::inspection::frame::{
     CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, Prepared, SourceError,
@@ -114,7 +114,11 @@ impl Detector for ScriptedDetector {
                     map: AnomalyMap { width: 32, height: 32, values: vec![0.0; 1024] },
                     score: AnomalyScore(score),
                     reconstruction: Reconstruction { width: 32, height: 32, rgb: vec![0; 3072] },
-                    steps: plan.steps,
+                    steps: match plan.steps {
+                        StepPlan::Fixed(steps) => steps,
+                        StepPlan::Auto(_) => Steps(1),
+                    },
+                    novelty: 0.0,
                     infer_ms: 1.0,
                 })
             })
@@ -147,7 +151,7 @@ impl VerdictSink for RecordingSink {
 pub fn calibration() -> Calibration {
     let entry = CalibrationEntry {
         class: None,
-        steps: Steps(1),
+        steps: StepChoice::Fixed(Steps(1)),
         image_threshold: 0.5,
         region_threshold: 1.0,
         min_area: 4,

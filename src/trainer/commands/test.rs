@@ -11,7 +11,7 @@ use crate::config::device::DeviceChoice;
 use crate::detector::DiffusionDetector;
 use crate::device;
 use crate::inspection::calibration::Calibration;
-use crate::inspection::detect::{ClassId, Steps};
+use crate::inspection::detect::{ClassId, StepChoice, Steps};
 use crate::preprocess::spec::PreprocessSpec;
 use crate::trainer::dataset::discover::discover;
 use crate::trainer::evaluate::{Protocol, evaluate, print, write};
@@ -39,9 +39,9 @@ pub struct TestArgs {
     /// A set with a test split, or a folder of sets
     #[arg(long)]
     data: PathBuf,
-    /// Denoising steps; by default 2 of a bundle that lists it, 10 of a model
+    /// Denoising steps, or auto; by default 2 of a bundle that lists it, 10 of a model
     #[arg(long)]
-    steps: Option<u32>,
+    steps: Option<StepChoice>,
     /// How ground truth becomes metrics
     #[arg(long, value_enum, default_value_t)]
     protocol: Protocol,
@@ -64,7 +64,7 @@ struct Subject {
     preprocess: PreprocessSpec,
     classes: Vec<ClassId>,
     calibration: Option<Calibration>,
-    steps: Steps,
+    steps: StepChoice,
 }
 
 impl TestArgs {
@@ -79,18 +79,22 @@ impl TestArgs {
                 anyhow::bail!("{problem}");
             }
             let detector = validate::detector(network, &config, &preprocess, 0, &compute.device);
-            let steps = Steps(self.steps.unwrap_or(PAPER_STEPS));
+            let steps = self.steps.unwrap_or(StepChoice::Fixed(Steps(PAPER_STEPS)));
+            ensure!(steps != StepChoice::Auto, "--steps auto: a model has no thresholds; export a bundle first");
             return Ok(Subject { detector, preprocess, classes: Vec::new(), calibration: None, steps });
         }
         let bundle = Bundle::open(self.bundle.as_deref().unwrap_or_else(|| "".as_ref()), &KeyList::empty())?;
         let mut detector = DiffusionDetector::load(&bundle, &compute, TrainerClock::start())?;
         detector.self_test(&bundle, self.device)?;
         let manifest = bundle.manifest;
-        let steps = self.steps.map_or_else(|| default_steps(&manifest.steps), Steps);
+        let steps = self.steps.unwrap_or_else(|| StepChoice::Fixed(default_steps(&manifest.steps)));
+        let known = match steps {
+            StepChoice::Fixed(steps) => manifest.steps.contains(&steps),
+            StepChoice::Auto => manifest.calibration.is_some(),
+        };
         ensure!(
-            manifest.steps.contains(&steps),
-            "--steps {}: the bundle lists {:?}",
-            steps.0,
+            known,
+            "--steps {steps}: the bundle lists {:?}",
             manifest.steps.iter().map(|s| s.0).collect::<Vec<_>>()
         );
         Ok(Subject {

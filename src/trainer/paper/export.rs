@@ -134,7 +134,7 @@ fn per_set(material: &Material, calibrated: &Calibrated) {
                 log::warn!(
                     "{set}, {} steps: {over} of {count} good pictures come within a tenth of the threshold, which all products \
                      share; a bundle of its own would suit it better",
-                    entry.steps.0
+                    entry.steps
                 );
             }
         }

@@ -10,7 +10,7 @@ use super::data::prepared;
 use super::model;
 use crate::bundle::manifest::NumberFormat;
 use crate::detector::{DetectorSpec, DiffusionDetector};
-use crate::inspection::detect::{Detector, Plan, Steps};
+use crate::inspection::detect::{Detector, Plan, StepPlan, Steps};
 use crate::inspection::metrics::Ranking;
 use crate::model::network::Network;
 use crate::model::profile::ModelConfig;
@@ -53,7 +53,7 @@ pub fn validate(
     spec: &PreprocessSpec,
 ) -> anyhow::Result<f64> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let plan = Plan { steps: Steps(steps), class: None };
+    let plan = Plan { steps: StepPlan::Fixed(Steps(steps)), class: None };
     let (mut scores, mut cells) = (Vec::new(), Vec::new());
     with_and_without_defects(pictures, most, (spec.width, spec.height), &mut rng, |_, rgb, mask| {
         let detection = detector.detect(&[prepared(rgb, spec)?], &plan)?.pop().context("one detection per frame")?;
