@@ -264,6 +264,12 @@ impl GuidanceNetwork {
         Guidance { middle, skips: controls }
     }
 
+    /// The same network for `classes` classes, each of which starts as the null class.
+    pub fn with_classes(mut self, classes: usize) -> Self {
+        self.classes.weight = self.classes.weight.map(|rows| rows.narrow(0, 0, 1).repeat_dim(0, classes + 1));
+        self
+    }
+
     /// Embeddings of the classes, `[b, embedding]`; index 0 is the null class.
     pub fn class_embedding(&self, classes: Tensor<1, Int>) -> Tensor<2> {
         let rows: Tensor<3> = self.classes.forward(classes.unsqueeze_dim::<2>(1));
