@@ -276,3 +276,22 @@ impl GuidanceNetwork {
         rows.squeeze_dim::<2>(1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Distribution, Tolerance};
+
+    use super::super::profile::{ModelConfig, Profile};
+    use super::*;
+
+    #[test]
+    fn every_class_starts_as_the_null_class() {
+        let network = ModelConfig::of(Profile::EdgeSmall, 1).init(&Device::flex());
+        let mut guidance = network.guidance.expect("is guided");
+        guidance.classes.weight = guidance.classes.weight.map(|rows| rows.random_like(Distribution::Default));
+        let null = guidance.classes.weight.val().narrow(0, 0, 1);
+        let rows = guidance.with_classes(2).classes.weight.val();
+        assert_eq!(rows.dims()[0], 3);
+        (rows - null).into_data().assert_approx_eq::<f32>(&[[0.0f32; 256]; 3].into(), Tolerance::absolute(0.0));
+    }
+}

@@ -35,8 +35,6 @@ pub struct BaseRecord {
     pub command: String,
     /// Steps per stage.
     pub steps: Vec<usize>,
-    /// The scale of the latents that the denoiser was trained with.
-    pub latent_scale: f64,
 }
 
 /// A base file.
@@ -112,4 +110,84 @@ pub fn default_path(profile: Profile) -> Option<PathBuf> {
 /// Where the base of a profile ships.
 pub fn place(profile: Profile) -> String {
     format!("configs/base/{profile}.safetensors")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::bundle::weights::{TensorEntry, encode_module};
+    use crate::model::profile::ModelConfig;
+
+    fn record(profile: Profile, parts: &[&str]) -> BaseRecord {
+        BaseRecord {
+            profile,
+            parts: parts.iter().map(|part| (*part).to_owned()).collect(),
+            dsad: "0".into(),
+            seed: 0,
+            command: String::new(),
+            steps: vec![1, 2, 3],
+        }
+    }
+
+    fn tensors(network: &Network) -> BTreeMap<String, TensorEntry> {
+        let bytes = encode_module(network, NumberFormat::F16, Path::new("network")).expect("encodes");
+        TensorFile::from_bytes(bytes, Path::new("network")).expect("is whole").entries().expect("parses")
+    }
+
+    #[test]
+    fn a_network_starts_as_its_base_and_keeps_what_the_base_lacks() {
+        let device = Device::flex();
+        let made = ModelConfig::of(Profile::EdgeSmall, 0).init(&device);
+        let home = tempfile::tempdir().expect("directory");
+        let path = home.path().join("base.safetensors");
+        for parts in [&PART_NAMES[..], &["autoencoder", "refine"]] {
+            let known = record(Profile::EdgeSmall, parts);
+            std::fs::write(&path, encode(&made, &known, &path).expect("encodes")).expect("writes");
+            let base = Base::open(&path, Profile::EdgeSmall).expect("opens");
+            assert_eq!(base.record, known);
+            let fresh = ModelConfig::of(Profile::EdgeSmall, 2).init(&device);
+            let started = tensors(&base.apply(fresh.clone(), 2).expect("fits"));
+            let (made, fresh) = (tensors(&made), tensors(&fresh));
+            let mut taken = 0;
+            for (name, entry) in &started {
+                let field = name.split('.').next().expect("a field");
+                let held = match field {
+                    "guidance" => parts.contains(&"denoiser"),
+                    field => parts.contains(&field),
+                };
+                taken += usize::from(held);
+                let from = if held && name != "guidance.classes.weight" { &made[name] } else { &fresh[name] };
+                assert_eq!(entry, from, "{name}");
+            }
+            assert_eq!(taken, base.file.entries().expect("parses").len());
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named_with_a_remedy() {
+        let device = Device::flex();
+        let home = tempfile::tempdir().expect("directory");
+        let path = home.path().join("base.safetensors");
+        let refused = |path: &Path| format!("{:#}", Base::open(path, Profile::Edge).expect_err("is refused"));
+        assert!(refused(&path).contains("--base none"), "{}", refused(&path));
+        let small = ModelConfig::of(Profile::EdgeSmall, 0).init(&device);
+        std::fs::write(&path, encode_module(&small.refine, NumberFormat::F16, &path).expect("encodes"))
+            .expect("writes");
+        assert!(refused(&path).contains("no record of `trainer pretrain`"), "{}", refused(&path));
+        let write = |profile| {
+            let known = record(profile, &["refine"]);
+            std::fs::write(&path, encode(&small, &known, &path).expect("encodes")).expect("writes");
+        };
+        write(Profile::EdgeSmall);
+        assert!(refused(&path).contains("is for the profile edge-small, not edge"), "{}", refused(&path));
+        write(Profile::Edge);
+        let base = Base::open(&path, Profile::Edge).expect("says that it is for edge");
+        let error = base.apply(ModelConfig::of(Profile::Edge, 0).init(&device), 0).expect_err("has other sizes");
+        let error = format!("{error:#}");
+        assert!(error.contains("refine.") && error.contains("--base none") && error.contains("shape"), "{error}");
+    }
 }

@@ -156,6 +156,7 @@ pub fn fit(
         listed: &config.steps,
         seed: request.seed,
         command: request.command.clone(),
+        base: base.as_ref().map(|base| base.hash.clone()),
         licences: vec![backbone::licence()],
         notice: backbone::notice(),
         model: &model,

@@ -78,7 +78,7 @@ pub fn pretrain(request: &PretrainRequest, compute: &Compute) -> anyhow::Result<
         pictures.iter().map(|picture| picture.rgb.len()).sum::<usize>() / 1_000_000
     );
     // Pictures in general have no class: all of them train the null class.
-    let mut model = ModelConfig::of(request.profile, 0);
+    let model = ModelConfig::of(request.profile, 0);
     let stages = Stages {
         model: &model,
         config,
@@ -95,7 +95,6 @@ pub fn pretrain(request: &PretrainRequest, compute: &Compute) -> anyhow::Result<
     });
     let directory = sibling(&request.out, "run")?;
     let (network, run, state) = stages.run(&directory, asked, request.fresh, features, None)?;
-    model.latent_scale = network.latent_scale();
     let last = |losses: &Vec<(usize, f64)>| losses.last().copied().unwrap_or_default();
     let record = BaseRecord {
         profile: request.profile,
@@ -104,7 +103,6 @@ pub fn pretrain(request: &PretrainRequest, compute: &Compute) -> anyhow::Result<
         seed: request.seed,
         command: request.command.clone(),
         steps: state.losses.iter().map(|losses| last(losses).0).collect(),
-        latent_scale: model.latent_scale,
     };
     let bytes = base::encode(&network, &record, &request.out)?;
     write(&request.out, &bytes).with_context(|| format!("--out {}: cannot be written", request.out.display()))?;

@@ -11,7 +11,7 @@ use super::super::shapes::{Path, Point, length, rounded_box, smoothstep};
 use super::material::{Palette, log_uniform};
 
 /// Characters of a line of text at most.
-const LINE: usize = 9;
+const LINE: usize = 10;
 
 #[derive(Debug, Clone, Copy)]
 enum Kind {
@@ -68,7 +68,10 @@ impl Feature {
         };
         let side = radius * log_uniform(0.04, 0.4, rng);
         let half = match kind {
-            Kind::Text | Kind::Serial => (3.2 * side.min(0.2 * radius), side.min(0.2 * radius)),
+            Kind::Text | Kind::Serial => {
+                let high = side.min(0.12 * radius);
+                (high * rng.random_range(1.0..8.0), high)
+            }
             Kind::Label { .. } | Kind::Bars => (1.3 * side.max(0.15 * radius), 0.8 * side.max(0.15 * radius)),
             Kind::Groove => (0.8 * radius, 0.02 * radius + 0.5),
             Kind::Ring => (side + 0.3 * radius, side + 0.3 * radius),

@@ -1,5 +1,7 @@
 //! Dead leaves: things of all sizes that lie over each other, as in bulk goods, assemblies and natural pictures.
 
+use std::f32::consts::{FRAC_PI_4, TAU};
+
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -71,8 +73,11 @@ impl Leaves {
         let (low, high) = (self.sizes.0.powf(power), self.sizes.1.powf(power));
         let radius = (low + rng.random_range(0.0..1.0) * (high - low)).powf(1.0 / power);
         let square = rng.random_bool(self.boxes.into());
-        let angle: f32 =
-            if square { [0.0, 0.785][usize::from(rng.random_bool(0.1))] } else { rng.random_range(0.0..6.28) };
+        let angle = match square {
+            true if rng.random_bool(0.9) => 0.0,
+            true => FRAC_PI_4,
+            false => rng.random_range(0.0..TAU),
+        };
         let reach = 0.6 * FRAME;
         let outline = match if square { 1 } else { rng.random_range(0..4) } {
             0 => Outline::Disc,

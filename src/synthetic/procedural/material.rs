@@ -173,7 +173,8 @@ impl Material {
         let period = match pattern {
             Pattern::Grating { .. } | Pattern::Weave { .. } => log_uniform(4.0, 40.0, rng),
             Pattern::Grid { .. } => log_uniform(9.0, 90.0, rng),
-            Pattern::Brushed { .. } | Pattern::Turned { .. } | Pattern::Speckle { .. } => log_uniform(1.2, 5.0, rng),
+            Pattern::Brushed { .. } | Pattern::Turned { .. } => log_uniform(1.2, 5.0, rng),
+            Pattern::Speckle { .. } => log_uniform(1.0, 3.0, rng),
             _ => log_uniform(6.0, 90.0, rng),
         };
         // Most surfaces lie square to the camera.
@@ -329,7 +330,7 @@ fn cloud(rng: &mut impl Rng) -> Pattern {
     // Wood and rolled metal have a grain.
     let stretch = if rng.random_bool(0.3) { log_uniform(1.5, 5.0, rng) } else { 1.0 };
     let warp = if rng.random_bool(0.3) { rng.random_range(0.2..1.5) } else { 0.0 };
-    Pattern::Cloud { octaves: rng.random_range(2..5), roughness: rng.random_range(0.3..0.95), stretch, warp, fold }
+    Pattern::Cloud { octaves: rng.random_range(2..6), roughness: rng.random_range(0.4..1.0), stretch, warp, fold }
 }
 
 fn grating(rng: &mut impl Rng) -> Pattern {

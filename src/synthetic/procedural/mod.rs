@@ -75,10 +75,10 @@ impl Look {
     fn random(rng: &mut impl Rng) -> Self {
         let mut slope = || rng.random_range(-0.3..0.3) * rng.random_range(0.0..1.0f32);
         let slope = (slope(), slope());
-        let contrast = rng.random_range(0.45..1.1f32);
+        let contrast = rng.random_range(0.55..1.15f32);
         Self {
             camera: Camera {
-                gain: rng.random_range(0.75..1.2),
+                gain: rng.random_range(0.8..1.25),
                 slope,
                 cast: std::array::from_fn(|_| rng.random_range(0.94..1.06)),
                 vignette: if rng.random_bool(0.6) { rng.random_range(0.0..0.5) } else { 0.0 },

@@ -5,7 +5,7 @@ use std::f32::consts::{PI, TAU};
 use rand::{Rng, RngExt};
 
 use super::super::noise::Noise;
-use super::super::scene::{Colour, FRAME, Painter, Pose, shade, whole};
+use super::super::scene::{Colour, FRAME, Painter, Pose, blend, shade, whole};
 use super::super::shapes::{Point, Polygon, coverage, length, rounded_box, smoothstep};
 use super::features::Feature;
 use super::leaves::Leaves;
@@ -161,13 +161,10 @@ impl Part {
     /// Draws one picture.
     pub(super) fn draw(&self, size: usize, light: Point, rng: &mut impl Rng) -> Vec<Colour> {
         let pose = Pose::random(self.shift, self.turn, 0.02, rng).adjusted(self.angle, 1.0);
+        let under = Piece::anywhere(rng);
         let mut plane = match &self.bed {
             Bed::Heap(leaves) => leaves.draw(size, Pose::random(2.0, 0.01, 0.01, rng), light, rng),
-            Bed::Surface(bed) => {
-                let piece = Piece::anywhere(rng);
-                let place = |(_, x, y)| bed.at(x - 0.5 * FRAME, y - 0.5 * FRAME, light, &piece);
-                whole(size).map(place).collect()
-            }
+            Bed::Surface(_) => vec![[0.0; 3]; size * size],
         };
         let piece = if self.printed { Piece::fixed(rng) } else { Piece::anywhere(rng) };
         let lay = Noise::new(rng.next_u32());
@@ -179,15 +176,21 @@ impl Part {
             let (p, q) = self.fold(u, v, lay);
             let distance = self.distance(p, q);
             let inside = coverage(distance, pixel);
-            if inside < 1.0 && self.shadow > 0.0 && distance < 3.0 * self.shadow {
-                let (p, q) = self.fold(u + self.shadow * towards.0, v + self.shadow * towards.1, lay);
-                plane[i] = shade(plane[i], 1.0 - 0.6 * smoothstep(self.shadow, -self.shadow, self.distance(p, q)));
+            if inside < 1.0 {
+                if let Bed::Surface(bed) = &self.bed {
+                    plane[i] = bed.at(x - 0.5 * FRAME, y - 0.5 * FRAME, light, &under);
+                }
+                if self.shadow > 0.0 && distance < 3.0 * self.shadow {
+                    let (p, q) = self.fold(u + self.shadow * towards.0, v + self.shadow * towards.1, lay);
+                    let covered = smoothstep(self.shadow, -self.shadow, self.distance(p, q));
+                    plane[i] = shade(plane[i], 1.0 - 0.6 * covered);
+                }
             }
             if inside > 0.0 {
                 let tilt = smoothstep(-self.bevel, 0.0, distance) * self.height;
                 let relief = if tilt > 0.0 { 1.0 + tilt * self.facing(p, q, distance, towards) } else { 1.0 };
                 let colour = shade(self.body.at(p, q, towards, &piece), relief);
-                plane[i] = super::super::scene::blend(plane[i], colour, inside);
+                plane[i] = blend(plane[i], colour, inside);
                 cover[i] = inside;
             }
         }
