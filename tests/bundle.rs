@@ -78,6 +78,7 @@ fn manifest() -> Manifest {
             dataset: "none".into(),
             seed: 1,
             command: "trainer fit".into(),
+            base: None,
             created: "2026-01-01T00:00:00Z".into(),
         },
         files: BTreeMap::new(),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::{DSAD, TRAINER, run, tiny_bundle};
+use crate::support::{DSAD, TRAINER, kill_once_there, run, tiny_bundle};
 
 fn home() -> tempfile::TempDir {
     tempfile::tempdir().expect("directory")
@@ -250,32 +250,18 @@ fn a_killed_fit_resumes_and_makes_the_same_bundle() {
         .into_iter()
         .chain([tiny.display().to_string(), "--stage-steps".into(), "3".into()])
         .collect::<Vec<_>>();
-    let mut child = std::process::Command::new(TRAINER)
-        .args(&args)
-        .current_dir(dir.path())
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .expect("starts");
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
     // The first checkpoint is written when the first stage ends; the kill comes somewhere after it.
     let state = dir.path().join("bundle.run/state.json");
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(120);
-    while !state.exists() {
-        assert!(std::time::Instant::now() < until && child.try_wait().expect("runs").is_none(), "no checkpoint");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    child.kill().expect("is killed");
-    child.wait().expect("ends");
+    kill_once_there(TRAINER, &args, dir.path(), &state);
     assert!(!dir.path().join("bundle").exists(), "a killed run leaves no bundle");
     let stage =
         || serde_json::from_slice::<Value>(&std::fs::read(&state).expect("reads")).expect("JSON")["stage"].clone();
     assert!(stage().as_u64().is_some_and(|stage| stage >= 1));
     // Another request must not continue it.
-    let mut other: Vec<&str> = args.iter().map(String::as_str).collect();
-    other.extend(["--seed", "9"]);
-    let (code, _, error) = run(TRAINER, &other, dir.path());
+    let (code, _, error) = run(TRAINER, &[&args[..], &["--seed", "9"]].concat(), dir.path());
     assert!(code == 1 && error.contains("--fresh"), "{code}: {error}");
-    let (code, _, error) = run(TRAINER, &args.iter().map(String::as_str).collect::<Vec<_>>(), dir.path());
+    let (code, _, error) = run(TRAINER, &args, dir.path());
     assert_eq!(code, 0, "{error}");
     // `tiny_bundle` is the same request, never interrupted: on the CPU the weights are the same bytes.
     let weights = |bundle: &Path| std::fs::read(bundle.join("weights.safetensors")).expect("weights");

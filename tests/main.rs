@@ -17,6 +17,8 @@ mod import;
 mod parity;
 /// The whole daemon with scripted parts.
 mod pipeline;
+/// Bases: made of procedural pictures, and what `fit` starts from.
+mod pretraining;
 /// Scripted cameras, detectors and clocks.
 mod support;
 /// The paper's sampling and training against PyTorch.

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use dsad::trainer::commands::{
-    backbone, baseline, build_model, calibrate, describe, export, finetune_autoencoder, fit, keygen, sign, synth, test,
-    train,
+    backbone, baseline, build_model, calibrate, describe, export, finetune_autoencoder, fit, keygen, pretrain, sign,
+    synth, test, train,
 };
 
 /// Makes bundles for dsad from pictures of good parts
@@ -20,6 +20,8 @@ struct Arguments {
 enum Verb {
     /// Pictures of a procedural product line, in MVTec layout
     Synth(synth::SynthArgs),
+    /// Networks for `fit` to start from, from procedural pictures only
+    Pretrain(pretrain::PretrainArgs),
     /// From a folder of good pictures to a calibrated bundle
     Fit(fit::FitArgs),
     /// The bundle again with other thresholds, for a stated false-reject rate
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,dsad=info")).init();
     let result = match Arguments::parse().verb {
         Verb::Synth(args) => synth::run(&args),
+        Verb::Pretrain(args) => pretrain::run(&args),
         Verb::Fit(args) => fit::run(&args),
         Verb::Calibrate(args) => calibrate::run(&args),
         Verb::Test(args) => test::run(&args),

@@ -132,6 +132,9 @@ pub struct Provenance {
     pub seed: u64,
     /// The command line.
     pub command: String,
+    /// blake3 in hex of the networks that training started from; absent where it started from fresh weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
     /// When, RFC 3339 in UTC.
     pub created: String,
 }

@@ -19,6 +19,8 @@ use super::{FILE_LIMIT, io, open_limited};
 
 /// Bytes before the header.
 const PREFIX: u64 = 8;
+/// Key of the text beside the tensors.
+const NOTE: &str = "dsad";
 /// A thousand tensors need about 100 KiB.
 const HEADER_LIMIT: u64 = 16 << 20;
 
@@ -87,6 +89,12 @@ impl TensorFile {
         Ok(entries)
     }
 
+    /// What [`encode_parts`] wrote beside the tensors.
+    pub fn note(&self) -> Option<String> {
+        let (_, metadata) = SafeTensors::read_metadata(&self.bytes).ok()?;
+        metadata.metadata().as_ref()?.get(NOTE).cloned()
+    }
+
     /// Fills a fresh module with the tensors, cast to `dtype`.
     ///
     /// # Errors
@@ -94,8 +102,16 @@ impl TensorFile {
     /// another shape. The module is consumed: a half-loaded one never leaves this function.
     pub fn load_into<M: Module>(self, module: M, dtype: NumberFormat) -> Result<M, BundleError> {
         let Self { bytes, path } = self;
-        let store = SafetensorsStore::from_bytes(Some(bytes)).with_from_adapter(FloatCastAdapter::to(dtype.into()));
-        load(store, module, &path)
+        load(memory(bytes, dtype), module, &path)
+    }
+
+    /// Puts the tensors, cast to `dtype`, over those of a module; what the file lacks stays as it is.
+    ///
+    /// # Errors
+    /// As [`Self::load_into`], but for what the file lacks.
+    pub fn load_over<M: Module>(self, module: M, dtype: NumberFormat) -> Result<M, BundleError> {
+        let Self { bytes, path } = self;
+        Ok(apply(memory(bytes, dtype), module, &path)?.0)
     }
 
     fn parsed(&self) -> Result<SafeTensors<'_>, BundleError> {
@@ -127,7 +143,21 @@ pub fn load_file<M: Module>(path: &Path, module: M) -> Result<M, BundleError> {
     load(SafetensorsStore::from_file(path), module, path)
 }
 
-fn load<M: Module>(store: SafetensorsStore, mut module: M, path: &Path) -> Result<M, BundleError> {
+fn memory(bytes: Vec<u8>, dtype: NumberFormat) -> SafetensorsStore {
+    SafetensorsStore::from_bytes(Some(bytes)).with_from_adapter(FloatCastAdapter::to(dtype.into()))
+}
+
+fn load<M: Module>(store: SafetensorsStore, module: M, path: &Path) -> Result<M, BundleError> {
+    let (module, missing) = apply(store, module, path)?;
+    if missing.is_empty() {
+        Ok(module)
+    } else {
+        Err(BundleError::TensorsMissing { path: path.into(), tensors: missing })
+    }
+}
+
+/// The module with the tensors of a store, and the names of those that the store lacks.
+fn apply<M: Module>(store: SafetensorsStore, mut module: M, path: &Path) -> Result<(M, Vec<String>), BundleError> {
     let path = path.to_path_buf();
     // Without validation the store reports instead of refusing, and the report is judged below: the store itself lets
     // unused tensors pass.
@@ -149,14 +179,10 @@ fn load<M: Module>(store: SafetensorsStore, mut module: M, path: &Path) -> Resul
         };
         return Err(BundleError::TensorMismatch { path, tensor: tensor.clone(), reason });
     }
-    if !report.missing.is_empty() {
-        let tensors = report.missing.into_iter().map(|(name, _)| name).collect();
-        return Err(BundleError::TensorsMissing { path, tensors });
-    }
     if !report.unused.is_empty() {
         return Err(BundleError::TensorsUnused { path, tensors: report.unused });
     }
-    Ok(module)
+    Ok((module, report.missing.into_iter().map(|(name, _)| name).collect()))
 }
 
 /// Encodes all tensors of a module as a safetensors file, cast to `dtype`; `path` is only named in errors.
@@ -166,8 +192,32 @@ fn load<M: Module>(store: SafetensorsStore, mut module: M, path: &Path) -> Resul
 /// # Errors
 /// A value that is not finite, or becomes infinite in f16.
 pub fn encode_module<M: Module>(module: &M, dtype: NumberFormat, path: &Path) -> Result<Vec<u8>, BundleError> {
-    let mut store =
-        SafetensorsStore::from_bytes(None).with_to_adapter(FloatCastAdapter::to(dtype.into())).clear_metadata();
+    encode(SafetensorsStore::from_bytes(None).clear_metadata(), module, dtype, path)
+}
+
+/// As [`encode_module`], the named fields of a module alone, with a text beside the tensors.
+///
+/// # Errors
+/// As [`encode_module`].
+pub fn encode_parts<M: Module>(
+    module: &M,
+    parts: &[&str],
+    note: &str,
+    dtype: NumberFormat,
+    path: &Path,
+) -> Result<Vec<u8>, BundleError> {
+    let store = SafetensorsStore::from_bytes(None).with_regexes(parts.iter().map(|part| format!("^{part}\\.")));
+    // One key only: the order of several would be another one in every run.
+    encode(store.clear_metadata().metadata(NOTE, note), module, dtype, path)
+}
+
+fn encode<M: Module>(
+    store: SafetensorsStore,
+    module: &M,
+    dtype: NumberFormat,
+    path: &Path,
+) -> Result<Vec<u8>, BundleError> {
+    let mut store = store.with_to_adapter(FloatCastAdapter::to(dtype.into()));
     let encode = |error: burn::store::SafetensorsStoreError| BundleError::Encode {
         path: path.into(),
         reason: error.to_string(),

@@ -264,9 +264,34 @@ impl GuidanceNetwork {
         Guidance { middle, skips: controls }
     }
 
+    /// The same network for `classes` classes, each of which starts as the null class.
+    pub fn with_classes(mut self, classes: usize) -> Self {
+        self.classes.weight = self.classes.weight.map(|rows| rows.narrow(0, 0, 1).repeat_dim(0, classes + 1));
+        self
+    }
+
     /// Embeddings of the classes, `[b, embedding]`; index 0 is the null class.
     pub fn class_embedding(&self, classes: Tensor<1, Int>) -> Tensor<2> {
         let rows: Tensor<3> = self.classes.forward(classes.unsqueeze_dim::<2>(1));
         rows.squeeze_dim::<2>(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Distribution, Tolerance};
+
+    use super::super::profile::{ModelConfig, Profile};
+    use super::*;
+
+    #[test]
+    fn every_class_starts_as_the_null_class() {
+        let network = ModelConfig::of(Profile::EdgeSmall, 1).init(&Device::flex());
+        let mut guidance = network.guidance.expect("is guided");
+        guidance.classes.weight = guidance.classes.weight.map(|rows| rows.random_like(Distribution::Default));
+        let null = guidance.classes.weight.val().narrow(0, 0, 1);
+        let rows = guidance.with_classes(2).classes.weight.val();
+        assert_eq!(rows.dims()[0], 3);
+        (rows - null).into_data().assert_approx_eq::<f32>(&[[0.0f32; 256]; 3].into(), Tolerance::absolute(0.0));
     }
 }

@@ -8,6 +8,7 @@
 //! | `scene` | a part on its bed, and the camera that turns it into bytes |
 //! | `washer`, `fabric`, `board` | the three products |
 //! | `defects` | defects of these products |
+//! | `procedural` | pictures of any number of other products: what networks are pre-trained on |
 //! | `corrupt` | defects on pictures of any product: what training supervises with |
 
 mod board;
@@ -15,6 +16,7 @@ pub mod corrupt;
 mod defects;
 mod fabric;
 pub mod noise;
+pub mod procedural;
 mod scene;
 pub mod shapes;
 mod washer;

@@ -29,12 +29,17 @@ impl Noise {
 
     /// Sum of `octaves` of value noise, each at twice the frequency and half the height of the last, in about [-1, 1].
     pub fn fractal(self, x: f32, y: f32, octaves: u32) -> f32 {
+        self.spectrum(x, y, octaves, 0.5)
+    }
+
+    /// As [`Self::fractal`], each octave `roughness` (0 to 1) as high as the last.
+    pub fn spectrum(self, x: f32, y: f32, octaves: u32, roughness: f32) -> f32 {
         let (mut sum, mut height, mut total, mut scale) = (0.0, 1.0, 0.0, 1.0);
         for octave in 0..octaves {
             let layer = Noise::new(self.seed.wrapping_add(octave.wrapping_mul(0x9e37_79b9)));
             sum += height * layer.value(x * scale, y * scale);
             total += height;
-            height *= 0.5;
+            height *= roughness;
             scale *= 2.0;
         }
         sum / total

@@ -26,14 +26,21 @@ impl Pose {
     /// Shifted by up to `shift` units, turned by up to `angle` radians, scaled by up to `scale` (a share).
     pub(super) fn random(shift: f32, angle: f32, scale: f32, rng: &mut impl Rng) -> Pose {
         let turn: f32 = rng.random_range(-1.0..1.0) * angle;
-        Pose {
-            centre: (
-                0.5 * FRAME + rng.random_range(-1.0..1.0) * shift,
-                0.5 * FRAME + rng.random_range(-1.0..1.0) * shift,
-            ),
-            axis: (turn.cos(), turn.sin()),
-            scale: 1.0 + rng.random_range(-1.0..1.0) * scale,
-        }
+        let centre =
+            (0.5 * FRAME + rng.random_range(-1.0..1.0) * shift, 0.5 * FRAME + rng.random_range(-1.0..1.0) * shift);
+        Pose { centre, axis: (turn.cos(), turn.sin()), scale: 1.0 + rng.random_range(-1.0..1.0) * scale }
+    }
+
+    /// Turned by `angle` more, and `scale` times as large.
+    pub(super) fn adjusted(self, angle: f32, scale: f32) -> Pose {
+        let (cos, sin) = (angle.cos(), angle.sin());
+        let axis = (self.axis.0 * cos - self.axis.1 * sin, self.axis.1 * cos + self.axis.0 * sin);
+        Pose { axis, scale: self.scale * scale, ..self }
+    }
+
+    /// A direction of the frame as the part sees it.
+    pub(super) fn direction(self, x: f32, y: f32) -> Point {
+        (x * self.axis.0 + y * self.axis.1, y * self.axis.0 - x * self.axis.1)
     }
 
     /// From frame units to part units, whose origin is the middle of the part.
@@ -173,11 +180,16 @@ impl Painter<'_> {
 /// Light and sensor of one exposure.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Camera {
-    gain: f32,
-    slope: Point,
-    cast: Colour,
-    vignette: f32,
-    noise: f32,
+    /// Factor of all light.
+    pub(super) gain: f32,
+    /// Change of the light from the middle to the right and the lower edge, as a share.
+    pub(super) slope: Point,
+    /// Factor per channel.
+    pub(super) cast: Colour,
+    /// Loss of light in the corners, as a share.
+    pub(super) vignette: f32,
+    /// Standard deviation of the sensor's noise on white, of 255.
+    pub(super) noise: f32,
 }
 
 impl Camera {
@@ -231,7 +243,7 @@ impl Camera {
 }
 
 /// The blur of a lens that is a little less sharp than the sensor: 1-4-1 in both directions.
-fn soften(plane: &[Colour], size: usize) -> Vec<Colour> {
+pub(super) fn soften(plane: &[Colour], size: usize) -> Vec<Colour> {
     let weigh = |a: Colour, b: Colour, c: Colour| std::array::from_fn(|i| (a[i] + 4.0 * b[i] + c[i]) / 6.0);
     let mut rows = Vec::with_capacity(plane.len());
     for line in plane.chunks_exact(size) {

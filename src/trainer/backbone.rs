@@ -178,11 +178,21 @@ pub fn load(path: &Path, device: &Device) -> anyhow::Result<FeatureExtractor> {
     Ok(FeatureExtractor::EfficientnetLite0(file.load_into(EfficientNetLite0::new(device), NumberFormat::F32)?))
 }
 
-/// The imported file beside the working directory, in an installation, or in the source tree.
-pub fn default_path() -> Option<PathBuf> {
-    let installed = Path::new("/usr/share/dsad").join(PLACE);
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(PLACE);
-    [PathBuf::from(PLACE), installed, source].into_iter().find(|path| path.is_file())
+/// The file that was asked for, or the one that ships.
+///
+/// # Errors
+/// Neither is there.
+pub fn path_or_default(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
+    asked.map(Path::to_path_buf).or_else(|| shipped(PLACE)).with_context(|| {
+        format!("{PLACE} not found; make it with `trainer backbone import`, or name it with --backbone")
+    })
+}
+
+/// A file that ships: beside the working directory, in an installation, or in the source tree.
+pub fn shipped(place: &str) -> Option<PathBuf> {
+    let installed = Path::new("/usr/share/dsad").join(place);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(place);
+    [PathBuf::from(place), installed, source].into_iter().find(|path| path.is_file())
 }
 
 /// Relative errors (`max |a - b| / max |b|`) of the stages against a file with `input_nchw`, `block2`, `block4`, `block10`.

@@ -33,6 +33,8 @@ pub struct Export<'a> {
     pub seed: u64,
     /// The command line, for the record.
     pub command: String,
+    /// blake3 of the base that training started from.
+    pub base: Option<String>,
     /// Third-party weights.
     pub licences: Vec<Licence>,
     /// `NOTICE.txt`.
@@ -112,6 +114,7 @@ pub fn export(export: Export<'_>) -> anyhow::Result<Bundle> {
             dataset: export.fingerprint,
             seed: export.seed,
             command: export.command,
+            base: export.base,
             created: timestamp(),
         },
         files: BTreeMap::new(),

@@ -3,24 +3,19 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use burn::module::Module;
-use burn::store::ModuleRecord;
 use burn::tensor::Device;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::batches::BatchSpec;
+use super::base::Base;
 use super::calibrate::{Calibrated, calibrate_bundle};
-use super::checkpoint::{RunDirectory, RunState};
 use super::config::TrainConfig;
 use super::dataset::{Set, Skipped};
 use super::judge::TrainerClock;
-use super::objective::{AutoencoderObjective, DenoiserObjective, Objective, RefineObjective};
-use super::pictures::{Picture, Split, load, picture_tensor, split};
+use super::pictures::{Picture, Split, load, split};
 use super::prototypes::choose_prototypes;
 use super::report::{Report, write_report};
 use super::select::{Choice, choose};
-use super::stage::{self, StageSettings};
+use super::stages::Stages;
 use super::{backbone, export, outliers};
 use crate::bundle::Bundle;
 use crate::bundle::manifest::NumberFormat;
@@ -32,10 +27,6 @@ use crate::model::features::FeatureExtractor;
 use crate::model::network::Network;
 use crate::model::profile::{ModelConfig, Profile};
 use crate::preprocess::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
-use crate::synthetic::corrupt::CorruptionFamily;
-
-/// Stages of a run.
-const STAGES: usize = 3;
 
 /// What a fit is asked for.
 #[derive(Debug, Clone)]
@@ -56,6 +47,8 @@ pub struct FitRequest {
     pub keep_outliers: bool,
     /// The backbone's weights.
     pub backbone: PathBuf,
+    /// Networks to start from instead of fresh weights.
+    pub base: Option<PathBuf>,
     /// A fixed number of steps per stage instead of the time budget.
     pub stage_steps: Option<usize>,
     /// The command line, for the record.
@@ -108,34 +101,32 @@ pub fn fit(
     // One product needs no class; several make a class-conditional bundle with a null class.
     let classes: Vec<ClassId> =
         if sets.len() > 1 { sets.iter().map(|set| ClassId(set.name.clone())).collect() } else { Vec::new() };
+    let base = request.base.as_deref().map(|path| Base::open(path, request.profile)).transpose()?;
     let features = backbone::load(&request.backbone, &compute.device)?;
     let data = read(sets, &spec, request, &features, &compute.device, &mut skipped)?;
     let asked = json!({
         "profile": request.profile, "config": config, "minutes": request.minutes, "seed": request.seed,
         "stage_steps": request.stage_steps, "pictures": fingerprint(&data), "version": env!("CARGO_PKG_VERSION"),
+        "base": base.as_ref().map(|base| &base.hash),
     });
-    let (run, state) = RunDirectory::open(&sibling(&request.out, "run")?, &asked, request.fresh)?;
-    let mut state = state.unwrap_or_else(|| RunState::new(asked, STAGES));
     let mut model = ModelConfig::of(request.profile, classes.len());
     let device = &compute.device;
-    device.seed(request.seed);
-    let mut network = model.init(device).materialize().valid();
-    network.features = features;
-    // Chosen when the rest is trained, and no part of a checkpoint.
-    let prototypes = network.prototypes.take();
-    if let Some(saved) = run.tensors(&state) {
-        let record = ModuleRecord::load(saved.join("network.bpk")).context("network.bpk")?;
-        network = network.try_load_record(record).context("network.bpk")?;
-        log::info!("resumes at stage {} step {}", state.stage, state.step);
-    }
-    if let Some(scale) = state.latent_scale {
-        network = network.with_latent_scale(scale);
-    }
-    network = train(network, &data, request, &run, &mut state, compute, !classes.is_empty())?;
+    let stages = Stages {
+        model: &model,
+        config,
+        minutes: request.minutes,
+        stage_steps: request.stage_steps,
+        seed: request.seed,
+        pictures: &data.train,
+        compute,
+    };
+    let run = sibling(&request.out, "run")?;
+    let (mut network, run, state) = stages.run(&run, asked, request.fresh, features, base.as_ref())?;
     model.latent_scale = network.latent_scale();
     let size = (config.width, config.height);
-    if let (Some(prototypes), Some(sizes)) = (prototypes, &model.prototypes) {
+    if let Some(sizes) = &model.prototypes {
         let rows = choose_prototypes(&network, sizes, &data.train, model.classes, size, request.seed, device)?;
+        let prototypes = sizes.init(model.backbone.channels(), model.classes, device);
         network.prototypes = Some(prototypes.with_rows(rows));
     }
 
@@ -165,6 +156,7 @@ pub fn fit(
         listed: &config.steps,
         seed: request.seed,
         command: request.command.clone(),
+        base: base.as_ref().map(|base| base.hash.clone()),
         licences: vec![backbone::licence()],
         notice: backbone::notice(),
         model: &model,
@@ -207,7 +199,7 @@ pub fn default_steps(listed: &[Steps]) -> Steps {
 }
 
 /// `out` with an extension more: what lies beside the bundle.
-fn sibling(out: &Path, extension: &str) -> anyhow::Result<PathBuf> {
+pub(super) fn sibling(out: &Path, extension: &str) -> anyhow::Result<PathBuf> {
     let name = out.file_name().with_context(|| format!("--out {}: has no name", out.display()))?;
     Ok(out.with_file_name(format!("{}.{extension}", name.to_string_lossy())))
 }
@@ -262,106 +254,4 @@ fn fingerprint(data: &Data) -> String {
         hasher.update(&picture.rgb);
     }
     hasher.finalize().to_hex().to_string()
-}
-
-#[allow(clippy::too_many_arguments)]
-fn train(
-    mut network: Network,
-    data: &Data,
-    request: &FitRequest,
-    run: &RunDirectory,
-    state: &mut RunState,
-    compute: &Compute,
-    classes: bool,
-) -> anyhow::Result<Network> {
-    let config = &request.config;
-    let seconds = request.minutes * 60.0;
-    let latent_channels = ModelConfig::of(request.profile, 0).autoencoder.latent_channels;
-    let batches = |stage: u64, size: usize, latent_share: f64, defect_share: f64| BatchSpec {
-        width: config.width,
-        height: config.height,
-        size,
-        defect_share,
-        families: CorruptionFamily::TRAINING.to_vec(),
-        latent_share,
-        latent_channels,
-        seed: request.seed.wrapping_mul(0x0100_0193).wrapping_add(stage),
-    };
-    let style = ProgressStyle::with_template("{prefix:>12} {wide_bar} {pos}/{len} {msg} [{elapsed}]")?;
-    while state.stage < STAGES {
-        let (share, rate, batch) = match state.stage {
-            0 => (config.autoencoder_share, config.autoencoder_rate, batches(0, config.autoencoder_batch, 0.0, 0.5)),
-            1 => (
-                config.denoiser_share,
-                config.denoiser_rate,
-                batches(1, config.denoiser_batch, 0.3, config.defect_share),
-            ),
-            _ => (config.refine_share, config.refine_rate, batches(2, config.refine_batch, 0.0, config.defect_share)),
-        };
-        let settings = StageSettings {
-            index: state.stage,
-            seconds: seconds * share,
-            rate,
-            weight_decay: config.weight_decay,
-            ema_decay: config.ema_decay,
-            pictures: &data.train,
-            batches: &batch,
-            steps: request.stage_steps,
-            device: &compute.device,
-        };
-        let progress = ProgressBar::new(state.total.unwrap_or(0) as u64).with_style(style.clone());
-        network = match state.stage {
-            0 => {
-                let objective = AutoencoderObjective { config };
-                progress.set_prefix(objective.name());
-                let network = stage::run(&objective, network, &settings, run, state, &progress)?;
-                let scale = measure_scale(&network, &data.train, config, compute)?;
-                state.latent_scale = Some(scale);
-                network.with_latent_scale(scale)
-            }
-            1 => {
-                let objective = DenoiserObjective { config, classes };
-                progress.set_prefix(objective.name());
-                stage::run(&objective, network, &settings, run, state, &progress)?
-            }
-            _ if network.refine.is_some() => {
-                let objective = RefineObjective { config, classes };
-                progress.set_prefix(objective.name());
-                stage::run(&objective, network, &settings, run, state, &progress)?
-            }
-            _ => network,
-        };
-        progress.finish_and_clear();
-        let loss = state.losses[state.stage].last().map_or(f64::NAN, |(_, loss)| *loss);
-        log::info!("stage {} of {STAGES}: {} steps, loss {loss:.4}", state.stage + 1, state.step);
-        state.stage += 1;
-        state.step = 0;
-        state.total = None;
-        run.save(state, |path| stage::write(network.clone(), path, "network.bpk"))?;
-    }
-    Ok(network)
-}
-
-/// One over the standard deviation of the latents of some training pictures.
-fn measure_scale(
-    network: &Network,
-    pictures: &[Picture],
-    config: &TrainConfig,
-    compute: &Compute,
-) -> anyhow::Result<f64> {
-    let (mut sum, mut squares, mut count) = (0.0f64, 0.0f64, 0.0f64);
-    for picture in pictures.iter().step_by(pictures.len().div_ceil(32).max(1)) {
-        let image = picture_tensor(&picture.rgb, config.width, config.height, &compute.device);
-        for value in network.autoencoder.encode(image, 1.0).try_into_vec_as::<f32>()? {
-            sum += f64::from(value);
-            squares += f64::from(value).powi(2);
-            count += 1.0;
-        }
-    }
-    let deviation = (squares / count - (sum / count).powi(2)).max(0.0).sqrt();
-    ensure!(
-        deviation.is_finite() && deviation > 1e-6,
-        "the autoencoder gives the same latent for every picture; train longer with --minutes"
-    );
-    Ok(1.0 / deviation)
 }

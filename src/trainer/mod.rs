@@ -4,8 +4,9 @@
 //! |---|---|
 //! | `config` | how a profile is trained |
 //! | `dataset`, `pictures`, `outliers`, `batches` | what it is trained on |
-//! | `objective`, `stage`, `ema`, `checkpoint` | the three stages and their step loop |
+//! | `objective`, `stage`, `stages`, `ema`, `checkpoint` | the three stages and their step loop |
 //! | `backbone` | the frozen feature extractor's weights |
+//! | `pretrain`, `base` | networks that know pictures in general, to start from |
 //! | `prototypes`, `select`, `calibrate`, `export`, `report` | from trained networks to a bundle |
 //! | `fit` | all of it in one go |
 //! | `judge`, `evaluate`, `gallery` | metrics on a test split, and pictures |
@@ -14,6 +15,7 @@
 //! | `commands` | the verbs |
 
 pub mod backbone;
+pub mod base;
 pub mod batches;
 pub mod calibrate;
 pub mod checkpoint;
@@ -31,7 +33,9 @@ pub mod objective;
 pub mod outliers;
 pub mod paper;
 pub mod pictures;
+pub mod pretrain;
 pub mod prototypes;
 pub mod report;
 pub mod select;
 pub mod stage;
+pub mod stages;

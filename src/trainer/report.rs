@@ -67,8 +67,8 @@ pub fn write_report(path: &Path, report: &Report<'_>) -> anyhow::Result<()> {
     writeln!(html, "<h1>{}</h1>", escape(&report.bundle.manifest.id))?;
     writeln!(
         html,
-        "<p>Profile {}, {} parameters, {:.2} GFLOP a frame at {} steps, seed {}, device {}, {:.1} minutes of training. Model \
-         hash {}.</p><pre>{}</pre>",
+        "<p>Profile {}, {} parameters, {:.2} GFLOP a frame at {} steps, seed {}, device {}, {:.1} minutes of training from \
+         {}. Model hash {}.</p><pre>{}</pre>",
         request.profile,
         parts.iter().map(|part| part.parameters).sum::<usize>(),
         frame_gflop(&parts),
@@ -76,6 +76,13 @@ pub fn write_report(path: &Path, report: &Report<'_>) -> anyhow::Result<()> {
         request.seed,
         report.compute.choice,
         report.state.seconds.iter().sum::<f64>() / 60.0,
+        report
+            .bundle
+            .manifest
+            .provenance
+            .base
+            .as_ref()
+            .map_or("fresh weights".into(), |hash| format!("the base {hash}")),
         &report.bundle.model_hash[..16],
         escape(&request.command)
     )?;

@@ -1,10 +1,10 @@
 //! Scripted parts for the pipeline's tests, and a tiny bundle made by the trainer itself.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dsad::daemon::stages::Record;
 use dsad::inspection::anomaly::{AnomalyMap, AnomalyScore};
@@ -169,6 +169,20 @@ pub fn run(program: &str, args: &[&str], dir: &Path) -> (i32, String, String) {
     let output = Command::new(program).args(args).current_dir(dir).env("RUST_LOG", "warn").output().expect("runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+/// Starts a program of this package and kills it as soon as `file` is there.
+pub fn kill_once_there(program: &str, args: &[&str], dir: &Path, file: &Path) {
+    let mut command = Command::new(program);
+    command.args(args).current_dir(dir).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("starts");
+    let until = Instant::now() + Duration::from_secs(120);
+    while !file.exists() {
+        assert!(Instant::now() < until && child.try_wait().expect("runs").is_none(), "no {}", file.display());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().expect("is killed");
+    child.wait().expect("ends");
 }
 
 /// `dsad` and `trainer` as built for this test.

@@ -6,7 +6,7 @@
 
 mod lines;
 mod regions;
-mod texture;
+pub(super) mod texture;
 
 use rand::{Rng, RngExt};
 

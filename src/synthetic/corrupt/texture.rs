@@ -5,7 +5,7 @@ use rand::{Rng, RngExt};
 use super::super::noise::Noise;
 
 /// A texture as a function of the pixel's position; colours in 0 to 255.
-pub(super) enum Texture {
+pub(in crate::synthetic) enum Texture {
     /// Clouds between two colours.
     Clouds { noise: Noise, scale: f32, from: [f32; 3], to: [f32; 3] },
     /// Stripes of two colours, bent by noise.
@@ -22,7 +22,7 @@ fn colour(rng: &mut impl Rng) -> [f32; 3] {
 }
 
 impl Texture {
-    pub(super) fn random(rng: &mut impl Rng) -> Self {
+    pub(in crate::synthetic) fn random(rng: &mut impl Rng) -> Self {
         let noise = Noise::new(rng.next_u32());
         let scale = (2.0f32).powf(rng.random_range(-6.0..-1.5));
         match rng.random_range(0..4) {
@@ -36,7 +36,7 @@ impl Texture {
         }
     }
 
-    pub(super) fn at(&self, x: f32, y: f32) -> [f32; 3] {
+    pub(in crate::synthetic) fn at(&self, x: f32, y: f32) -> [f32; 3] {
         let blend = |from: &[f32; 3], to: &[f32; 3], t: f32| std::array::from_fn(|c| from[c] + (to[c] - from[c]) * t);
         match self {
             Texture::Clouds { noise, scale, from, to } => {

@@ -60,9 +60,7 @@ pub struct BaselineArgs {
 /// Data or a device that cannot be used.
 pub fn run(args: &BaselineArgs) -> anyhow::Result<()> {
     let compute = device::open(args.device)?;
-    let weights = args.backbone.clone().or_else(backbone::default_path);
-    let weights = weights.ok_or_else(|| anyhow::anyhow!("no backbone weights: name them with --backbone"))?;
-    let extractor = backbone::load(&weights, &compute.device)?;
+    let extractor = backbone::load(&backbone::path_or_default(args.backbone.as_deref())?, &compute.device)?;
     let found = discover(&args.data)?;
     let rows = found
         .sets

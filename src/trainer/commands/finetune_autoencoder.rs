@@ -62,9 +62,7 @@ pub fn run(args: &FinetuneAutoencoderArgs) -> anyhow::Result<()> {
         sketch: SketchPlane::None,
     };
     let perceptual = if task.lpips_trunk.as_os_str().is_empty() {
-        let path = backbone::default_path().context(
-            "configs/backbone/efficientnet_lite0.f16.safetensors not found; make it with `trainer backbone import`",
-        )?;
+        let path = backbone::path_or_default(None)?;
         log::warn!("no weights of LPIPS (lpips_trunk, lpips_heads): the cosine distance of {} judges", path.display());
         Perceptual::Features(Box::new(backbone::load(&path, &compute.device)?))
     } else {

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use serde_json::json;
 
 use crate::config::device::DeviceChoice;
 use crate::device;
 use crate::model::profile::Profile;
 use crate::trainer::backbone;
+use crate::trainer::base::{default_path, place};
 use crate::trainer::config::TrainConfig;
 use crate::trainer::dataset::discover::discover;
 use crate::trainer::dataset::survey::survey_and_clean;
@@ -47,6 +48,9 @@ pub struct FitArgs {
     /// The backbone's weights, made by `trainer backbone import`
     #[arg(long)]
     backbone: Option<PathBuf>,
+    /// Networks to start from, made by `trainer pretrain`; `none` for fresh weights [default: configs/base/PROFILE.safetensors]
+    #[arg(long)]
+    base: Option<PathBuf>,
     /// Train this many steps per stage instead of a number of minutes: repeatable on any machine
     #[arg(long)]
     stage_steps: Option<usize>,
@@ -64,7 +68,6 @@ pub fn run(args: &FitArgs) -> anyhow::Result<()> {
     ensure!(args.stage_steps != Some(0), "--stage-steps 0: must be at least 1");
     let mut found = discover(&args.data)?;
     let config = args.config.as_deref().map_or_else(|| TrainConfig::of(args.profile), TrainConfig::read)?;
-    let weights = args.backbone.clone().or_else(backbone::default_path);
     let request = FitRequest {
         profile: args.profile,
         config,
@@ -73,10 +76,8 @@ pub fn run(args: &FitArgs) -> anyhow::Result<()> {
         seed: args.seed,
         fresh: args.fresh,
         keep_outliers: args.keep_outliers,
-        backbone: weights.context(
-            "configs/backbone/efficientnet_lite0.f16.safetensors not found; make it with `trainer backbone import`, or name \
-             it with --backbone",
-        )?,
+        backbone: backbone::path_or_default(args.backbone.as_deref())?,
+        base: base(args),
         stage_steps: args.stage_steps,
         command: std::env::args().collect::<Vec<_>>().join(" "),
     };
@@ -112,4 +113,19 @@ pub fn run(args: &FitArgs) -> anyhow::Result<()> {
         result.calibrated.print();
     }
     Ok(())
+}
+
+/// The file to start from: the one that was asked for, the one that ships, or none.
+fn base(args: &FitArgs) -> Option<PathBuf> {
+    match &args.base {
+        Some(path) if path.as_os_str() == "none" => None,
+        Some(path) => Some(path.clone()),
+        None => {
+            let shipped = default_path(args.profile);
+            if shipped.is_none() {
+                log::warn!("{} not found: training starts from nothing, and takes longer", place(args.profile));
+            }
+            shipped
+        }
+    }
 }

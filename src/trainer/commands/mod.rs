@@ -9,6 +9,7 @@ pub mod export;
 pub mod finetune_autoencoder;
 pub mod fit;
 pub mod keygen;
+pub mod pretrain;
 pub mod sign;
 pub mod synth;
 pub mod test;

@@ -106,6 +106,7 @@ pub fn export(request: &ExportRequest<'_>, compute: &Compute) -> anyhow::Result<
         listed: request.listed,
         seed,
         command: request.command.clone(),
+        base: None,
         notice: notice(&licences),
         licences,
         model: &light,
