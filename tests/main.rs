@@ -17,6 +17,8 @@ mod import;
 mod parity;
 /// The whole daemon with scripted parts.
 mod pipeline;
+/// The HTTP service of a whole daemon.
+mod service;
 /// Scripted cameras, detectors and clocks.
 mod support;
 /// The paper's sampling and training against PyTorch.

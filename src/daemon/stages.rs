@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender};
 
-use super::health::Health;
+use super::health::{CameraHealth, Health};
 use super::mailbox::{Consumer, Producer, Taken};
 use crate::inspection::calibration::{Calibration, GoodPart};
 use crate::inspection::decide::decide;
@@ -102,6 +102,8 @@ pub fn capture(
     health: &Health,
 ) {
     let mut retry = RETRY.0;
+    // Known from the first frame on.
+    let mut counts = None;
     while !stop.load(Ordering::Relaxed) {
         health.beat(0);
         let captured = match source.next_frame() {
@@ -111,13 +113,15 @@ pub fn capture(
             Err(SourceError::Ended) => break,
             Err(SourceError::Lost { reason }) => {
                 log::error!("camera lost: {reason}; tried again in {retry:?}");
+                counts.inspect(|counts: &&CameraHealth| counts.lost());
                 std::thread::sleep(retry);
                 retry = (retry * 2).min(RETRY.1);
                 continue;
             }
         };
         retry = RETRY.0;
-        health.frames_in.fetch_add(1, Ordering::Relaxed);
+        let meta = captured.meta();
+        counts.get_or_insert_with(|| health.camera(&meta.camera)).frame(meta.captured_at);
         if paced {
             // What is evicted leaves a gap in the ids, and prepare records the gap.
             frames.push(captured);
@@ -209,7 +213,7 @@ pub fn inspect(
             Err(crossbeam::channel::RecvTimeoutError::Disconnected) => return,
         };
         let mut inspection = judge(item, &mut detectors, jobs, clock);
-        inspection.drift = watch(&inspection, jobs, &mut monitors);
+        inspection.drift = watch(&inspection, jobs, &mut monitors, health);
         if inspections.send(inspection).is_err() {
             return;
         }
@@ -220,7 +224,7 @@ pub fn inspect(
 type Monitors = HashMap<CameraId, Option<(DriftMonitor, Drift)>>;
 
 /// What drifts on the camera of an inspection; a change is logged.
-fn watch(inspection: &Inspection, jobs: &Jobs, monitors: &mut Monitors) -> Drift {
+fn watch(inspection: &Inspection, jobs: &Jobs, monitors: &mut Monitors, health: &Health) -> Drift {
     let camera = &inspection.frame.camera;
     let (Some(job), Some(detection), Some(prepared)) = (jobs.get(camera), &inspection.detection, &inspection.prepared)
     else {
@@ -233,6 +237,7 @@ fn watch(inspection: &Inspection, jobs: &Jobs, monitors: &mut Monitors) -> Drift
     let Some((monitor, last)) = monitor else { return Drift::default() };
     let score = detection.score.0;
     let drift = monitor.observe(GoodPart { score, level: score, light: prepared.light });
+    health.camera(camera).drift(monitor.levels(), drift);
     if drift != *last {
         match drift.words().join(" and ") {
             none if none.is_empty() => log::info!("camera {camera}: no drift any more"),
@@ -359,13 +364,13 @@ pub fn publish(
             Err(crossbeam::channel::RecvTimeoutError::Timeout) => continue,
             Err(crossbeam::channel::RecvTimeoutError::Disconnected) => return,
         };
-        health.count(inspection.decision.verdict);
+        health.count(&inspection);
         let event = record(&inspection);
-        for (sink, reported) in sinks.iter_mut().zip(&mut reported) {
+        for (number, (sink, reported)) in sinks.iter_mut().zip(&mut reported).enumerate() {
             match sink.publish(&inspection, &event) {
                 Ok(()) => *reported = false,
                 Err(error) => {
-                    health.sink_errors.fetch_add(1, Ordering::Relaxed);
+                    health.refused(number);
                     if !std::mem::replace(reported, true) {
                         log::error!("{}: frame {} not taken: {error}", sink.name(), inspection.frame.id.0);
                     }

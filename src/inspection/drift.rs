@@ -32,6 +32,15 @@ impl Drift {
     }
 }
 
+/// Where the last frames lie among the good parts behind the thresholds.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Levels {
+    /// Mean rank of the scores, 0 to 1; 0.5 is like the good parts.
+    pub score_rank: f64,
+    /// Spreads of the good parts' light that the mean light is brighter than theirs, negative for darker.
+    pub light_spreads: f64,
+}
+
 /// Watches the frames of one camera and recipe.
 #[derive(Debug, Clone)]
 pub struct DriftMonitor {
@@ -75,6 +84,16 @@ impl DriftMonitor {
             score: (mean(|seen| seen.0) - 0.5) / error > SCORE_LIMIT,
             light: (mean(|seen| seen.1) - self.light).abs() > LIGHT_LIMIT * self.spread,
         }
+    }
+
+    /// Where the last frames lie; nothing before there are enough of them.
+    pub fn levels(&self) -> Option<Levels> {
+        let count = self.window.len() as f64;
+        let mean = |of: fn(&(f64, f64)) -> f64| self.window.iter().map(of).sum::<f64>() / count;
+        (self.window.len() >= ENOUGH).then(|| Levels {
+            score_rank: mean(|seen| seen.0),
+            light_spreads: (mean(|seen| seen.1) - self.light) / self.spread,
+        })
     }
 }
 
@@ -139,5 +158,7 @@ mod tests {
         let mut monitor = DriftMonitor::new(&entry(&mut rng)).expect("has good parts");
         let drift = (0..ENOUGH).map(|_| monitor.observe(part(&mut rng, 1.0, 0.45))).last().expect("frames");
         assert_eq!(drift.words(), ["light"]);
+        let levels = monitor.levels().expect("enough frames");
+        assert!(levels.light_spreads < -LIGHT_LIMIT && (0.3..0.7).contains(&levels.score_rank), "{levels:?}");
     }
 }
