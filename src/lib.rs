@@ -15,6 +15,7 @@
 //! | [`synthetic`], [`render`] | procedural parts; drawings | `inspection` |
 //! | [`config`] | what an operator writes | `inspection`, `synthetic` |
 //! | `camera`, `output`, `platform` | the edges | `inspection`, `config`, ... |
+//! | `service` | what a station tells over HTTP | `inspection`, `config`, `output` |
 //! | `daemon` | threads and channels | everything but `trainer`, `commands`, burn |
 //! | `commands` | the verbs of `dsad` | everything but `trainer`, burn |
 //! | `trainer` | the verbs of `trainer` | everything but the station |
@@ -42,6 +43,8 @@ pub mod output;
 pub mod platform;
 pub mod preprocess;
 pub mod render;
+#[cfg(feature = "station")]
+pub mod service;
 pub mod synthetic;
 #[cfg(feature = "train")]
 pub mod trainer;

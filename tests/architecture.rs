@@ -12,7 +12,7 @@ const MAX_LINES: usize = 500;
 const FORBIDDEN_NAMES: [&str; 3] = ["utils", "common", "misc"];
 
 /// What each module may use of this crate, and which outside words it must not contain.
-const RULES: [(&str, &[&str], &[&str]); 14] = [
+const RULES: [(&str, &[&str], &[&str]); 15] = [
     ("inspection", &[], &["burn::", "log::", "std::fs", "std::net", "std::thread", "Instant::now", "SystemTime::now"]),
     ("preprocess", &["inspection"], &["burn::", "std::fs", "std::thread"]),
     ("model", &[], &["std::fs", "std::thread", "cfg(feature"]),
@@ -25,7 +25,8 @@ const RULES: [(&str, &[&str], &[&str]); 14] = [
     ("camera", &["config", "inspection", "preprocess", "synthetic"], &["burn::", "Instant::now"]),
     ("output", &["config", "inspection", "render"], &["burn::", "Instant::now"]),
     ("platform", &["inspection"], &["burn::"]),
-    ("daemon", &["inspection", "preprocess"], &["burn::", "std::fs", "Instant::now"]),
+    ("service", &["config", "inspection", "output"], &["burn::", "std::fs", "std::thread", "Instant::now"]),
+    ("daemon", &["inspection", "preprocess", "service"], &["burn::", "std::fs", "Instant::now"]),
     (
         "commands",
         &[
@@ -40,6 +41,7 @@ const RULES: [(&str, &[&str], &[&str]); 14] = [
             "platform",
             "preprocess",
             "render",
+            "service",
             "synthetic",
         ],
         &["burn::", "Instant::now"],

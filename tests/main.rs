@@ -19,6 +19,8 @@ mod parity;
 mod pipeline;
 /// Bases: made of procedural pictures, and what `fit` starts from.
 mod pretraining;
+/// The HTTP service of a whole daemon.
+mod service;
 /// Scripted cameras, detectors and clocks.
 mod support;
 /// The paper's sampling and training against PyTorch.

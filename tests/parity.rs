@@ -74,6 +74,7 @@ fn trainer_and_daemon_make_the_same_map() {
         record: record(Arc::clone(&clock)),
         sinks: vec![Box::new(sink.clone())],
         workers: Vec::new(),
+        service: None,
         clock,
         stop: Arc::new(AtomicBool::new(false)),
         shutdown: Duration::from_secs(60),

@@ -16,7 +16,7 @@ use dsad::preprocess::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlan
 
 use crate::support::{ManualClock, RecordingSink, ScriptedCamera, ScriptedDetector, Shot, calibration, record};
 
-fn job(calibration: Option<Calibration>) -> Job {
+pub(super) fn job(calibration: Option<Calibration>) -> Job {
     Job {
         recipe: Recipe {
             id: RecipeId("scripted".into()),
@@ -62,6 +62,7 @@ fn play(
         record: record(ManualClock::shared()),
         sinks: vec![Box::new(sink.clone())],
         workers: Vec::new(),
+        service: None,
         clock: ManualClock::shared(),
         stop,
         shutdown: Duration::from_secs(20),

@@ -64,11 +64,13 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         println!(
             "{}",
             json!({"station": station.name, "line": station.line, "device": station.device.to_string(),
-                   "cameras": station.cameras.len(), "events": station.outputs.events, "ok": true})
+                   "cameras": station.cameras.len(), "events": station.outputs.events, "http": station.listen,
+                   "ok": true})
         );
     } else {
         println!("station '{}' on {}: in order", station.name, station.device);
         println!("events: {}", station.outputs.events.display());
+        println!("http: {}", station.listen.map_or("none".into(), |listen| listen.to_string()));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -137,6 +137,7 @@ pub fn run(args: &DemoArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
             ("events", Box::new(move || events_worker.run())),
             ("images", Box::new(move || drawings_worker.run())),
         ],
+        service: None,
         clock: clock_of_run,
         stop: stop_of_run,
         shutdown: Duration::from_secs(10),

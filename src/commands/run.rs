@@ -1,6 +1,6 @@
 //! `dsad run`: the daemon.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,6 +21,7 @@ use crate::output::record::{Drawings, Recorder};
 use crate::output::{images, ndjson};
 use crate::platform::clock::SystemClock;
 use crate::platform::{memory, service_manager, signals};
+use crate::service::http::Service;
 
 /// Exit code for a configuration that is refused (EX_CONFIG): restarting would not help.
 const REFUSED: u8 = 78;
@@ -50,6 +51,14 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(REFUSED));
         }
     };
+    let service = match listen(&station, &args.config) {
+        Ok(service) => service,
+        Err(error) => {
+            // Not a refused configuration: the address may be free, or there, at the next start.
+            eprintln!("dsad: {error}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
     let (bundles, jobs, cameras) = match open(&station, &clock) {
         Ok(opened) => opened,
         Err(error) => {
@@ -77,6 +86,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         record: Box::new(move |inspection| recorder.record(inspection)),
         sinks,
         workers,
+        service,
         clock,
         stop,
         shutdown: Duration::from_millis(station.shutdown_timeout_ms),
@@ -106,6 +116,24 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+/// The HTTP service on its address, if the station has one.
+fn listen(station: &Station, file: &Path) -> Result<Option<Service>, String> {
+    let Some(listen) = station.listen else { return Ok(None) };
+    let service = Service::bind(listen).and_then(|service| Ok((service.address()?, service)));
+    let (address, service) = service.map_err(|error| {
+        format!(
+            "{}: http.listen: {listen} cannot be used: {error}; take a free port of an address of this machine \
+             (`ss -ltn` lists the ports in use), or leave [http] out",
+            file.display()
+        )
+    })?;
+    log::info!("http: listening on {address}");
+    if !address.ip().is_loopback() {
+        log::warn!("http: {address} is open to the network, without a password");
+    }
+    Ok(Some(service))
 }
 
 fn open(station: &Station, clock: &Arc<dyn Clock>) -> anyhow::Result<(Bundles, Jobs, Vec<Camera>)> {

@@ -31,6 +31,8 @@ pub struct StationFile {
     pub cameras: Vec<CameraFile>,
     /// Where inspections go.
     pub outputs: OutputsFile,
+    /// The HTTP service; absent is none.
+    pub http: Option<HttpFile>,
 }
 
 fn default_shutdown() -> u64 {
@@ -95,6 +97,14 @@ pub struct OutputsFile {
 
 fn default_events_max() -> u64 {
     256
+}
+
+/// `[http]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpFile {
+    /// Address and port, such as `127.0.0.1:8080`.
+    pub listen: String,
 }
 
 /// Which inspections are drawn.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -132,6 +133,8 @@ pub struct Station {
     pub cameras: Vec<CameraSettings>,
     /// The outputs.
     pub outputs: OutputSettings,
+    /// Where the HTTP service listens; absent is no service.
+    pub listen: Option<SocketAddr>,
 }
 
 /// Reads a station with its recipes.
@@ -160,6 +163,14 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
     if !(1..=4096).contains(&file.outputs.events_max_mib) {
         problem("outputs.events_max_mib".into(), format!("{}: must be 1 to 4096", file.outputs.events_max_mib));
     }
+    let listen = file.http.as_ref().and_then(|http| match http.listen.parse() {
+        Ok(address) => Some(address),
+        Err(_) => {
+            let remedy = "is no address with a port, such as 127.0.0.1:8080 or, for the whole network, 0.0.0.0:8080";
+            problem("http.listen".into(), format!("'{}' {remedy}", http.listen));
+            None
+        }
+    });
     let mut cameras = Vec::new();
     for (index, camera) in file.cameras.iter().enumerate() {
         match resolve(camera, base, path, index) {
@@ -184,6 +195,7 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
             images: file.outputs.images.map(|images| base.join(images)),
             images_of: file.outputs.images_of,
         },
+        listen,
     })
 }
 
@@ -332,10 +344,11 @@ mod tests {
 
     #[test]
     fn all_problems_are_named_at_once() {
-        let station = STATION.replace("\"one\"", "\"\"").replace("\"washer\"", "\"washer\", defect_rate = 2.0");
+        let station = format!("{STATION}[http]\nlisten = 'localhost'");
+        let station = station.replace("\"one\"", "\"\"").replace("\"washer\"", "\"washer\", defect_rate = 2.0");
         let recipe = RECIPE.replace("steps = 2", "steps = 0\nsensitivity = 3.0");
         let ConfigError(problems) = load_texts(&station, &recipe).expect_err("refused");
         let keys: Vec<&str> = problems.iter().map(|p| p.key.as_str()).collect();
-        assert_eq!(keys, ["station", "cameras[0].source.defect_rate", "steps", "sensitivity"]);
+        assert_eq!(keys, ["station", "http.listen", "cameras[0].source.defect_rate", "steps", "sensitivity"]);
     }
 }

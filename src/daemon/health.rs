@@ -1,67 +1,282 @@
-//! Counters that the stages bump and the supervisor reads.
+//! Counters that the stages bump; the supervisor and the service read them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use crate::inspection::verdict::{FaultReason, Verdict};
+use crate::inspection::drift::{Drift, Levels};
+use crate::inspection::frame::CameraId;
+use crate::inspection::recipe::RecipeId;
+use crate::inspection::time::Timestamp;
+use crate::inspection::verdict::{Decision, FailRule, FaultReason, Inspection, Verdict};
+use crate::service::metrics::{CameraReading, Histogram, Reading};
+
+/// Verdicts with their reasons in the order of [`outcome`].
+const OUTCOMES: [(&str, &str); 7] = [
+    ("pass", ""),
+    ("fail", "image_score"),
+    ("fail", "region"),
+    ("fault", "overrun"),
+    ("fault", "camera_fault"),
+    ("fault", "detector_fault"),
+    ("fault", "uncalibrated"),
+];
+/// Place of the overruns among them.
+const OVERRUN: usize = 3;
+/// Parts of a frame's way whose times are counted.
+const WAY: [&str; 4] = ["queue", "prepare", "infer", "total"];
+/// Upper bounds of the buckets of times, milliseconds: from a lookup on a GPU to a large network on a processor.
+const BOUNDS: [f64; 13] = [1., 2.5, 5., 10., 25., 50., 100., 250., 500., 1_000., 2_500., 5_000., 10_000.];
+/// A camera is silent after this time, milliseconds, and after three times the interval between its last frames.
+const SILENCE: f64 = 10_000.0;
 
 /// Counts since the start. `frames_in = pass + fail + faults`, exactly, once the stages have drained.
 #[derive(Debug, Default)]
 pub struct Health {
-    /// Frames that a camera gave, or should have given.
-    pub frames_in: AtomicU64,
-    /// Passed.
-    pub pass: AtomicU64,
-    /// Failed.
-    pub fail: AtomicU64,
-    /// Frames that were not judged in time.
-    pub overrun: AtomicU64,
-    /// All other faults.
-    pub fault: AtomicU64,
-    /// Inspections that a sink refused.
-    pub sink_errors: AtomicU64,
     /// Bumped by every stage as it progresses or waits by design: capture, prepare, inspect, publish.
     pub beats: [AtomicU64; 4],
+    /// Whether the detectors are there.
+    pub loaded: AtomicBool,
+    /// Inspections that each sink refused, in the order of the sinks.
+    sinks: Vec<(String, AtomicU64)>,
+    cameras: BTreeMap<CameraId, CameraHealth>,
+    /// Of cameras without a recipe: all their frames are faults.
+    strangers: CameraHealth,
 }
 
-/// A reading of [`Health`].
+/// Counts of one camera.
+#[derive(Debug, Default)]
+pub struct CameraHealth {
+    recipe: String,
+    frames_in: AtomicU64,
+    outcomes: [AtomicU64; OUTCOMES.len()],
+    latency: [Times; WAY.len()],
+    last: AtomicU64,
+    interval: AtomicU64,
+    lost: AtomicBool,
+    /// Held for the time of a copy, by the inspect stage and by readers.
+    drift: Mutex<Option<(Levels, Drift)>>,
+}
+
+/// A histogram of times.
+#[derive(Debug, Default)]
+struct Times {
+    buckets: [AtomicU64; BOUNDS.len() + 1],
+    nanos: AtomicU64,
+}
+
+/// All cameras together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
-#[allow(missing_docs, reason = "the same names as in `Health`")]
 pub struct Counts {
+    /// Frames that a camera gave, or should have given.
     pub frames_in: u64,
+    /// Passed.
     pub pass: u64,
+    /// Failed.
     pub fail: u64,
+    /// Frames that were not judged in time.
     pub overrun: u64,
+    /// All other faults.
     pub fault: u64,
+    /// Inspections that a sink refused.
     pub sink_errors: u64,
 }
 
 impl Health {
-    /// Counts one verdict.
-    pub fn count(&self, verdict: Verdict) {
-        let counter = match verdict {
-            Verdict::Pass => &self.pass,
-            Verdict::Fail => &self.fail,
-            Verdict::Fault(FaultReason::Overrun) => &self.overrun,
-            Verdict::Fault(_) => &self.fault,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+    /// Nothing has happened yet to these cameras and sinks.
+    pub fn new<'a>(
+        cameras: impl Iterator<Item = (&'a CameraId, &'a RecipeId)>,
+        sinks: impl Iterator<Item = &'a str>,
+    ) -> Self {
+        let of = |recipe: &RecipeId| CameraHealth { recipe: recipe.0.clone(), ..CameraHealth::default() };
+        Self {
+            cameras: cameras.map(|(camera, recipe)| (camera.clone(), of(recipe))).collect(),
+            sinks: sinks.map(|sink| (sink.to_owned(), AtomicU64::new(0))).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// The counts of a camera.
+    pub fn camera(&self, camera: &CameraId) -> &CameraHealth {
+        self.cameras.get(camera).unwrap_or(&self.strangers)
+    }
+
+    /// Counts an inspection.
+    pub fn count(&self, inspection: &Inspection) {
+        let camera = self.camera(&inspection.frame.camera);
+        bump(&camera.outcomes[outcome(&inspection.decision)]);
+        if inspection.detection.is_some() {
+            let spent = inspection.latency;
+            let spent = [spent.queue, spent.prepare, spent.infer, spent.total];
+            camera.latency.iter().zip(spent).for_each(|(times, millis)| times.add(millis));
+        }
+    }
+
+    /// Counts an inspection that a sink refused.
+    pub fn refused(&self, sink: usize) {
+        bump(&self.sinks[sink].1);
     }
 
     /// Says that a stage is alive.
     pub fn beat(&self, stage: usize) {
-        self.beats[stage].fetch_add(1, Ordering::Relaxed);
+        bump(&self.beats[stage]);
     }
 
     /// The counts now.
     pub fn counts(&self) -> Counts {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counts {
-            frames_in: get(&self.frames_in),
-            pass: get(&self.pass),
-            fail: get(&self.fail),
-            overrun: get(&self.overrun),
-            fault: get(&self.fault),
-            sink_errors: get(&self.sink_errors),
+        let mut counts = Counts::default();
+        for camera in self.cameras.values().chain([&self.strangers]) {
+            counts.frames_in += get(&camera.frames_in);
+            let [pass, image_score, region, overrun, faults @ ..] = camera.outcomes.each_ref().map(get);
+            counts.pass += pass;
+            counts.fail += image_score + region;
+            counts.overrun += overrun;
+            counts.fault += faults.iter().sum::<u64>();
         }
+        counts.sink_errors = self.sinks.iter().map(|(_, count)| get(count)).sum();
+        counts
+    }
+
+    /// Everything now, for the service.
+    pub fn reading(&self, started_nanos: u64, now: Timestamp) -> Reading {
+        let detectors = (!self.loaded.load(Ordering::Relaxed)).then(|| "the detectors are not loaded yet".to_owned());
+        let silent =
+            self.cameras.iter().filter_map(|(id, camera)| Some(format!("camera {id}: {}", camera.silent(now)?)));
+        Reading {
+            started_nanos,
+            obstacles: detectors.into_iter().chain(silent).collect(),
+            cameras: self.cameras.iter().map(|(id, camera)| camera.reading(id)).collect(),
+            sink_errors: self.sinks.iter().map(|(sink, count)| (sink.clone(), get(count))).collect(),
+        }
+    }
+}
+
+impl CameraHealth {
+    /// Counts a frame that the camera gave, or should have given.
+    pub fn frame(&self, captured_at: Timestamp) {
+        bump(&self.frames_in);
+        let before = self.last.swap(captured_at.0, Ordering::Relaxed);
+        self.interval.store(captured_at.0.saturating_sub(before), Ordering::Relaxed);
+        self.lost.store(false, Ordering::Relaxed);
+    }
+
+    /// Says that the camera is gone, until its next frame.
+    pub fn lost(&self) {
+        self.lost.store(true, Ordering::Relaxed);
+    }
+
+    /// Says where the camera's last frames lie.
+    pub fn drift(&self, levels: Option<Levels>, drift: Drift) {
+        *self.drift.lock().unwrap_or_else(PoisonError::into_inner) = levels.map(|levels| (levels, drift));
+    }
+
+    /// Why no frames come, if so.
+    fn silent(&self, now: Timestamp) -> Option<String> {
+        let since = now.millis_since(Timestamp(get(&self.last)));
+        let limit = SILENCE.max(3.0 * get(&self.interval) as f64 / 1e6);
+        match get(&self.frames_in) {
+            0 => Some("no frame yet".into()),
+            _ if self.lost.load(Ordering::Relaxed) => Some("lost".into()),
+            _ => (since > limit).then(|| format!("no frame for {:.0} s", since / 1e3)),
+        }
+    }
+
+    fn reading(&self, id: &CameraId) -> CameraReading {
+        let inspections = OUTCOMES.iter().zip(&self.outcomes);
+        CameraReading {
+            camera: id.0.clone(),
+            recipe: self.recipe.clone(),
+            frames: get(&self.frames_in),
+            inspections: inspections.map(|((verdict, reason), count)| (*verdict, *reason, get(count))).collect(),
+            overruns: get(&self.outcomes[OVERRUN]),
+            latency: WAY.into_iter().zip(self.latency.iter().map(Times::reading)).collect(),
+            drift: *self.drift.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+}
+
+impl Times {
+    fn add(&self, millis: f64) {
+        bump(&self.buckets[BOUNDS.partition_point(|bound| *bound < millis)]);
+        self.nanos.fetch_add((millis * 1e6) as u64, Ordering::Relaxed);
+    }
+
+    fn reading(&self) -> Histogram {
+        let bounds = BOUNDS.iter().map(|millis| millis / 1e3).chain([f64::INFINITY]);
+        Histogram { buckets: bounds.zip(self.buckets.iter().map(get)).collect(), sum: get(&self.nanos) as f64 / 1e9 }
+    }
+}
+
+/// Where a decision stands in [`OUTCOMES`].
+fn outcome(decision: &Decision) -> usize {
+    match (decision.verdict, decision.rule) {
+        (Verdict::Pass, _) => 0,
+        (Verdict::Fail, Some(FailRule::ImageScore) | None) => 1,
+        (Verdict::Fail, Some(FailRule::Region)) => 2,
+        (Verdict::Fault(FaultReason::Overrun), _) => OVERRUN,
+        (Verdict::Fault(FaultReason::CameraFault), _) => 4,
+        (Verdict::Fault(FaultReason::DetectorFault), _) => 5,
+        (Verdict::Fault(FaultReason::Uncalibrated), _) => 6,
+    }
+}
+
+fn bump(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+fn get(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_are_those_of_events() {
+        let fault = |reason| (Verdict::Fault(reason), None);
+        let all = [
+            (Verdict::Pass, None),
+            (Verdict::Fail, Some(FailRule::ImageScore)),
+            (Verdict::Fail, Some(FailRule::Region)),
+            fault(FaultReason::Overrun),
+            fault(FaultReason::CameraFault),
+            fault(FaultReason::DetectorFault),
+            fault(FaultReason::Uncalibrated),
+        ];
+        for (at, (verdict, rule)) in all.into_iter().enumerate() {
+            let decision = Decision { verdict, rule, threshold: None, regions: Vec::new() };
+            assert_eq!(outcome(&decision), at);
+            assert_eq!(OUTCOMES[at], (verdict.word(), decision.reason().unwrap_or_default()));
+        }
+    }
+
+    #[test]
+    fn a_time_is_in_the_first_bucket_that_holds_it() {
+        let times = Times::default();
+        [0.5, 1.0, 1.1, 1e6].into_iter().for_each(|millis| times.add(millis));
+        let Histogram { buckets, sum } = times.reading();
+        let filled: Vec<_> = buckets.into_iter().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(filled, [(0.001, 2), (0.0025, 1), (f64::INFINITY, 1)]);
+        assert!((sum - 1_000.0026).abs() < 1e-9, "{sum}");
+    }
+
+    #[test]
+    fn a_camera_is_silent_by_its_own_rhythm() {
+        let second = |s: u64| Timestamp(s * 1_000_000_000);
+        let camera = CameraHealth::default();
+        assert_eq!(camera.silent(second(1)).as_deref(), Some("no frame yet"));
+        camera.frame(second(1));
+        camera.frame(second(2));
+        assert_eq!(camera.silent(second(12)), None);
+        assert_eq!(camera.silent(second(13)).as_deref(), Some("no frame for 11 s"));
+        // One part in 20 seconds.
+        camera.frame(second(22));
+        assert_eq!(camera.silent(second(81)), None);
+        assert_eq!(camera.silent(second(83)).as_deref(), Some("no frame for 61 s"));
+        camera.lost();
+        assert_eq!(camera.silent(second(22)).as_deref(), Some("lost"));
+        camera.frame(second(84));
+        assert_eq!(camera.silent(second(85)), None);
     }
 }

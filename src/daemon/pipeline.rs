@@ -3,11 +3,12 @@
 //! ```text
 //!  camera 0 ─┐ capture (a thread each)
 //!  camera n ─┴─► FRAMES mailbox ─► prepare ─► WORK ─► inspect ─► INSPECTIONS ─► publish ─► sinks ─► workers
-//!                                             supervisor: the calling thread
+//!                                             supervisor: the calling thread            counters ◄─ service (HTTP)
 //! ```
 //!
 //! A stop closes the upstream end: capture returns and drops its producer, every stage drains, sees the end and returns.
-//! Nothing that a camera gave is lost. No stage restarts another: an unexpected end ends everything.
+//! Nothing that a camera gave is lost. No stage restarts another: an unexpected end ends everything. Only the service may
+//! end without the others: it reads counters, and nobody waits for it.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
+use tokio::sync::oneshot;
 
 use super::health::{Counts, Health};
 use super::mailbox::mailbox;
@@ -24,6 +26,7 @@ use crate::inspection::detect::Detector;
 use crate::inspection::frame::FrameSource;
 use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::verdict::VerdictSink;
+use crate::service::http::Service;
 
 /// Frames per camera that wait for prepare: one being written by the camera's rhythm, one to take.
 const FRAMES: usize = 2;
@@ -64,6 +67,8 @@ pub struct Parts {
     pub sinks: Vec<Box<dyn VerdictSink>>,
     /// Workers behind the sinks; they end when their sink is dropped.
     pub workers: Vec<Worker>,
+    /// Tells about the counters over HTTP.
+    pub service: Option<Service>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Set to stop.
@@ -93,16 +98,34 @@ struct Ended {
 
 /// Runs the pipeline to its end on the calling thread.
 pub fn run(parts: Parts) -> Ending {
-    let Parts { cameras, jobs, detectors, record, sinks, workers, clock, stop, shutdown, ready, alive } = parts;
-    let health = Arc::new(Health::default());
+    let Parts { cameras, jobs, detectors, record, sinks, workers, service, clock, stop, shutdown, ready, alive } =
+        parts;
+    let recipes = jobs.iter().map(|(camera, job)| (camera, &job.recipe.id));
+    let health = Arc::new(Health::new(recipes, sinks.iter().map(|sink| sink.name())));
     let jobs = Arc::new(jobs);
-    let (ends, ended) = bounded::<Ended>(cameras.len() + workers.len() + 3);
+    let (ends, ended) = bounded::<Ended>(cameras.len() + workers.len() + 4);
     let (producers, consumer) = mailbox(cameras.len(), FRAMES);
     let (work_in, work_out) = bounded(WORK);
     let (inspections_in, inspections_out) = bounded(INSPECTIONS);
     let (ready_in, ready_out) = bounded::<Result<(), String>>(1);
     let mut running: HashMap<&'static str, usize> = HashMap::new();
 
+    // Dropped, this stops the service.
+    let (stop_service, stopped) = oneshot::channel();
+    if let Some(service) = service {
+        let (health, clock, stop) = (Arc::clone(&health), Arc::clone(&clock), Arc::clone(&stop));
+        let started = clock.wall_nanos();
+        let read = move || {
+            let mut reading = health.reading(started, clock.now());
+            reading.obstacles.extend(stop.load(Ordering::Relaxed).then(|| "the station stops".to_owned()));
+            reading
+        };
+        spawn(SERVICE, &ends, &mut running, move || {
+            if let Err(error) = service.run(Arc::new(read), stopped) {
+                log::error!("{SERVICE}: {error}");
+            }
+        });
+    }
     for (name, worker) in workers {
         spawn(name, &ends, &mut running, worker);
     }
@@ -125,7 +148,10 @@ pub fn run(parts: Parts) -> Ending {
         });
     }
     match ready_out.recv() {
-        Ok(Ok(())) => ready(),
+        Ok(Ok(())) => {
+            health.loaded.store(true, Ordering::Relaxed);
+            ready();
+        }
         Ok(Err(reason)) => return Ending::Failed(reason),
         Err(_) => {
             let panic = ended.recv_timeout(TICK).ok().and_then(|ended| ended.panic);
@@ -147,8 +173,12 @@ pub fn run(parts: Parts) -> Ending {
     let mut deadline: Option<Timestamp> = None;
     // A stage lets go of its channels before it tells that it ended, or panicked: its neighbour may be heard before.
     let mut early: Vec<(&'static str, Timestamp)> = Vec::new();
-    while !running.is_empty() {
+    while running.keys().any(|name| *name != SERVICE) {
         match ended.recv_timeout(TICK) {
+            Ok(Ended { stage: SERVICE, panic }) => {
+                running.remove(SERVICE);
+                log::error!("{}; inspection goes on without it", service_ended(panic));
+            }
             Ok(Ended { stage, panic: Some(panic) }) => return Ending::Failed(format!("{stage} panicked: {panic}")),
             Ok(Ended { stage, panic: None }) => {
                 match running.get_mut(stage) {
@@ -175,10 +205,19 @@ pub fn run(parts: Parts) -> Ending {
         if stop.load(Ordering::Relaxed) {
             let limit = *deadline.get_or_insert_with(|| clock.now().plus_millis(shutdown.as_millis() as u64));
             if clock.now() > limit {
-                let mut hanging: Vec<&str> = running.keys().copied().collect();
+                let mut hanging: Vec<&str> = running.keys().copied().filter(|name| *name != SERVICE).collect();
                 hanging.sort_unstable();
                 return Ending::Failed(format!("did not stop within {shutdown:?}: {}", hanging.join(", ")));
             }
+        }
+    }
+    drop(stop_service);
+    if running.contains_key(SERVICE) {
+        let rest = deadline.map_or(shutdown, |limit| Duration::from_secs_f64(limit.millis_since(clock.now()) / 1e3));
+        match ended.recv_timeout(rest) {
+            Ok(Ended { panic: None, .. }) => {}
+            Ok(Ended { panic, .. }) => log::error!("{}", service_ended(panic)),
+            Err(_) => log::error!("{SERVICE} did not stop within {shutdown:?}"),
         }
     }
     let counts = health.counts();
@@ -191,6 +230,13 @@ pub fn run(parts: Parts) -> Ending {
 
 /// The stages in the order of the heartbeats.
 const STAGES: [&str; 4] = ["capture", "prepare", "inspect", "publish"];
+
+/// The one thread that may end before the others.
+const SERVICE: &str = "service";
+
+fn service_ended(panic: Option<String>) -> String {
+    panic.map_or_else(|| format!("{SERVICE} ended"), |panic| format!("{SERVICE} panicked: {panic}"))
+}
 
 /// A stage ends after the one before it; anything else is a fault.
 fn premature(stage: &str, running: &HashMap<&'static str, usize>) -> Option<String> {

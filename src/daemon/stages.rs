@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender};
 
-use super::health::Health;
+use super::health::{CameraHealth, Health};
 use super::mailbox::{Consumer, Producer, Taken};
 use crate::inspection::calibration::Calibration;
 use crate::inspection::decide::decide;
-use crate::inspection::detect::{ClassId, Detector, Plan, StepPlan};
+use crate::inspection::detect::{ClassId, Detector, Plan, StepChoice, StepPlan};
 use crate::inspection::drift::{Drift, DriftMonitor};
 use crate::inspection::event::Event;
 use crate::inspection::frame::{CameraId, Frame, FrameId, FrameMeta, FrameSource, Prepared, SourceError};
@@ -125,6 +125,8 @@ pub fn capture(
     health: &Health,
 ) {
     let mut retry = RETRY.0;
+    // Known from the first frame on.
+    let mut counts = None;
     while !stop.load(Ordering::Relaxed) {
         health.beat(0);
         let captured = match source.next_frame() {
@@ -134,13 +136,15 @@ pub fn capture(
             Err(SourceError::Ended) => break,
             Err(SourceError::Lost { reason }) => {
                 log::error!("camera lost: {reason}; tried again in {retry:?}");
+                counts.inspect(|counts: &&CameraHealth| counts.lost());
                 std::thread::sleep(retry);
                 retry = (retry * 2).min(RETRY.1);
                 continue;
             }
         };
         retry = RETRY.0;
-        health.frames_in.fetch_add(1, Ordering::Relaxed);
+        let meta = captured.meta();
+        counts.get_or_insert_with(|| health.camera(&meta.camera)).frame(meta.captured_at);
         if paced {
             // What is evicted leaves a gap in the ids, and prepare records the gap.
             frames.push(captured);
@@ -232,7 +236,7 @@ pub fn inspect(
             Err(crossbeam::channel::RecvTimeoutError::Disconnected) => return,
         };
         let mut inspection = judge(item, &mut detectors, jobs, clock);
-        inspection.drift = watch(&inspection, jobs, &mut monitors);
+        inspection.drift = watch(&inspection, jobs, &mut monitors, health);
         if inspections.send(inspection).is_err() {
             return;
         }
@@ -243,7 +247,7 @@ pub fn inspect(
 type Monitors = HashMap<CameraId, Option<(DriftMonitor, Drift)>>;
 
 /// What drifts on the camera of an inspection; a change is logged.
-fn watch(inspection: &Inspection, jobs: &Jobs, monitors: &mut Monitors) -> Drift {
+fn watch(inspection: &Inspection, jobs: &Jobs, monitors: &mut Monitors, health: &Health) -> Drift {
     let camera = &inspection.frame.camera;
     let (Some(job), Some(detection), Some(prepared)) = (jobs.get(camera), &inspection.detection, &inspection.prepared)
     else {
@@ -254,8 +258,17 @@ fn watch(inspection: &Inspection, jobs: &Jobs, monitors: &mut Monitors) -> Drift
         Some((DriftMonitor::new(entry)?, Drift::default()))
     });
     let Some((monitor, last)) = monitor else { return Drift::default() };
-    let unit = job.plan().gate(detection.steps).map_or(1.0, |gate| gate.image_threshold);
+    // Scores of different step counts have different scales.
+    let unit = match job.recipe.steps {
+        StepChoice::Fixed(_) => 1.0,
+        StepChoice::Auto => {
+            let ran = StepChoice::Fixed(detection.steps);
+            let entry = job.calibration.as_ref().and_then(|c| c.entry(job.recipe.class.as_ref(), ran));
+            entry.map_or(1.0, |entry| entry.image_threshold)
+        }
+    };
     let drift = monitor.observe(detection.score.0 / unit, prepared.light, detection.novelty);
+    health.camera(camera).drift(monitor.levels(), drift);
     if drift != *last {
         match drift.words().join(" and ") {
             none if none.is_empty() => log::info!("camera {camera}: no drift any more"),
@@ -368,13 +381,13 @@ pub fn publish(
             Err(crossbeam::channel::RecvTimeoutError::Timeout) => continue,
             Err(crossbeam::channel::RecvTimeoutError::Disconnected) => return,
         };
-        health.count(inspection.decision.verdict);
+        health.count(&inspection);
         let event = record(&inspection);
-        for (sink, reported) in sinks.iter_mut().zip(&mut reported) {
+        for (number, (sink, reported)) in sinks.iter_mut().zip(&mut reported).enumerate() {
             match sink.publish(&inspection, &event) {
                 Ok(()) => *reported = false,
                 Err(error) => {
-                    health.sink_errors.fetch_add(1, Ordering::Relaxed);
+                    health.refused(number);
                     if !std::mem::replace(reported, true) {
                         log::error!("{}: frame {} not taken: {error}", sink.name(), inspection.frame.id.0);
                     }

@@ -35,6 +35,17 @@ impl Drift {
     }
 }
 
+/// Where the last frames lie among the good parts behind the thresholds.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Levels {
+    /// Mean rank of the scores, 0 to 1; 0.5 is like the good parts.
+    pub score_rank: f64,
+    /// Spreads of the good parts' light that the mean light is brighter than theirs, negative for darker.
+    pub light_spreads: f64,
+    /// Mean rank of how unlike good parts the pictures are as a whole; 0.5 is like the good parts, or not known.
+    pub novelty_rank: f64,
+}
+
 /// Watches the frames of one camera and recipe.
 #[derive(Debug, Clone)]
 pub struct DriftMonitor {
@@ -50,7 +61,7 @@ pub struct DriftMonitor {
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     score_rank: f64,
-    novelty_rank: Option<f64>,
+    novelty_rank: f64,
     light: f64,
 }
 
@@ -79,22 +90,29 @@ impl DriftMonitor {
         }
         self.window.push_back(Seen {
             score_rank: rank(&self.scores, score),
-            novelty_rank: (!self.novelties.is_empty()).then(|| rank(&self.novelties, novelty)),
+            novelty_rank: if self.novelties.is_empty() { 0.5 } else { rank(&self.novelties, novelty) },
             light: f64::from(light),
         });
-        let count = self.window.len() as f64;
-        if self.window.len() < ENOUGH {
-            return Drift::default();
-        }
-        let mean = |of: fn(&Seen) -> f64| self.window.iter().map(of).sum::<f64>() / count;
+        let Some(levels) = self.levels() else { return Drift::default() };
         // Ranks of like parts are uniform; both samples are finite.
-        let error = ((1.0 / count + 1.0 / self.scores.len() as f64) / 12.0).sqrt();
+        let error = ((1.0 / self.window.len() as f64 + 1.0 / self.scores.len() as f64) / 12.0).sqrt();
         let above = |rank: f64| (rank - 0.5) / error > RANK_LIMIT;
         Drift {
-            score: above(mean(|seen| seen.score_rank)),
-            light: (mean(|seen| seen.light) - self.light).abs() > LIGHT_LIMIT * self.spread,
-            features: above(mean(|seen| seen.novelty_rank.unwrap_or(0.5))),
+            score: above(levels.score_rank),
+            light: levels.light_spreads.abs() > LIGHT_LIMIT,
+            features: above(levels.novelty_rank),
         }
+    }
+
+    /// Where the last frames lie; nothing before there are enough of them.
+    pub fn levels(&self) -> Option<Levels> {
+        let count = self.window.len() as f64;
+        let mean = |of: fn(&Seen) -> f64| self.window.iter().map(of).sum::<f64>() / count;
+        (self.window.len() >= ENOUGH).then(|| Levels {
+            score_rank: mean(|seen| seen.score_rank),
+            light_spreads: (mean(|seen| seen.light) - self.light) / self.spread,
+            novelty_rank: mean(|seen| seen.novelty_rank),
+        })
     }
 }
 
@@ -177,5 +195,7 @@ mod tests {
         let mut monitor = DriftMonitor::new(&entry(&mut rng)).expect("has good parts");
         let drift = (0..ENOUGH).map(|_| observe(&mut monitor, part(&mut rng, 1.0, 0.45))).last().expect("frames");
         assert_eq!(drift.words(), ["light"]);
+        let levels = monitor.levels().expect("enough frames");
+        assert!(levels.light_spreads < -LIGHT_LIMIT && (0.3..0.7).contains(&levels.score_rank), "{levels:?}");
     }
 }

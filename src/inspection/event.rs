@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::roi::PixelBox;
 use super::time::rfc3339;
-use super::verdict::{Inspection, Latency, Verdict};
+use super::verdict::{Inspection, Latency};
 
 /// Version of the event's meaning.
 pub const SCHEMA: u32 = 1;
@@ -112,10 +112,7 @@ impl Event {
             model_hash: inspection.model_hash.clone(),
             calibration_id: inspection.calibration.clone(),
             verdict: decision.verdict.word(),
-            reason: match decision.verdict {
-                Verdict::Fault(reason) => Some(reason.word()),
-                _ => decision.rule.map(|rule| rule.word()),
-            },
+            reason: decision.reason(),
             fault: inspection.fault.clone(),
             score: inspection.detection.as_ref().and_then(|detection| finite(detection.score.0)),
             threshold: decision.threshold.and_then(finite),

@@ -92,6 +92,16 @@ pub struct Decision {
     pub regions: Vec<Region>,
 }
 
+impl Decision {
+    /// Why it is not a pass, as the word on the wire.
+    pub fn reason(&self) -> Option<&'static str> {
+        match self.verdict {
+            Verdict::Fault(reason) => Some(reason.word()),
+            _ => self.rule.map(FailRule::word),
+        }
+    }
+}
+
 /// Time that one frame spent where, milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Latency {

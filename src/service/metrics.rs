@@ -1,0 +1,153 @@
+//! The counters in the Prometheus text format; `docs/metrics.md` lists them.
+//!
+//! The daemon counts on its own atomics and hands out a [`Reading`], a copy. The metric types of `prometheus-client` hold
+//! locks while they are written out, which a stage would have to wait for: only its text encoder is used.
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, prometheus_text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::inspection::drift::{Drift, Levels};
+
+/// Type of the body that [`text`] makes.
+pub use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
+
+/// The station at one moment.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Reading {
+    /// When the process began to inspect, nanoseconds since the Unix epoch.
+    pub started_nanos: u64,
+    /// Every camera, by name.
+    pub cameras: Vec<CameraReading>,
+    /// Inspections that each sink refused.
+    pub sink_errors: Vec<(String, u64)>,
+    /// Why the station is not ready; nothing when it is.
+    pub obstacles: Vec<String>,
+}
+
+/// One camera at one moment.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct CameraReading {
+    /// Its name.
+    pub camera: String,
+    /// The recipe that judges its frames.
+    pub recipe: String,
+    /// Frames that it gave, or should have given.
+    pub frames: u64,
+    /// Inspections by verdict and reason, those that never happened too.
+    pub inspections: Vec<(&'static str, &'static str, u64)>,
+    /// Frames that were not judged in time.
+    pub overruns: u64,
+    /// Where the time of judged frames went, by part of the way.
+    pub latency: Vec<(&'static str, Histogram)>,
+    /// Where the last frames lie among the good parts behind the thresholds, and what is said about it.
+    pub drift: Option<(Levels, Drift)>,
+}
+
+/// How often a time was how long.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Histogram {
+    /// Upper bound in seconds and count of every bucket; the last bound is infinite.
+    pub buckets: Vec<(f64, u64)>,
+    /// Sum of all times, seconds.
+    pub sum: f64,
+}
+
+/// A reading as text.
+///
+/// # Errors
+/// The encoder refuses a value.
+pub fn text(reading: Reading) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("dsad");
+    registry.register_collector(Box::new(reading));
+    let mut text = String::new();
+    prometheus_text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+type Labels<'a> = Vec<(&'static str, &'a str)>;
+
+impl Collector for Reading {
+    fn encode(&self, mut to: DescriptorEncoder<'_>) -> fmt::Result {
+        let to = &mut to;
+        to.encode_descriptor("build", "The program that runs.", None, MetricType::Info)?
+            .encode_info(&[("version", env!("CARGO_PKG_VERSION")), ("arch", std::env::consts::ARCH)])?;
+        let start = self.started_nanos as f64 / 1e9;
+        let help = "When the program began to inspect, seconds since the Unix epoch.";
+        to.encode_descriptor("start_time", help, Some(&Unit::Seconds), MetricType::Gauge)?.encode_gauge(&start)?;
+
+        let cameras = || self.cameras.iter();
+        let frames = cameras().map(|camera| (vec![("camera", &*camera.camera)], camera.frames));
+        counters(to, "frames", "Frames that a camera gave, or should have given.", frames)?;
+        let inspections = cameras().flat_map(|camera| {
+            let labels = |verdict, reason| vec![("camera", &*camera.camera), ("verdict", verdict), ("reason", reason)];
+            camera.inspections.iter().map(move |(verdict, reason, count)| (labels(verdict, reason), *count))
+        });
+        counters(to, "inspections", "Inspections by verdict and reason.", inspections)?;
+        let overruns = cameras().map(|camera| (vec![("camera", &*camera.camera)], camera.overruns));
+        counters(to, "overruns", "Frames that were not judged in time; among the inspections as well.", overruns)?;
+        let refused = self.sink_errors.iter().map(|(sink, count)| (vec![("sink", &**sink)], *count));
+        counters(to, "sink_errors", "Inspections that a sink refused.", refused)?;
+
+        let help = "Time of judged frames, by part of the way.";
+        let mut family = to.encode_descriptor("latency", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        for camera in cameras() {
+            for (part, Histogram { buckets, sum }) in &camera.latency {
+                let count = buckets.iter().map(|(_, count)| count).sum();
+                let labels: Labels = vec![("camera", &camera.camera), ("part", part)];
+                family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(*sum, count, buckets, None)?;
+            }
+        }
+
+        let watched = || cameras().filter_map(|camera| Some((camera, camera.drift?)));
+        let help = "Mean rank of the last scores among those of the good parts behind the thresholds, 0.5: like them.";
+        let rank = watched().map(|(camera, (levels, _))| (place(camera), levels.score_rank));
+        gauges(to, "drift_score_rank", help, rank)?;
+        let help = "How far the mean light of the last frames is off that of the good parts, in their spreads.";
+        let light = watched().map(|(camera, (levels, _))| (place(camera), levels.light_spreads));
+        gauges(to, "drift_light_spreads", help, light)?;
+        let help = "Mean rank of how unlike good parts the last frames are as a whole; 0.5 is like them.";
+        let novelty = watched().map(|(camera, (levels, _))| (place(camera), levels.novelty_rank));
+        gauges(to, "drift_novelty_rank", help, novelty)?;
+        let alarms = watched().flat_map(|(camera, (_, drift))| {
+            [("score", drift.score), ("light", drift.light), ("features", drift.features)].map(|(what, on)| {
+                let labels = [place(camera), vec![("what", what)]].concat();
+                (labels, f64::from(u8::from(on)))
+            })
+        });
+        gauges(to, "drift_alarm", "1 while the station says that this drifts.", alarms)
+    }
+}
+
+fn place(camera: &CameraReading) -> Labels<'_> {
+    vec![("camera", &camera.camera), ("recipe", &camera.recipe)]
+}
+
+fn counters<'a>(
+    to: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    rows: impl Iterator<Item = (Labels<'a>, u64)>,
+) -> fmt::Result {
+    let mut family = to.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, value) in rows {
+        family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&value, None)?;
+    }
+    Ok(())
+}
+
+fn gauges<'a>(
+    to: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    rows: impl Iterator<Item = (Labels<'a>, f64)>,
+) -> fmt::Result {
+    let mut family = to.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (labels, value) in rows {
+        family.encode_family(&labels)?.encode_gauge(&value)?;
+    }
+    Ok(())
+}
