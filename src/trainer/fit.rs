@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use burn::module::Module;
 use burn::store::ModuleRecord;
-use burn::tensor::Device;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -13,25 +12,25 @@ use super::batches::BatchSpec;
 use super::calibrate::{Calibrated, calibrate_bundle};
 use super::checkpoint::{RunDirectory, RunState};
 use super::config::TrainConfig;
-use super::dataset::{Set, Skipped};
 use super::judge::TrainerClock;
 use super::objective::{AutoencoderObjective, DenoiserObjective, Objective, RefineObjective};
-use super::pictures::{Picture, Split, load, picture_tensor, split};
+use super::pictures::{Picture, picture_tensor};
 use super::prototypes::choose_prototypes;
 use super::report::{Report, write_report};
 use super::select::{Choice, choose};
+use super::setup::Setup;
 use super::stage::{self, StageSettings};
-use super::{backbone, export, outliers};
+use super::usage::Stopwatch;
+use super::{backbone, export};
 use crate::bundle::Bundle;
 use crate::bundle::manifest::NumberFormat;
 use crate::bundle::weights::{TensorFile, encode_module};
 use crate::detector::{DetectorSpec, DiffusionDetector};
 use crate::device::Compute;
-use crate::inspection::detect::{ClassId, Steps};
-use crate::model::features::FeatureExtractor;
+use crate::inspection::detect::Steps;
 use crate::model::network::Network;
 use crate::model::profile::{ModelConfig, Profile};
-use crate::preprocess::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
+use crate::preprocess::spec::PreprocessSpec;
 use crate::synthetic::corrupt::CorruptionFamily;
 
 /// Stages of a run.
@@ -77,50 +76,27 @@ pub struct FitResult {
     pub seconds: Vec<f64>,
 }
 
-/// Good pictures of all sets, divided.
-struct Data {
-    train: Vec<Picture>,
-    select: Vec<Picture>,
-    calibrate: Vec<Vec<Picture>>,
-}
-
-/// Fits a bundle to the good pictures of `sets`.
+/// Fits a bundle to good pictures.
 ///
 /// The same request on the same `out` resumes a run that was killed.
 ///
 /// # Errors
 /// No usable picture, another request's run in the way, a device or a disk that refuses.
-pub fn fit(
-    sets: &[Set],
-    mut skipped: Vec<Skipped>,
-    remarks: &[String],
-    request: &FitRequest,
-    compute: &Compute,
-) -> anyhow::Result<FitResult> {
+pub fn fit(setup: &Setup, request: &FitRequest, compute: &Compute) -> anyhow::Result<FitResult> {
+    let Setup { data, spec, classes, .. } = setup;
     let config = &request.config;
-    let spec = PreprocessSpec {
-        width: config.width,
-        height: config.height,
-        geometry: Geometry::Stretch,
-        normalisation: Normalisation::SymmetricOne,
-        sketch: SketchPlane::None,
-    };
-    // One product needs no class; several make a class-conditional bundle with a null class.
-    let classes: Vec<ClassId> =
-        if sets.len() > 1 { sets.iter().map(|set| ClassId(set.name.clone())).collect() } else { Vec::new() };
-    let features = backbone::load(&request.backbone, &compute.device)?;
-    let data = read(sets, &spec, request, &features, &compute.device, &mut skipped)?;
     let asked = json!({
         "profile": request.profile, "config": config, "minutes": request.minutes, "seed": request.seed,
-        "stage_steps": request.stage_steps, "pictures": fingerprint(&data), "version": env!("CARGO_PKG_VERSION"),
+        "stage_steps": request.stage_steps, "preprocess": spec, "augmentations": setup.augmentations(),
+        "pictures": data.fingerprint(), "version": env!("CARGO_PKG_VERSION"),
     });
     let (run, state) = RunDirectory::open(&sibling(&request.out, "run")?, &asked, request.fresh)?;
     let mut state = state.unwrap_or_else(|| RunState::new(asked, STAGES));
-    let mut model = ModelConfig::of(request.profile, classes.len());
+    let mut model = setup.model.clone();
     let device = &compute.device;
     device.seed(request.seed);
     let mut network = model.init(device).materialize().valid();
-    network.features = features;
+    network.features = setup.features.clone();
     // Chosen when the rest is trained, and no part of a checkpoint.
     let prototypes = network.prototypes.take();
     if let Some(saved) = run.tensors(&state) {
@@ -131,11 +107,14 @@ pub fn fit(
     if let Some(scale) = state.latent_scale {
         network = network.with_latent_scale(scale);
     }
-    network = train(network, &data, request, &run, &mut state, compute, !classes.is_empty())?;
+    let mut stopwatch = Stopwatch::start();
+    network = train(network, setup, request, &run, &mut state, compute, !classes.is_empty())?;
+    stopwatch.lap("training");
     model.latent_scale = network.latent_scale();
-    let size = (config.width, config.height);
+    let size = (spec.width, spec.height);
     if let (Some(prototypes), Some(sizes)) = (prototypes, &model.prototypes) {
-        let rows = choose_prototypes(&network, sizes, &data.train, model.classes, size, request.seed, device)?;
+        let varied = setup.augmentations();
+        let rows = choose_prototypes(&network, sizes, &data.train, &varied, model.classes, size, request.seed, device)?;
         network.prototypes = Some(prototypes.with_rows(rows));
     }
 
@@ -148,6 +127,7 @@ pub fn fit(
     let network = stored()?;
     let steps = default_steps(&config.steps);
     log::info!("choosing map weights on {} held-out good pictures", data.select.len());
+    stopwatch.lap("prototypes");
     let choice = choose(&network, &data.select, !classes.is_empty(), size, steps.0, request.seed, device)?;
     let detector_spec = DetectorSpec {
         classes: classes.clone(),
@@ -156,9 +136,11 @@ pub fn fit(
         latent_channels: model.autoencoder.latent_channels,
         normalisation: spec.normalisation,
     };
+    stopwatch.lap("choosing the map");
     let mut detector =
         DiffusionDetector::new(stored()?, detector_spec, device, NumberFormat::F32, TrainerClock::start());
-    let calibrated = calibrate_bundle(&mut detector, &data.calibrate, &classes, &config.steps, &spec, None)?;
+    let calibrated = calibrate_bundle(&mut detector, &data.calibrate, classes, &config.steps, spec, None)?;
+    stopwatch.lap("thresholds");
     let bundle = export::export(export::Export {
         out: &request.out,
         profile: request.profile.to_string(),
@@ -168,31 +150,28 @@ pub fn fit(
         licences: vec![backbone::licence()],
         notice: backbone::notice(),
         model: &model,
-        spec: &spec,
+        spec,
         map: choice.map,
         calibrated: &calibrated,
-        classes: &classes,
+        classes,
         weights,
         golden: &data.select,
-        fingerprint: fingerprint(&data),
+        fingerprint: data.fingerprint(),
         detector: &mut detector,
         steps,
     })?;
+    stopwatch.lap("bundle");
     let report = sibling(&request.out, "report.html")?;
     write_report(
         &report,
         &Report {
             request,
-            sets,
-            skipped: &skipped,
-            remarks,
+            setup,
             state: &state,
             choice: &choice,
             calibrated: &calibrated,
             bundle: &bundle,
-            model: &model,
-            select: &data.select,
-            calibrate: &data.calibrate,
+            laps: &stopwatch.laps,
             compute,
         },
     )?;
@@ -212,62 +191,10 @@ fn sibling(out: &Path, extension: &str) -> anyhow::Result<PathBuf> {
     Ok(out.with_file_name(format!("{}.{extension}", name.to_string_lossy())))
 }
 
-fn read(
-    sets: &[Set],
-    spec: &PreprocessSpec,
-    request: &FitRequest,
-    features: &FeatureExtractor,
-    device: &Device,
-    skipped: &mut Vec<Skipped>,
-) -> anyhow::Result<Data> {
-    let mut data = Data { train: Vec::new(), select: Vec::new(), calibrate: Vec::new() };
-    for (index, set) in sets.iter().enumerate() {
-        let mut pictures = load(&set.train, index, spec, skipped);
-        if !request.keep_outliers {
-            let (kept, left) = outliers::remove(pictures, features, (spec.width, spec.height), device)?;
-            pictures = kept;
-            skipped.extend(left);
-        }
-        let count = pictures.len();
-        ensure!(
-            count >= 2,
-            "{}: {count} usable good pictures of {}; at least 2 are needed, one to train on and one to calibrate with",
-            set.name,
-            set.train.len()
-        );
-        let Split { train, select, calibrate } = split(pictures, request.seed ^ index as u64);
-        log::info!(
-            "{}: {} good pictures to train on, {} to choose with, {} to calibrate with",
-            set.name,
-            train.len(),
-            select.len(),
-            calibrate.len()
-        );
-        data.train.extend(train);
-        data.select.extend(select);
-        data.calibrate.push(calibrate);
-    }
-    for Skipped { path, reason } in skipped.iter() {
-        log::warn!("left out: {}: {reason}", path.display());
-    }
-    if data.train.is_empty() {
-        bail!("no usable good picture");
-    }
-    Ok(data)
-}
-
-fn fingerprint(data: &Data) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for picture in data.train.iter().chain(&data.select).chain(data.calibrate.iter().flatten()) {
-        hasher.update(&picture.rgb);
-    }
-    hasher.finalize().to_hex().to_string()
-}
-
 #[allow(clippy::too_many_arguments)]
 fn train(
     mut network: Network,
-    data: &Data,
+    setup: &Setup,
     request: &FitRequest,
     run: &RunDirectory,
     state: &mut RunState,
@@ -275,17 +202,19 @@ fn train(
     classes: bool,
 ) -> anyhow::Result<Network> {
     let config = &request.config;
+    let Setup { data, spec, .. } = setup;
     let seconds = request.minutes * 60.0;
     let latent_channels = ModelConfig::of(request.profile, 0).autoencoder.latent_channels;
     let batches = |stage: u64, size: usize, latent_share: f64, defect_share: f64| BatchSpec {
-        width: config.width,
-        height: config.height,
+        width: spec.width,
+        height: spec.height,
         size,
         defect_share,
         families: CorruptionFamily::TRAINING.to_vec(),
         latent_share,
         latent_channels,
         seed: request.seed.wrapping_mul(0x0100_0193).wrapping_add(stage),
+        augmentations: setup.augmentations(),
     };
     let style = ProgressStyle::with_template("{prefix:>12} {wide_bar} {pos}/{len} {msg} [{elapsed}]")?;
     while state.stage < STAGES {
@@ -315,12 +244,12 @@ fn train(
                 let objective = AutoencoderObjective { config };
                 progress.set_prefix(objective.name());
                 let network = stage::run(&objective, network, &settings, run, state, &progress)?;
-                let scale = measure_scale(&network, &data.train, config, compute)?;
+                let scale = measure_scale(&network, &data.train, spec, compute)?;
                 state.latent_scale = Some(scale);
                 network.with_latent_scale(scale)
             }
             1 => {
-                let objective = DenoiserObjective { config, classes };
+                let objective = DenoiserObjective { classes };
                 progress.set_prefix(objective.name());
                 stage::run(&objective, network, &settings, run, state, &progress)?
             }
@@ -346,12 +275,12 @@ fn train(
 fn measure_scale(
     network: &Network,
     pictures: &[Picture],
-    config: &TrainConfig,
+    spec: &PreprocessSpec,
     compute: &Compute,
 ) -> anyhow::Result<f64> {
     let (mut sum, mut squares, mut count) = (0.0f64, 0.0f64, 0.0f64);
     for picture in pictures.iter().step_by(pictures.len().div_ceil(32).max(1)) {
-        let image = picture_tensor(&picture.rgb, config.width, config.height, &compute.device);
+        let image = picture_tensor(&picture.rgb, spec.width, spec.height, &compute.device);
         for value in network.autoencoder.encode(image, 1.0).try_into_vec_as::<f32>()? {
             sum += f64::from(value);
             squares += f64::from(value).powi(2);

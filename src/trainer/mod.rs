@@ -13,6 +13,8 @@
 //! | `paper` | the paper's own training |
 //! | `commands` | the verbs |
 
+pub mod appearance;
+pub mod augment;
 pub mod backbone;
 pub mod batches;
 pub mod calibrate;
@@ -25,6 +27,7 @@ pub mod evaluate;
 pub mod export;
 pub mod fit;
 pub mod gallery;
+pub mod grid;
 pub mod import;
 pub mod judge;
 pub mod objective;
@@ -34,4 +37,6 @@ pub mod pictures;
 pub mod prototypes;
 pub mod report;
 pub mod select;
+pub mod setup;
 pub mod stage;
+pub mod usage;
