@@ -20,6 +20,8 @@ pub struct PartCost {
     pub parameters: usize,
     /// Operations of one call, in 1e9.
     pub gflop: f64,
+    /// Values that its convolutions put out in one call: what training keeps is a multiple of it.
+    pub values: usize,
     /// Calls per frame.
     pub calls: u32,
 }
@@ -40,7 +42,7 @@ pub fn cost(config: &ModelConfig, steps: u32, width: usize, height: usize) -> Ve
         ("prototypes", u32::from(config.prototypes.is_some())),
         ("features", 3),
     ];
-    let parts = calls.map(|(part, calls)| PartCost { part, parameters: 0, gflop: 0.0, calls });
+    let parts = calls.map(|(part, calls)| PartCost { part, parameters: 0, gflop: 0.0, values: 0, calls });
     let mut walk = Walk { config, pixels: width * height, path: Vec::new(), parts };
     config.init(&Device::flex()).visit(&mut walk);
     walk.parts.into_iter().filter(|part| part.calls > 0).collect()
@@ -95,6 +97,7 @@ impl ModuleVisitor for Walk<'_> {
         };
         let entry = self.parts.iter_mut().find(|entry| entry.part == part).expect("every place is a part");
         entry.parameters += weights;
+        entry.values += if D == 4 { shape[0] * all } else { 0 };
         entry.gflop += 2.0 * (weights * cells + pairs) as f64 / 1e9;
     }
 }

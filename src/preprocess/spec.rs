@@ -12,6 +12,16 @@ pub enum Geometry {
     Letterbox,
 }
 
+impl Geometry {
+    /// In words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Geometry::Stretch => "pictures are stretched onto it",
+            Geometry::Letterbox => "pictures keep their shape, with grey bars (letterbox)",
+        }
+    }
+}
+
 /// The range of the model's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -3,16 +3,29 @@
 //! A batch depends on the seed, the stage and the step alone. So a resumed run sees the batches that it would have seen,
 //! and the number of worker threads changes nothing.
 
+use std::num::NonZero;
+
 use crossbeam::channel::{Receiver, bounded};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
+use super::augment::Augmentation;
 use super::pictures::Picture;
 use crate::synthetic::corrupt::{Corruption, CorruptionFamily, corrupt};
 
 /// Batches that each worker may prepare ahead: enough to ride out one slow batch, little memory.
 const AHEAD: usize = 2;
+
+/// Threads that make batches: all cores but one, which drives the device.
+pub fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get).saturating_sub(1).clamp(1, 12)
+}
+
+/// Batches in memory at a time: ready ones, one in every worker's hands, one in training.
+pub fn in_memory() -> usize {
+    workers() * (AHEAD + 1) + 1
+}
 
 /// What a batch is made of.
 #[derive(Debug, Clone)]
@@ -33,6 +46,8 @@ pub struct BatchSpec {
     pub latent_channels: usize,
     /// Seed of the run and number of the stage.
     pub seed: u64,
+    /// How the good pictures of each set are varied.
+    pub augmentations: Vec<Augmentation>,
 }
 
 /// One batch on the host.
@@ -40,6 +55,10 @@ pub struct BatchSpec {
 pub struct Batch {
     /// Pictures.
     pub size: usize,
+    /// Columns of the pictures.
+    pub width: usize,
+    /// Rows of the pictures.
+    pub height: usize,
     /// Good pictures, `[b, 3, h, w]` in -1 to 1.
     pub clean: Vec<f32>,
     /// What the camera sees, `[b, 3, h, w]`: good, or with a defect.
@@ -58,24 +77,6 @@ pub struct Batch {
     pub sets: Vec<usize>,
     /// Uniform draws in 0 to 1 for what a stage decides itself (level, dropping of class and guidance).
     pub draws: Vec<[f64; 3]>,
-}
-
-/// A small change of light and position that a good part may show: gain, offset, shift.
-fn augment(rgb: &[u8], width: usize, height: usize, rng: &mut impl Rng) -> Vec<u8> {
-    let gain = rng.random_range(0.92..1.08f32);
-    let offset = rng.random_range(-6.0..6.0f32);
-    let reach = (width.min(height) / 64) as i32;
-    let (dx, dy) = (rng.random_range(-reach..=reach), rng.random_range(-reach..=reach));
-    let table: Vec<u8> = (0..=255).map(|v| (v as f32 * gain + offset).round().clamp(0.0, 255.0) as u8).collect();
-    let mut out = Vec::with_capacity(rgb.len());
-    for y in 0..height as isize {
-        let row = (y + dy as isize).clamp(0, height as isize - 1) as usize * width;
-        for x in 0..width as isize {
-            let cell = (row + (x + dx as isize).clamp(0, width as isize - 1) as usize) * 3;
-            out.extend(rgb[cell..cell + 3].iter().map(|&v| table[v as usize]));
-        }
-    }
-    out
 }
 
 /// Random square patches of latent cells (DeCo-Diff: sides 1 to 16 with falling odds, up to 70 % of the cells).
@@ -104,6 +105,8 @@ pub fn make(pictures: &[Picture], spec: &BatchSpec, step: usize) -> Batch {
     let latent_plane = plane / 64;
     let mut batch = Batch {
         size: spec.size,
+        width,
+        height,
         clean: Vec::with_capacity(spec.size * 3 * plane),
         seen: Vec::with_capacity(spec.size * 3 * plane),
         mask: Vec::with_capacity(spec.size * plane / 16),
@@ -116,7 +119,7 @@ pub fn make(pictures: &[Picture], spec: &BatchSpec, step: usize) -> Batch {
     };
     for _ in 0..spec.size {
         let picture = &pictures[rng.random_range(0..pictures.len())];
-        let clean = augment(&picture.rgb, width, height, &mut rng);
+        let clean = spec.augmentations[picture.set].apply(&picture.rgb, width, height, &mut rng);
         let latent = rng.random_bool(spec.latent_share);
         let patches = if latent { latent_patches(width / 8, height / 8, &mut rng) } else { vec![0.0; latent_plane] };
         let (seen, mask) = if latent {
@@ -228,6 +231,7 @@ mod tests {
             latent_share: 0.3,
             latent_channels: 2,
             seed: 5,
+            augmentations: vec![Augmentation::LEAST],
         }
     }
 

@@ -42,10 +42,15 @@ impl Calibrated {
     }
 }
 
+/// The false-reject rate that so many good pictures are used for without a stated one: the larger of 1 % and what they can
+/// show.
+pub fn default_alpha(pictures: usize) -> f64 {
+    smallest_alpha(pictures).max(ALPHA)
+}
+
 /// Calibrates with the pictures of each class (one list per class, or one list without classes).
 ///
-/// Without a stated rate it never refuses for few pictures: the rate is the larger of 1 % and what the number of pictures
-/// can show.
+/// Without a stated rate it never refuses for few pictures: see [`default_alpha`].
 ///
 /// # Errors
 /// What the detector says, a score that is not finite, or too few pictures for a stated rate.
@@ -82,7 +87,7 @@ pub fn calibrate_bundle(
             }
         }
         flush(&mut batch, &mut parts)?;
-        let alpha = stated.unwrap_or(smallest_alpha(parts.len()).max(ALPHA));
+        let alpha = stated.unwrap_or(default_alpha(parts.len()));
         calibration.entries.push(calibrate(&parts, alpha, class.cloned(), steps, min_area)?);
         scores.push(parts.iter().map(|part| part.score).collect());
         anyhow::Ok(())

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::grid::Grid;
 use crate::inspection::detect::Steps;
 use crate::model::profile::Profile;
 
@@ -12,10 +13,8 @@ use crate::model::profile::Profile;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Columns of the model grid, a multiple of 32.
-    pub width: usize,
-    /// Rows of the model grid, a multiple of 32.
-    pub height: usize,
+    /// The model grid.
+    pub grid: Grid,
     /// Share of the time budget for the autoencoder.
     pub autoencoder_share: f64,
     /// Share of the time budget for the guided denoiser.
@@ -70,15 +69,9 @@ impl TrainConfig {
 
     fn parse(text: &str) -> anyhow::Result<Self> {
         let config: Self = toml::from_str(text)?;
-        let side = |name: &str, value: usize| {
-            ensure!(
-                value.is_multiple_of(32) && (64..=2048).contains(&value),
-                "{name} = {value}: must be a multiple of 32 from 64 to 2048"
-            );
-            Ok(())
-        };
-        side("width", config.width)?;
-        side("height", config.height)?;
+        if let Some(problem) = config.grid.problem() {
+            bail!("{problem}");
+        }
         let shares = config.autoencoder_share + config.denoiser_share + config.refine_share;
         ensure!((shares - 1.0).abs() < 1e-6, "the three *_share keys add up to {shares}, they must add up to 1");
         for (name, batch) in [
@@ -123,7 +116,7 @@ mod tests {
         let text = include_str!("../../configs/train/edge-small.toml");
         let error =
             |from: &str, to: &str| TrainConfig::parse(&text.replace(from, to)).expect_err("refused").to_string();
-        assert!(error("width = 256", "width = 250").contains("width = 250"));
+        assert!(error("grid = 65536", "grid = [256, 250]").contains("250"));
         assert!(error("refine_share = 0.30", "refine_share = 0.5").contains("add up to"));
         assert!(error("ema_decay", "ema_dcay").contains("ema_dcay"));
     }

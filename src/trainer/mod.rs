@@ -14,6 +14,8 @@
 //! | `paper` | the paper's own training |
 //! | `commands` | the verbs |
 
+pub mod appearance;
+pub mod augment;
 pub mod backbone;
 pub mod base;
 pub mod batches;
@@ -27,6 +29,7 @@ pub mod evaluate;
 pub mod export;
 pub mod fit;
 pub mod gallery;
+pub mod grid;
 pub mod import;
 pub mod judge;
 pub mod objective;
@@ -37,5 +40,7 @@ pub mod pretrain;
 pub mod prototypes;
 pub mod report;
 pub mod select;
+pub mod setup;
 pub mod stage;
 pub mod stages;
+pub mod usage;

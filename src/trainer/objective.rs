@@ -35,9 +35,9 @@ fn upload(values: &[f32], shape: [usize; 4], device: &Device) -> Tensor<4> {
     Tensor::from_data(TensorData::new(values.to_vec(), shape), device)
 }
 
-/// Rows and columns of the model grid, and the pictures of the batch on `device`.
-fn images(batch: &Batch, config: &TrainConfig, device: &Device) -> (Tensor<4>, Tensor<4>) {
-    let shape = [batch.size, 3, config.height, config.width];
+/// The pictures of the batch on `device`: good, and as the camera sees them.
+fn images(batch: &Batch, device: &Device) -> (Tensor<4>, Tensor<4>) {
+    let shape = [batch.size, 3, batch.height, batch.width];
     (upload(&batch.clean, shape, device), upload(&batch.seen, shape, device))
 }
 
@@ -80,7 +80,7 @@ impl Objective for AutoencoderObjective<'_> {
     }
 
     fn loss(&self, network: &Network, trained: &Autoencoder, batch: &Batch, device: &Device) -> Tensor<1> {
-        let (_, seen) = images(batch, self.config, device);
+        let (_, seen) = images(batch, device);
         let posterior = trained.posterior(seen.clone());
         let shape = posterior.mean.dims();
         let latent = posterior.sample(upload(&batch.noise, shape, device));
@@ -108,9 +108,7 @@ pub struct GuidedDenoiser {
 /// inference starts, `x_T` is exactly the latent of the defective picture, and at later steps what is left of the defect.
 /// Corruption of the *latent* gives `d = m (n - k z0)` on random patches `m`, `n` noise or another picture's latent.
 #[derive(Debug)]
-pub struct DenoiserObjective<'a> {
-    /// Batch shape.
-    pub config: &'a TrainConfig,
+pub struct DenoiserObjective {
     /// Whether the bundle has classes; without them every picture is of the null class.
     pub classes: bool,
 }
@@ -122,7 +120,7 @@ const GUIDANCE_DROP: f64 = 0.15;
 /// Weight of corrupted cells over the others in the loss: they are few.
 const DEFECT_WEIGHT: f64 = 4.0;
 
-impl Objective for DenoiserObjective<'_> {
+impl Objective for DenoiserObjective {
     type Trained = GuidedDenoiser;
 
     fn name(&self) -> &'static str {
@@ -142,7 +140,7 @@ impl Objective for DenoiserObjective<'_> {
 
     fn loss(&self, network: &Network, trained: &GuidedDenoiser, batch: &Batch, device: &Device) -> Tensor<1> {
         let size = batch.size;
-        let (clean, seen) = images(batch, self.config, device);
+        let (clean, seen) = images(batch, device);
         let scale = network.latent_scale();
         let normal = network.autoencoder.encode(clean, scale);
         let observed = network.autoencoder.encode(seen.clone(), scale);
@@ -195,7 +193,7 @@ impl Objective for DenoiserObjective<'_> {
 /// Where are the synthetic defects, given a picture and its reconstruction?
 #[derive(Debug)]
 pub struct RefineObjective<'a> {
-    /// Batch shape.
+    /// The step counts.
     pub config: &'a TrainConfig,
     /// Whether the bundle has classes.
     pub classes: bool,
@@ -218,7 +216,7 @@ impl Objective for RefineObjective<'_> {
     }
 
     fn loss(&self, network: &Network, trained: &RefineHead, batch: &Batch, device: &Device) -> Tensor<1> {
-        let (_, seen) = images(batch, self.config, device);
+        let (_, seen) = images(batch, device);
         let classes: Vec<usize> = (0..batch.size)
             .map(|k| if self.classes && batch.draws[k][2] >= CLASS_DROP { batch.sets[k] + 1 } else { 0 })
             .collect();
@@ -228,7 +226,7 @@ impl Objective for RefineObjective<'_> {
         let redrawn = network.reconstruct(seen.clone(), None, &classes, steps.0, None);
         let features = network.features.forward(redrawn.image.clone());
         let logits = trained.forward(seen, redrawn.image, &redrawn.seen, &features);
-        let shape = [batch.size, 1, self.config.height / 4, self.config.width / 4];
+        let shape = [batch.size, 1, batch.height / 4, batch.width / 4];
         let mask = upload(&batch.mask, shape, device).greater_elem(0.2).float();
         focal(logits.clone(), mask.clone()) * 10.0 + dice(logits, mask) * 0.5
     }

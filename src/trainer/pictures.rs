@@ -60,25 +60,38 @@ pub fn spread(pictures: &[Picture], most: usize) -> impl Iterator<Item = &Pictur
     pictures.iter().step_by(pictures.len().div_ceil(most.max(1)).max(1))
 }
 
-/// Pseudo-validation: at most `most` good pictures, each as it is (without a mask) and with one synthetic defect of a family
-/// that `fit` does not train on and one of a family that it does.
+/// A synthetic defect in a picture.
+#[derive(Debug, Clone, Copy)]
+pub struct Spoilt<'a> {
+    /// Its family.
+    pub family: CorruptionFamily,
+    /// 255 where it shows.
+    pub mask: &'a [u8],
+}
+
+/// Pseudo-validation: at most `most` good pictures, each as it is and with one synthetic defect of a family that `fit` does
+/// not train on and one of a family that it does; few pictures get more defects, until there are `least` of either kind.
 ///
 /// # Errors
 /// What `judge` says.
 pub fn with_and_without_defects(
     pictures: &[Picture],
-    most: usize,
+    (least, most): (usize, usize),
     (width, height): (usize, usize),
     rng: &mut ChaCha8Rng,
-    mut judge: impl FnMut(&Picture, &[u8], Option<&[u8]>) -> anyhow::Result<()>,
+    mut judge: impl FnMut(&Picture, &[u8], Option<Spoilt<'_>>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    for (index, picture) in spread(pictures, most).enumerate() {
+    let chosen: Vec<&Picture> = spread(pictures, most).collect();
+    let rounds = least.div_ceil(chosen.len().max(1)).max(1);
+    for (index, &picture) in std::iter::repeat_n(&chosen, rounds).flatten().enumerate() {
         let other = &pictures[(index * 7 + 1) % pictures.len()].rgb;
-        judge(picture, &picture.rgb, None)?;
+        if index < chosen.len() {
+            judge(picture, &picture.rgb, None)?;
+        }
         for families in [&CorruptionFamily::VALIDATION[..], &CorruptionFamily::TRAINING] {
             let family = families[index % families.len()];
             let spoilt = corrupt(&picture.rgb, width, height, Some(other), family, rng);
-            judge(picture, &spoilt.rgb, Some(&spoilt.mask))?;
+            judge(picture, &spoilt.rgb, Some(Spoilt { family, mask: &spoilt.mask }))?;
         }
     }
     Ok(())
@@ -125,6 +138,23 @@ mod tests {
             names.dedup();
             assert_eq!(names.len(), n, "n = {n}");
             assert!(!parts.train.is_empty());
+        }
+    }
+
+    #[test]
+    fn few_pictures_get_defects_enough_and_each_is_judged_once_as_it_is() {
+        let picture = |k: u8| Picture { path: "x".into(), rgb: vec![90 + k; 64 * 64 * 3], set: 0 };
+        for (count, least, good, spoilt) in [(3u8, 20, 3, 42), (30, 20, 15, 30), (2, 1, 2, 4)] {
+            let pictures: Vec<Picture> = (0..count).map(picture).collect();
+            let mut seen = [0; 2];
+            let mut rng = ChaCha8Rng::seed_from_u64(1);
+            with_and_without_defects(&pictures, (least, 20), (64, 64), &mut rng, |_, _, defect| {
+                seen[usize::from(defect.is_some())] += 1;
+                assert!(defect.is_none_or(|defect| defect.mask.contains(&255)));
+                Ok(())
+            })
+            .expect("judges");
+            assert_eq!(seen, [good, spoilt]);
         }
     }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde_json::json;
 
+use super::augment::Augmentation;
 use super::backbone;
 use super::base::{self, BaseRecord};
 use super::config::TrainConfig;
@@ -70,7 +71,10 @@ pub struct Pretrained {
 pub fn pretrain(request: &PretrainRequest, compute: &Compute) -> anyhow::Result<Pretrained> {
     let config = &request.config;
     let features = backbone::load(&request.backbone, &compute.device)?;
-    let pictures = render(request);
+    let size = config.grid.size(1.0);
+    let pictures = render(request, size);
+    // The pictures of a product vary by themselves.
+    let varied = vec![Augmentation::LEAST; request.products];
     log::info!(
         "{} procedural pictures of {} products, {} MB",
         pictures.len(),
@@ -82,10 +86,12 @@ pub fn pretrain(request: &PretrainRequest, compute: &Compute) -> anyhow::Result<
     let stages = Stages {
         model: &model,
         config,
+        size,
         minutes: request.minutes,
         stage_steps: request.stage_steps,
         seed: request.seed,
         pictures: &pictures,
+        augmentations: &varied,
         compute,
     };
     let asked = json!({
@@ -124,8 +130,7 @@ fn write(out: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 }
 
 /// All pictures, rendered on all cores; they depend on the seed alone.
-fn render(request: &PretrainRequest) -> Vec<Picture> {
-    let (width, height) = (request.config.width, request.config.height);
+fn render(request: &PretrainRequest, (width, height): (usize, usize)) -> Vec<Picture> {
     let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
     let mut products: Vec<(usize, Vec<Picture>)> = (0..request.products).map(|set| (set, Vec::new())).collect();
     let per_worker = products.len().div_ceil(workers).max(1);

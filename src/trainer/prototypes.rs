@@ -5,6 +5,7 @@ use rand::SeedableRng;
 use rand::seq::index::sample;
 use rand_chacha::ChaCha8Rng;
 
+use super::augment::Augmentation;
 use super::pictures::{Picture, picture_tensor};
 use crate::model::network::Network;
 use crate::model::prototypes::{PrototypesConfig, patches};
@@ -12,14 +13,17 @@ use crate::model::prototypes::{PrototypesConfig, patches};
 /// Patches per class that the prototypes are chosen from, at most.
 const MAX_PATCHES: usize = 20_000;
 
-/// Chooses prototypes of each class (one set is one class) from good pictures: `[max(classes, 1), per_class, channels]`.
+/// Chooses prototypes of each class (one set is one class) from good pictures and one varied copy of each, so that a bank of
+/// few pictures covers small changes of light, focus and pose: `[max(classes, 1), per_class, channels]`.
 ///
 /// # Errors
 /// What the device says.
+#[allow(clippy::too_many_arguments)]
 pub fn choose_prototypes(
     network: &Network,
     config: &PrototypesConfig,
     pictures: &[Picture],
+    augmentations: &[Augmentation],
     classes: usize,
     (width, height): (usize, usize),
     seed: u64,
@@ -31,14 +35,17 @@ pub fn choose_prototypes(
         let own: Vec<&Picture> = pictures.iter().filter(|p| classes == 0 || p.set == class).collect();
         let mut rows: Vec<f32> = Vec::new();
         for picture in &own {
-            let image = picture_tensor(&picture.rgb, width, height, device);
-            let found = patches(&network.features.forward(image), config.border_counts);
-            let cells = found.dims()[1];
-            channels = found.dims()[2];
-            let found = found.try_into_vec_as::<f32>()?;
-            let share = MAX_PATCHES.div_ceil(own.len()).min(cells);
-            for cell in sample(&mut rng, cells, share) {
-                rows.extend_from_slice(&found[cell * channels..][..channels]);
+            let copy = augmentations[picture.set].apply(&picture.rgb, width, height, &mut rng);
+            for rgb in [&picture.rgb, &copy] {
+                let image = picture_tensor(rgb, width, height, device);
+                let found = patches(&network.features.forward(image), config.border_counts);
+                let cells = found.dims()[1];
+                channels = found.dims()[2];
+                let found = found.try_into_vec_as::<f32>()?;
+                let share = MAX_PATCHES.div_ceil(2 * own.len()).min(cells);
+                for cell in sample(&mut rng, cells, share) {
+                    rows.extend_from_slice(&found[cell * channels..][..channels]);
+                }
             }
         }
         for index in cover(&rows, channels, config.per_class) {

@@ -13,20 +13,21 @@ use crate::bundle::manifest::MapSpec;
 use crate::inspection::anomaly::{AnomalyMap, Pooling, gaussian_blur};
 use crate::inspection::metrics::Ranking;
 use crate::model::network::{MapWeights, Network};
+use crate::synthetic::corrupt::CorruptionFamily;
 
 /// Smoothing of the map, in cells of the model grid.
 const SIGMA: f64 = 2.5;
 /// Cells per side that one value of the search stands for: the maps are smooth.
 const STRIDE: usize = 2;
-/// Pictures that the search uses at most.
-const MAX_PICTURES: usize = 72;
+/// Defects of either kind that the search looks at, at least; pictures at most.
+pub const DEFECTS: (usize, usize) = (18, 72);
 /// Components are divided by what this share of good pictures stay under at their worst cell.
 const WORST: f64 = 0.9;
 /// A refine head that is silent on good parts must not be scaled to infinity.
 const REFINE_FLOOR: f64 = 0.002;
 
 /// What was chosen, and how good it was on the pseudo-validation.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Choice {
     /// Weights, smoothing and pooling.
     pub map: MapSpec,
@@ -36,13 +37,35 @@ pub struct Choice {
     pub pixel_ap: f64,
     /// Pictures judged.
     pub pictures: usize,
+    /// Image AUROC on the synthetic defects of families that training has not seen alone: the figure to look at.
+    pub unseen_auroc: Option<f64>,
+    /// Image AUROC per family, those first that training has not seen.
+    pub families: Vec<FamilyRow>,
+}
+
+/// How well the defects of one family are told from good pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct FamilyRow {
+    /// Which.
+    pub family: CorruptionFamily,
+    /// Whether training has seen it.
+    pub seen: bool,
+    /// Pictures with such a defect.
+    pub pictures: usize,
+    /// Image AUROC.
+    pub image_auroc: Option<f64>,
 }
 
 /// The components of one picture on the coarse search grid.
 struct Maps {
     components: [Vec<f32>; 4],
-    defective: bool,
+    defect: Option<CorruptionFamily>,
     truth: Vec<bool>,
+}
+
+/// What the synthetic defects of the pseudo-validation are drawn with: the same again for the report.
+pub fn defect_rng(seed: u64) -> ChaCha8Rng {
+    ChaCha8Rng::seed_from_u64(seed ^ 0x5e1e_c7ed)
 }
 
 /// Chooses the weights of the components and the pooling of the score at `steps` steps.
@@ -58,15 +81,15 @@ pub fn choose(
     seed: u64,
     device: &Device,
 ) -> anyhow::Result<Choice> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5e1e_c7ed);
+    let mut rng = defect_rng(seed);
     let (mut maps, blank) = (Vec::new(), vec![0u8; width * height]);
-    with_and_without_defects(pictures, MAX_PICTURES, (width, height), &mut rng, |picture, rgb, mask| {
+    with_and_without_defects(pictures, DEFECTS, (width, height), &mut rng, |picture, rgb, defect| {
         let class = if classes { picture.set + 1 } else { 0 };
         let components = components(network, rgb, class, (width, height), steps, device)?;
         maps.push(Maps {
             components,
-            defective: mask.is_some(),
-            truth: thin(mask.unwrap_or(&blank), width, |m| *m > 127),
+            defect: defect.map(|defect| defect.family),
+            truth: thin(defect.map_or(&blank, |defect| defect.mask), width, |m| *m > 127),
         });
         Ok(())
     })?;
@@ -118,9 +141,9 @@ fn search(maps: &[Maps], width: usize, floor: f64) -> Choice {
         prototypes,
         prototypes_floor: floor,
     };
-    let labels: Vec<bool> = maps.iter().map(|m| m.defective).collect();
+    let labels: Vec<bool> = maps.iter().map(|m| m.defect.is_some()).collect();
     let truth: Vec<bool> = maps.iter().flat_map(|m| m.truth.iter().copied()).collect();
-    let mut best: Option<(f64, Choice)> = None;
+    let mut best: Option<(f64, Found)> = None;
     for shares in grid() {
         let weights: [f32; 4] = std::array::from_fn(|k| (shares[k] / scales[k]) as f32);
         let combined: Vec<AnomalyMap> = maps.iter().map(|m| combine(m, weights, width)).collect();
@@ -128,33 +151,59 @@ fn search(maps: &[Maps], width: usize, floor: f64) -> Choice {
         let pixel_ap = Ranking::new(cells.zip(truth.iter().copied())).average_precision().unwrap_or(0.0);
         for fraction in [0.0003, 0.001, 0.005] {
             let pooling = Pooling::TopFraction { fraction };
-            let scores = combined.iter().map(|map| pooling.pool(map).0);
-            let image_auroc = Ranking::new(scores.zip(labels.iter().copied())).auroc().unwrap_or(0.0);
+            let scores: Vec<f32> = combined.iter().map(|map| pooling.pool(map).0).collect();
+            let ranking = Ranking::new(scores.iter().copied().zip(labels.iter().copied()));
+            let image_auroc = ranking.auroc().unwrap_or(0.0);
             let value = image_auroc + 0.5 * pixel_ap;
             if best.as_ref().is_none_or(|(so_far, _)| value > *so_far) {
                 let map = MapSpec { weights: map_weights(weights.map(f64::from)), sigma: SIGMA, pooling };
-                best = Some((value, Choice { map, image_auroc, pixel_ap, pictures: maps.len() }));
+                best = Some((value, Found { map, image_auroc, pixel_ap, scores }));
             }
         }
     }
     // Without a picture to choose on, the components that need no choice.
-    best.map_or(
-        Choice {
-            map: MapSpec {
-                weights: map_weights([1.0 / scales[0], 0.0, 1.0 / scales[2], 1.0 / scales[3]]),
-                sigma: SIGMA,
-                pooling: Pooling::TopFraction { fraction: 0.001 },
-            },
-            image_auroc: 0.0,
-            pixel_ap: 0.0,
-            pictures: 0,
+    let found = best.map(|(_, found)| found).unwrap_or_else(|| Found {
+        map: MapSpec {
+            weights: map_weights([1.0 / scales[0], 0.0, 1.0 / scales[2], 1.0 / scales[3]]),
+            sigma: SIGMA,
+            pooling: Pooling::TopFraction { fraction: 0.001 },
         },
-        |(_, choice)| choice,
-    )
+        image_auroc: 0.0,
+        pixel_ap: 0.0,
+        scores: Vec::new(),
+    });
+    let Found { map, image_auroc, pixel_ap, scores } = found;
+    // Good pictures against those defects that count.
+    let against = |counts: &dyn Fn(CorruptionFamily) -> bool| {
+        let scored = maps.iter().zip(&scores).filter(|(maps, _)| maps.defect.is_none_or(counts));
+        Ranking::new(scored.map(|(maps, score)| (*score, maps.defect.is_some()))).auroc()
+    };
+    let row = |family: CorruptionFamily| FamilyRow {
+        family,
+        seen: CorruptionFamily::TRAINING.contains(&family),
+        pictures: maps.iter().filter(|maps| maps.defect == Some(family)).count(),
+        image_auroc: against(&|other| other == family),
+    };
+    Choice {
+        map,
+        image_auroc,
+        pixel_ap,
+        pictures: maps.len(),
+        unseen_auroc: against(&|family| CorruptionFamily::VALIDATION.contains(&family)),
+        families: CorruptionFamily::VALIDATION.into_iter().chain(CorruptionFamily::TRAINING).map(row).collect(),
+    }
+}
+
+/// The best weights so far.
+struct Found {
+    map: MapSpec,
+    image_auroc: f64,
+    pixel_ap: f64,
+    scores: Vec<f32>,
 }
 
 fn good(maps: &[Maps]) -> impl Iterator<Item = &Maps> {
-    maps.iter().filter(|maps| !maps.defective)
+    maps.iter().filter(|maps| maps.defect.is_none())
 }
 
 /// The value that this share of the others stay under.
@@ -192,19 +241,26 @@ mod tests {
     fn the_component_that_tells_defects_apart_is_chosen() {
         let maps: Vec<Maps> = (0..20)
             .map(|k| {
-                let defective = k % 2 == 1;
+                let defect = (k % 2 == 1).then_some([CorruptionFamily::Warp, CorruptionFamily::Blob][k / 2 % 2]);
                 let noise: Vec<f32> = (0..64).map(|i| ((i * 7 + k * 13) % 11) as f32 * 0.1).collect();
                 let mut refine = vec![0.01f32; 64];
                 let mut truth = vec![false; 64];
-                if defective {
+                if defect.is_some() {
                     refine[20..24].fill(0.9);
                     truth[20..24].fill(true);
                 }
-                Maps { components: [noise.clone(), noise.clone(), refine, noise], defective, truth }
+                Maps { components: [noise.clone(), noise.clone(), refine, noise], defect, truth }
             })
             .collect();
         let choice = search(&maps, 8, 0.0);
         assert_eq!((choice.image_auroc, choice.pixel_ap), (1.0, 1.0));
         assert!(choice.map.weights.refine > choice.map.weights.features);
+        assert_eq!((choice.unseen_auroc, choice.pictures), (Some(1.0), 20));
+        let row = |family| *choice.families.iter().find(|row| row.family == family).expect("every family");
+        let (warp, blob, crack) =
+            (row(CorruptionFamily::Warp), row(CorruptionFamily::Blob), row(CorruptionFamily::Crack));
+        assert_eq!((warp.seen, warp.pictures, warp.image_auroc), (false, 5, Some(1.0)));
+        assert_eq!((blob.seen, blob.pictures, blob.image_auroc), (true, 5, Some(1.0)));
+        assert_eq!((crack.pictures, crack.image_auroc), (0, None));
     }
 }

@@ -1,6 +1,5 @@
 //! The step loop of one stage: forward, backward, clip, step, average, checkpoint, resume.
 
-use std::num::NonZero;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,7 @@ use burn::store::ModuleRecord;
 use burn::tensor::{Device, Tensor};
 use indicatif::ProgressBar;
 
-use super::batches::{BatchSpec, BatchStream};
+use super::batches::{BatchSpec, BatchStream, workers};
 use super::checkpoint::{RunDirectory, RunState};
 use super::ema::Ema;
 use super::objective::Objective;
@@ -76,10 +75,9 @@ pub fn run<O: Objective>(
         ema.restore(average);
         optimizer = optimizer.load(saved.join("optimizer.bpk")).context("optimizer.bpk")?;
     }
-    let workers = std::thread::available_parallelism().map_or(1, NonZero::get).saturating_sub(1).clamp(1, 12);
     let first = state.step;
     let outcome: anyhow::Result<()> = std::thread::scope(|scope| {
-        let mut stream = BatchStream::start(scope, settings.pictures, settings.batches, first, workers);
+        let mut stream = BatchStream::start(scope, settings.pictures, settings.batches, first, workers());
         if state.total.is_none() {
             state.total = settings.steps;
         }

@@ -8,6 +8,7 @@ use burn::store::ModuleRecord;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
+use super::augment::Augmentation;
 use super::base::Base;
 use super::batches::BatchSpec;
 use super::checkpoint::{RunDirectory, RunState};
@@ -30,6 +31,8 @@ pub struct Stages<'a> {
     pub model: &'a ModelConfig,
     /// How they are trained.
     pub config: &'a TrainConfig,
+    /// Columns and rows of the pictures.
+    pub size: (usize, usize),
     /// Minutes of training, warm-up of the device not counted.
     pub minutes: f64,
     /// A fixed number of steps per stage instead of the time budget.
@@ -38,6 +41,8 @@ pub struct Stages<'a> {
     pub seed: u64,
     /// Good pictures.
     pub pictures: &'a [Picture],
+    /// How those of each set are varied.
+    pub augmentations: &'a [Augmentation],
     /// Where it runs.
     pub compute: &'a Compute,
 }
@@ -81,14 +86,15 @@ impl Stages<'_> {
         let config = self.config;
         let classes = self.model.classes > 0;
         let batches = |stage: u64, size: usize, latent_share: f64, defect_share: f64| BatchSpec {
-            width: config.width,
-            height: config.height,
+            width: self.size.0,
+            height: self.size.1,
             size,
             defect_share,
             families: CorruptionFamily::TRAINING.to_vec(),
             latent_share,
             latent_channels: self.model.autoencoder.latent_channels,
             seed: self.seed.wrapping_mul(0x0100_0193).wrapping_add(stage),
+            augmentations: self.augmentations.to_vec(),
         };
         let style = ProgressStyle::with_template("{prefix:>12} {wide_bar} {pos}/{len} {msg} [{elapsed}]")?;
         while state.stage < STAGES {
@@ -127,7 +133,7 @@ impl Stages<'_> {
                     network.with_latent_scale(scale)
                 }
                 1 => {
-                    let objective = DenoiserObjective { config, classes };
+                    let objective = DenoiserObjective { classes };
                     progress.set_prefix(objective.name());
                     stage::run(&objective, network, &settings, run, state, &progress)?
                 }
@@ -153,7 +159,7 @@ impl Stages<'_> {
     fn measure_scale(&self, network: &Network) -> anyhow::Result<f64> {
         let (mut sum, mut squares, mut count) = (0.0f64, 0.0f64, 0.0f64);
         for picture in spread(self.pictures, 32) {
-            let image = picture_tensor(&picture.rgb, self.config.width, self.config.height, &self.compute.device);
+            let image = picture_tensor(&picture.rgb, self.size.0, self.size.1, &self.compute.device);
             for value in network.autoencoder.encode(image, 1.0).try_into_vec_as::<f32>()? {
                 sum += f64::from(value);
                 squares += f64::from(value).powi(2);

@@ -197,7 +197,7 @@ pub fn tiny_bundle() -> &'static (PathBuf, PathBuf) {
         std::fs::create_dir_all(&home).expect("directory");
         let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/train/edge-small.toml"))
             .expect("ships");
-        let text = text.replace("width = 256", "width = 64").replace("height = 256", "height = 64");
+        let text = text.replace("grid = 65536", "grid = [64, 64]");
         std::fs::write(home.join("tiny.toml"), text.replace("steps = [1, 2, 4]", "steps = [1, 2]")).expect("writes");
         let synth =
             ["synth", "--count", "12", "--test-good", "3", "--test-defective", "7", "--size", "64", "--out", "parts"];

@@ -9,6 +9,7 @@ mod regions;
 pub(super) mod texture;
 
 use rand::{Rng, RngExt};
+use serde::Serialize;
 
 use super::close_gaps;
 use super::shapes::{Point, length, smoothstep};
@@ -23,7 +24,8 @@ pub struct Corruption {
 }
 
 /// Ways to corrupt a picture.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum CorruptionFamily {
     /// A procedural texture inside a mask of Perlin noise, opacity 0.15 to 1.
     PerlinTexture,

@@ -12,8 +12,8 @@ use crate::trainer::backbone;
 use crate::trainer::base::{default_path, place};
 use crate::trainer::config::TrainConfig;
 use crate::trainer::dataset::discover::discover;
-use crate::trainer::dataset::survey::survey_and_clean;
 use crate::trainer::fit::{FitRequest, fit};
+use crate::trainer::setup::prepare;
 
 /// Arguments of `trainer fit`.
 #[derive(Debug, clap::Args)]
@@ -22,11 +22,11 @@ pub struct FitArgs {
     #[arg(long)]
     data: PathBuf,
     /// The bundle's directory to make; a run that was killed resumes with the same command
+    #[arg(long, required_unless_present = "survey")]
+    out: Option<PathBuf>,
+    /// Size of the networks: edge-small or edge; by default edge-small on the CPU and edge on CUDA
     #[arg(long)]
-    out: PathBuf,
-    /// Size of the networks: edge-small (CPU) or edge (CUDA)
-    #[arg(long, default_value = "edge-small")]
-    profile: Profile,
+    profile: Option<Profile>,
     /// Minutes of training; loading, calibration and the device's warm-up come on top
     #[arg(long, default_value_t = 20.0)]
     minutes: f64,
@@ -54,7 +54,10 @@ pub struct FitArgs {
     /// Train this many steps per stage instead of a number of minutes: repeatable on any machine
     #[arg(long)]
     stage_steps: Option<usize>,
-    /// One JSON object a line; the last is the summary
+    /// Look at the data, show what would be chosen, and stop
+    #[arg(long)]
+    survey: bool,
+    /// One JSON object a line: first the data and what was chosen, last the summary
     #[arg(long)]
     json: bool,
 }
@@ -66,40 +69,41 @@ pub struct FitArgs {
 pub fn run(args: &FitArgs) -> anyhow::Result<()> {
     ensure!(args.minutes > 0.0 && args.minutes.is_finite(), "--minutes {}: must be above 0", args.minutes);
     ensure!(args.stage_steps != Some(0), "--stage-steps 0: must be at least 1");
-    let mut found = discover(&args.data)?;
-    let config = args.config.as_deref().map_or_else(|| TrainConfig::of(args.profile), TrainConfig::read)?;
+    let found = discover(&args.data)?;
+    let profile = args.profile.unwrap_or(match args.device {
+        DeviceChoice::Cpu => Profile::EdgeSmall,
+        DeviceChoice::Cuda(_) => Profile::Edge,
+    });
+    let config = args.config.as_deref().map_or_else(|| TrainConfig::of(profile), TrainConfig::read)?;
     let request = FitRequest {
-        profile: args.profile,
+        profile,
         config,
-        out: args.out.clone(),
+        out: args.out.clone().unwrap_or_default(),
         minutes: args.minutes,
         seed: args.seed,
         fresh: args.fresh,
         keep_outliers: args.keep_outliers,
         backbone: backbone::path_or_default(args.backbone.as_deref())?,
-        base: base(args),
+        base: base(args, profile),
         stage_steps: args.stage_steps,
         command: std::env::args().collect::<Vec<_>>().join(" "),
     };
     let compute = device::open(args.device)?;
-    let mut remarks = Vec::new();
-    for set in &mut found.sets {
-        remarks.extend(survey_and_clean(set, &mut found.skipped).remarks());
+    let setup = prepare(found, &request, &compute)?;
+    if args.json {
+        println!("{}", setup.json());
+    } else {
+        println!("{}", setup.chosen);
     }
-    log::info!(
-        "{} on {}x{} pixels (stretched), steps {:?}, {:.1} minutes on {}",
-        args.profile,
-        request.config.width,
-        request.config.height,
-        request.config.steps.iter().map(|steps| steps.0).collect::<Vec<_>>(),
-        args.minutes,
-        args.device
-    );
-    let result = fit(&found.sets, found.skipped, &remarks, &request, &compute)?;
+    if args.survey {
+        return Ok(());
+    }
+    let result = fit(&setup, &request, &compute)?;
     let summary = json!({
         "bundle": result.bundle.dir, "report": result.report, "model_hash": result.bundle.model_hash,
         "seconds": result.seconds, "pseudo_image_auroc": result.choice.image_auroc,
-        "pseudo_pixel_ap": result.choice.pixel_ap, "calibration": result.calibrated.calibration.entries,
+        "pseudo_pixel_ap": result.choice.pixel_ap, "pseudo_unseen_auroc": result.choice.unseen_auroc,
+        "pseudo_families": result.choice.families, "calibration": result.calibrated.calibration.entries,
     });
     if args.json {
         println!("{summary}");
@@ -107,8 +111,10 @@ pub fn run(args: &FitArgs) -> anyhow::Result<()> {
         println!("bundle  {}", result.bundle.dir.display());
         println!("report  {}", result.report.display());
         println!(
-            "pseudo-validation: image AUROC {:.4}, pixel AP {:.4}",
-            result.choice.image_auroc, result.choice.pixel_ap
+            "pseudo-validation: image AUROC {:.4} on unseen families, {:.4} on all; pixel AP {:.4}",
+            result.choice.unseen_auroc.unwrap_or(f64::NAN),
+            result.choice.image_auroc,
+            result.choice.pixel_ap
         );
         result.calibrated.print();
     }
@@ -116,14 +122,14 @@ pub fn run(args: &FitArgs) -> anyhow::Result<()> {
 }
 
 /// The file to start from: the one that was asked for, the one that ships, or none.
-fn base(args: &FitArgs) -> Option<PathBuf> {
+fn base(args: &FitArgs, profile: Profile) -> Option<PathBuf> {
     match &args.base {
         Some(path) if path.as_os_str() == "none" => None,
         Some(path) => Some(path.clone()),
         None => {
-            let shipped = default_path(args.profile);
+            let shipped = default_path(profile);
             if shipped.is_none() {
-                log::warn!("{} not found: training starts from nothing, and takes longer", place(args.profile));
+                log::warn!("{} not found: training starts from nothing, and takes longer", place(profile));
             }
             shipped
         }

@@ -55,10 +55,10 @@ pub fn validate(
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let plan = Plan { steps: StepPlan::Fixed(Steps(steps)), class: None };
     let (mut scores, mut cells) = (Vec::new(), Vec::new());
-    with_and_without_defects(pictures, most, (spec.width, spec.height), &mut rng, |_, rgb, mask| {
+    with_and_without_defects(pictures, (0, most), (spec.width, spec.height), &mut rng, |_, rgb, defect| {
         let detection = detector.detect(&[prepared(rgb, spec)?], &plan)?.pop().context("one detection per frame")?;
-        scores.push((detection.score.0, mask.is_some()));
-        let truth = |cell: usize| mask.is_some_and(|mask| mask[cell] > 127);
+        scores.push((detection.score.0, defect.is_some()));
+        let truth = |cell: usize| defect.is_some_and(|defect| defect.mask[cell] > 127);
         let values = detection.map.values.iter().enumerate().step_by(STRIDE);
         cells.extend(values.map(|(cell, value)| (*value, truth(cell))));
         Ok(())

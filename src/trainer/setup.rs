@@ -1,0 +1,364 @@
+//! What `fit` will do, settled and shown before it trains: the pictures, how they come to the model, how they are varied,
+//! what it costs.
+
+use std::fmt;
+use std::time::Instant;
+
+use anyhow::ensure;
+use burn::tensor::Device;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::appearance::{FLAT, Spread};
+use super::augment::Augmentation;
+use super::augment::choose::choose;
+use super::calibrate::default_alpha;
+use super::config::TrainConfig;
+use super::dataset::survey::{Survey, survey_and_clean};
+use super::dataset::{Discovered, Set, Skipped};
+use super::fit::{FitRequest, default_steps};
+use super::pictures::{Picture, Split, calibration_count, load, split};
+use super::usage::MemoryEstimate;
+use super::{backbone, outliers};
+use crate::device::Compute;
+use crate::inspection::detect::ClassId;
+use crate::model::cost::{cost, frame_gflop};
+use crate::model::features::FeatureExtractor;
+use crate::model::profile::{ModelConfig, Profile};
+use crate::preprocess::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
+
+/// Good pictures of all sets, divided.
+#[derive(Debug)]
+pub struct Data {
+    /// For the networks.
+    pub train: Vec<Picture>,
+    /// For choices by pseudo-validation.
+    pub select: Vec<Picture>,
+    /// For the thresholds, per set.
+    pub calibrate: Vec<Vec<Picture>>,
+}
+
+impl Data {
+    /// blake3 over all pixels, in order.
+    pub fn fingerprint(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for picture in self.train.iter().chain(&self.select).chain(self.calibrate.iter().flatten()) {
+            hasher.update(&picture.rgb);
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+}
+
+/// Everything that is known before training starts.
+pub struct Setup {
+    /// What is in the data, per set.
+    pub surveys: Vec<Survey>,
+    /// What was left out of it.
+    pub skipped: Vec<Skipped>,
+    /// What should be known of it, each with a remedy.
+    pub remarks: Vec<String>,
+    /// The pictures.
+    pub data: Data,
+    /// How pictures come to the model.
+    pub spec: PreprocessSpec,
+    /// One product needs no class; several make a class-conditional bundle with a null class.
+    pub classes: Vec<ClassId>,
+    /// The networks' sizes.
+    pub model: ModelConfig,
+    /// The frozen backbone.
+    pub features: FeatureExtractor,
+    /// What was chosen.
+    pub chosen: Chosen,
+    /// Seconds that it took.
+    pub seconds: f64,
+}
+
+/// What was chosen, as it is shown.
+#[derive(Debug, Clone, Serialize)]
+pub struct Chosen {
+    /// The size.
+    pub profile: Profile,
+    /// All parameters.
+    pub parameters: usize,
+    /// Operations of a frame in 1e9, at [`Chosen::default_steps`].
+    pub frame_gflop: f64,
+    /// Columns and rows of the model grid.
+    pub grid: [usize; 2],
+    /// How pictures come onto it.
+    pub geometry: Geometry,
+    /// Step counts that the bundle will list.
+    pub steps: Vec<u32>,
+    /// The one that choices are made with.
+    pub default_steps: u32,
+    /// Where it runs.
+    pub device: String,
+    /// How long it trains.
+    pub training: Training,
+    /// What becomes of the pictures of each set.
+    pub sets: Vec<ChosenSet>,
+    /// Memory, MB.
+    pub memory: MemoryEstimate,
+}
+
+/// How long each stage trains.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Training {
+    /// So many minutes.
+    Minutes {
+        /// The autoencoder.
+        autoencoder: f64,
+        /// The guided denoiser.
+        denoiser: f64,
+        /// The refine head.
+        refine: f64,
+    },
+    /// So many steps each.
+    StageSteps(usize),
+}
+
+/// What becomes of the pictures of one set.
+#[derive(Debug, Clone, Serialize)]
+pub struct ChosenSet {
+    /// Its name.
+    pub set: String,
+    /// Good pictures to train on.
+    pub train: usize,
+    /// Good pictures to choose with.
+    pub select: usize,
+    /// Good pictures to set the thresholds with.
+    pub calibrate: usize,
+    /// The false-reject rate that these can show.
+    pub false_rejects: f64,
+    /// How the pictures are varied.
+    pub augmentation: Augmentation,
+}
+
+/// Looks at the data and settles everything.
+///
+/// # Errors
+/// Data that makes no sensible bundle, with the remedy; a backbone or a device that refuses.
+pub fn prepare(found: Discovered, request: &FitRequest, compute: &Compute) -> anyhow::Result<Setup> {
+    let started = Instant::now();
+    let Discovered { mut sets, mut skipped } = found;
+    let surveys: Vec<Survey> = sets.iter_mut().map(|set| survey_and_clean(set, &mut skipped)).collect();
+    let mut remarks: Vec<String> = surveys.iter().flat_map(Survey::remarks).collect();
+    for survey in &surveys {
+        ensure!(
+            survey.contrast.is_none_or(|contrast| contrast.median > f64::from(FLAT)),
+            "{}: most pictures are of one flat colour; check exposure, lens cap and the files",
+            survey.set
+        );
+    }
+    let spec = spec(&surveys, &request.config);
+    remarks.extend(about_grid(&surveys, &spec).into_iter().inspect(|remark| log::warn!("{remark}")));
+    let device = &compute.device;
+    let features = backbone::load(&request.backbone, device)?;
+    let (data, parts) = read(&sets, &spec, request, &features, device, &mut skipped)?;
+    for Skipped { path, reason } in &skipped {
+        log::warn!("left out: {}: {reason}", path.display());
+    }
+    remarks.extend(parts.iter().filter_map(few).inspect(|remark| log::warn!("{remark}")));
+    let classes: Vec<ClassId> =
+        if sets.len() > 1 { sets.iter().map(|set| ClassId(set.name.clone())).collect() } else { Vec::new() };
+    let model = ModelConfig::of(request.profile, classes.len());
+    let steps = default_steps(&request.config.steps);
+    let grid = (spec.width, spec.height);
+    let costs = cost(&model, steps.0, grid.0, grid.1);
+    let pictures = data.train.len() + data.select.len() + data.calibrate.iter().flatten().count();
+    let minutes = |share: f64| share * request.minutes;
+    let TrainConfig { autoencoder_share, denoiser_share, refine_share, .. } = request.config;
+    let chosen = Chosen {
+        profile: request.profile,
+        parameters: costs.iter().map(|part| part.parameters).sum(),
+        frame_gflop: frame_gflop(&costs),
+        grid: [spec.width, spec.height],
+        geometry: spec.geometry,
+        steps: request.config.steps.iter().map(|steps| steps.0).collect(),
+        default_steps: steps.0,
+        device: compute.choice.to_string(),
+        training: request.stage_steps.map_or(
+            Training::Minutes {
+                autoencoder: minutes(autoencoder_share),
+                denoiser: minutes(denoiser_share),
+                refine: minutes(refine_share),
+            },
+            Training::StageSteps,
+        ),
+        sets: parts,
+        memory: MemoryEstimate::of(pictures, grid, &costs, &request.config),
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(Setup { surveys, skipped, remarks, data, spec, classes, model, features, chosen, seconds })
+}
+
+/// How pictures come to the model: a grid of the median aspect of all good pictures, and stretched onto it where each set is
+/// of one shape. Where shapes differ, each picture keeps its own (letterbox): stretched one by one, the same texture would
+/// be coarse in one picture and fine in the next.
+fn spec(surveys: &[Survey], config: &TrainConfig) -> PreprocessSpec {
+    let sizes = surveys.iter().flat_map(|survey| &survey.sizes);
+    let aspects =
+        sizes.flat_map(|((width, height), count)| std::iter::repeat_n(*width as f32 / *height as f32, *count));
+    let aspect = Spread::of(aspects).map_or(1.0, |spread| spread.median);
+    let (width, height) = config.grid.size(aspect);
+    let geometry = if surveys.iter().all(Survey::one_shape) { Geometry::Stretch } else { Geometry::Letterbox };
+    PreprocessSpec { width, height, geometry, normalisation: Normalisation::SymmetricOne, sketch: SketchPlane::None }
+}
+
+/// What should be known of the grid.
+fn about_grid(surveys: &[Survey], spec: &PreprocessSpec) -> Vec<String> {
+    let PreprocessSpec { width, height, geometry, .. } = spec;
+    let mut remarks = Vec::new();
+    for Survey { set, sizes, aspect, .. } in surveys {
+        let small = |size: &(u32, u32)| (size.0 as usize) < *width && (size.1 as usize) < *height;
+        let enlarged: usize = sizes.iter().filter(|(size, _)| small(size)).map(|(_, count)| count).sum();
+        if enlarged > 0 {
+            remarks.push(format!(
+                "{set}: {enlarged} pictures are smaller than the model grid of {width}x{height} and are enlarged, which shows \
+                 no more and costs time: give larger pictures, or a smaller grid in a copy of configs/train (--config)"
+            ));
+        }
+        if let (Geometry::Letterbox, Some(aspect)) = (geometry, aspect) {
+            remarks.push(format!(
+                "{set}: the pictures have different shapes (columns over rows {:.2} to {:.2}): each keeps its own and gets \
+                 grey bars on the grid of {width}x{height}; cut them alike to use all of it",
+                aspect.low, aspect.high
+            ));
+        }
+    }
+    remarks
+}
+
+/// What few pictures cost.
+fn few(part: &ChosenSet) -> Option<String> {
+    let total = part.train + part.select + part.calibrate;
+    let enough = (total..).find(|total| default_alpha(calibration_count(*total)) <= default_alpha(usize::MAX))?;
+    (enough > total).then(|| {
+        format!(
+            "{}: {total} good pictures, of which {} set the thresholds and can show a false-reject rate of {:.1} %, not 1 %; \
+             {enough} are needed for that",
+            part.set,
+            part.calibrate,
+            100.0 * part.false_rejects
+        )
+    })
+}
+
+/// Reads, cleans and divides the pictures, and settles how each set is varied.
+fn read(
+    sets: &[Set],
+    spec: &PreprocessSpec,
+    request: &FitRequest,
+    features: &FeatureExtractor,
+    device: &Device,
+    skipped: &mut Vec<Skipped>,
+) -> anyhow::Result<(Data, Vec<ChosenSet>)> {
+    let mut data = Data { train: Vec::new(), select: Vec::new(), calibrate: Vec::new() };
+    let mut parts = Vec::new();
+    let size = (spec.width, spec.height);
+    for (index, set) in sets.iter().enumerate() {
+        let mut pictures = load(&set.train, index, spec, skipped);
+        if !request.keep_outliers {
+            let (kept, left) = outliers::remove(pictures, features, size, device)?;
+            pictures = kept;
+            skipped.extend(left);
+        }
+        let count = pictures.len();
+        ensure!(
+            count >= 2,
+            "{}: {count} usable good pictures of {}; at least 2 are needed, one to train on and one to calibrate with",
+            set.name,
+            set.train.len()
+        );
+        let Split { train, select, calibrate } = split(pictures, request.seed ^ index as u64);
+        parts.push(ChosenSet {
+            set: set.name.clone(),
+            train: train.len(),
+            select: select.len(),
+            calibrate: calibrate.len(),
+            false_rejects: default_alpha(calibrate.len()),
+            augmentation: choose(&train, features, size, device)?,
+        });
+        data.train.extend(train);
+        data.select.extend(select);
+        data.calibrate.push(calibrate);
+    }
+    Ok((data, parts))
+}
+
+impl Setup {
+    /// How the pictures of each set are varied.
+    pub fn augmentations(&self) -> Vec<Augmentation> {
+        self.chosen.sets.iter().map(|set| set.augmentation).collect()
+    }
+
+    /// Data and choices as one object.
+    pub fn json(&self) -> Value {
+        let left_out: Vec<Value> =
+            self.skipped.iter().map(|skipped| json!({"path": skipped.path, "reason": skipped.reason})).collect();
+        json!({
+            "data": {"sets": self.surveys, "left_out": left_out, "remarks": self.remarks},
+            "choice": self.chosen,
+        })
+    }
+}
+
+impl fmt::Display for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.surveys.iter().try_for_each(|survey| writeln!(f, "{survey}"))?;
+        self.remarks.iter().try_for_each(|remark| writeln!(f, "note: {remark}"))?;
+        if !self.skipped.is_empty() {
+            writeln!(f, "{} files or folders left out (named in the log)", self.skipped.len())?;
+        }
+        write!(f, "{}", self.chosen)
+    }
+}
+
+impl fmt::Display for Chosen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut row = |name: &str, text: String| writeln!(f, "  {name:<14} {text}");
+        let words = self.geometry.words();
+        row(
+            "model",
+            format!("{}, {:.2} million parameters, on {}", self.profile, self.parameters as f64 / 1e6, self.device),
+        )?;
+        row("grid", format!("{}x{} pixels, {words}", self.grid[0], self.grid[1]))?;
+        row("steps", format!("{:?}, {:.2} GFLOP a frame at {}", self.steps, self.frame_gflop, self.default_steps))?;
+        row("training", self.training.to_string())?;
+        for set in &self.sets {
+            let ChosenSet { set, train, select, calibrate, false_rejects, augmentation } = set;
+            row(
+                set,
+                format!(
+                    "{train} pictures to train on, {select} to choose with, {calibrate} for the thresholds: false rejects \
+                     of {:.1} % can be shown",
+                    100.0 * false_rejects
+                ),
+            )?;
+            row("  varied by", augmentation.to_string())?;
+        }
+        let MemoryEstimate { pictures, networks, activations, .. } = self.memory;
+        row(
+            "memory",
+            format!(
+                "about {:.1} GB: {:.0} MB of pictures, {networks:.0} MB of networks and optimiser, {activations:.0} MB of \
+                 activations",
+                self.memory.total() / 1e3,
+                pictures
+            ),
+        )
+    }
+}
+
+impl fmt::Display for Training {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Training::StageSteps(steps) => write!(f, "{steps} steps a stage"),
+            Training::Minutes { autoencoder, denoiser, refine } => write!(
+                f,
+                "{:.1} minutes: autoencoder {autoencoder:.1}, denoiser {denoiser:.1}, refine head {refine:.1}",
+                autoencoder + denoiser + refine
+            ),
+        }
+    }
+}
