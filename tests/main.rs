@@ -5,6 +5,8 @@
 mod architecture;
 /// The bundle refuses what is not whole.
 mod bundle;
+/// The stated false-reject rate on parts that a calibration has not seen.
+mod calibration;
 /// Both programs from the outside: exit codes, messages, JSON.
 mod cli;
 /// Networks against PyTorch.
