@@ -198,7 +198,7 @@ impl CameraHealth {
 impl Times {
     fn add(&self, millis: f64) {
         bump(&self.buckets[BOUNDS.partition_point(|bound| *bound < millis)]);
-        self.nanos.fetch_add((millis * 1e6) as u64, Ordering::Relaxed);
+        self.nanos.fetch_add((millis * 1e6).round() as u64, Ordering::Relaxed);
     }
 
     fn reading(&self) -> Histogram {
