@@ -1,5 +1,8 @@
 //! The whole daemon with scripted parts: every frame ends as exactly one inspection.
 
+use std::fs::File;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,6 +16,7 @@ use dsad::inspection::recipe::{Recipe, RecipeId};
 use dsad::inspection::roi::Roi;
 use dsad::inspection::verdict::{FaultReason, Inspection, Verdict};
 use dsad::preprocess::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
+use dsad::service::http::Service;
 
 use crate::support::{ManualClock, RecordingSink, ScriptedCamera, ScriptedDetector, Shot, calibration, record};
 
@@ -52,6 +56,16 @@ fn play(
     delay: Duration,
     stop: Arc<AtomicBool>,
 ) -> Run {
+    play_beside(None, cameras, calibration, delay, stop)
+}
+
+fn play_beside(
+    service: Option<Service>,
+    cameras: Vec<(ScriptedCamera, bool)>,
+    calibration: Option<Calibration>,
+    delay: Duration,
+    stop: Arc<AtomicBool>,
+) -> Run {
     let sink = RecordingSink::default();
     let jobs: Jobs =
         cameras.iter().map(|(camera, _)| (CameraId(camera.name.into()), job(calibration.clone()))).collect();
@@ -62,7 +76,7 @@ fn play(
         record: record(ManualClock::shared()),
         sinks: vec![Box::new(sink.clone())],
         workers: Vec::new(),
-        service: None,
+        service,
         clock: ManualClock::shared(),
         stop,
         shutdown: Duration::from_secs(20),
@@ -161,4 +175,15 @@ fn a_panic_in_a_stage_ends_the_run() {
     let run = play(vec![(ScriptedCamera::new("a", shots), false)], Some(calibration()), Duration::ZERO, never());
     let Ending::Failed(reason) = run.ending else { panic!("{:?}", run.ending) };
     assert!(reason.contains("inspect") && reason.contains("scripted"), "{reason}");
+}
+
+#[test]
+fn a_service_that_ends_ends_nothing_else() {
+    // A file is no listener: the service cannot run.
+    let file = File::open(std::env::current_exe().expect("a path")).expect("opens");
+    let service = Service::new(TcpListener::from(OwnedFd::from(file))).expect("not looked at yet");
+    let cameras = vec![(ScriptedCamera::new("a", values(100, 20)), false)];
+    let run = play_beside(Some(service), cameras, Some(calibration()), Duration::from_millis(1), never());
+    let Ending::Drained(counts) = run.ending else { panic!("{:?}", run.ending) };
+    assert_eq!((counts.frames_in, counts.pass), (100, 100));
 }

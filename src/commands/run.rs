@@ -1,5 +1,6 @@
 //! `dsad run`: the daemon.
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -121,8 +122,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 /// The HTTP service on its address, if the station has one.
 fn listen(station: &Station, file: &Path) -> Result<Option<Service>, String> {
     let Some(listen) = station.listen else { return Ok(None) };
-    let service = Service::bind(listen).and_then(|service| Ok((service.address()?, service)));
-    let (address, service) = service.map_err(|error| {
+    let service = TcpListener::bind(listen).and_then(Service::new);
+    let (address, service) = service.and_then(|service| Ok((service.address()?, service))).map_err(|error| {
         format!(
             "{}: http.listen: {listen} cannot be used: {error}; take a free port of an address of this machine \
              (`ss -ltn` lists the ports in use), or leave [http] out",

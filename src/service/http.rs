@@ -46,23 +46,22 @@ const REFUSED: Duration = Duration::from_millis(100);
 /// Tells how the station is now.
 pub type Read = Arc<dyn Fn() -> Reading + Send + Sync>;
 
-/// A service with its address, not yet running.
+/// A service, not yet running.
 pub struct Service {
     listener: TcpListener,
 }
 
 impl Service {
-    /// Takes an address; port 0 takes any free port.
+    /// A service of whoever connects to a listener.
     ///
     /// # Errors
-    /// The system refuses the address.
-    pub fn bind(listen: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind(listen)?;
+    /// The system refuses what the listener needs.
+    pub fn new(listener: TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         Ok(Self { listener })
     }
 
-    /// The address that was taken.
+    /// Its address, with the port that the system chose where none was asked for.
     ///
     /// # Errors
     /// The system does not tell.
@@ -154,13 +153,13 @@ mod tests {
 
     #[test]
     fn who_is_slow_gives_the_place_back() {
-        let Service { listener } = Service::bind((Ipv4Addr::LOCALHOST, 0).into()).expect("binds");
-        let address = listener.local_addr().expect("address");
+        let service = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(Service::new).expect("binds");
+        let address = service.address().expect("address");
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
             runtime.block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener).expect("listens");
+                let listener = tokio::net::TcpListener::from_std(service.listener).expect("listens");
                 let routes = routes(Arc::new(Reading::default));
                 until(stopped, accept(listener, routes, Arc::new(Semaphore::new(2)), Duration::from_millis(200))).await;
             });
