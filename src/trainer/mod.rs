@@ -2,8 +2,10 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `config` | how a profile is trained |
-//! | `dataset`, `pictures`, `outliers`, `batches` | what it is trained on |
+//! | `config`, `grid` | how a profile is trained |
+//! | `dataset`, `pictures`, `appearance`, `outliers` | what it is trained on |
+//! | `augment`, `batches` | how that is varied and spoilt |
+//! | `setup`, `usage` | what is chosen and what it costs, told before it starts |
 //! | `objective`, `stage`, `ema`, `checkpoint` | the three stages and their step loop |
 //! | `backbone` | the frozen feature extractor's weights |
 //! | `prototypes`, `select`, `calibrate`, `export`, `report` | from trained networks to a bundle |

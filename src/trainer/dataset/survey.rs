@@ -230,8 +230,8 @@ impl Survey {
         }
         if let Some(first) = self.blurred.first() {
             remarks.push(format!(
-                "{set}: {} of {train} good pictures are far less sharp than the others, for one {}: take those out that are \
-                 out of focus",
+                "{set}: {} of {train} good pictures are far less sharp than the others; take those out that are out of \
+                 focus, look first at {}",
                 self.blurred.len(),
                 first.display()
             ));
@@ -269,7 +269,7 @@ impl std::fmt::Display for Survey {
         }
         for (name, spread) in [("aspect", self.aspect), ("light", self.light), ("sharpness", self.sharpness)] {
             if let Some(Spread { low, median, high }) = spread {
-                write!(f, ", {name} {median:.2} ({low:.2} to {high:.2})")?;
+                write!(f, ", {name} {median:.3} ({low:.3} to {high:.3})")?;
             }
         }
         if test_good + test_defective > 0 {
