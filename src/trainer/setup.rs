@@ -346,6 +346,7 @@ impl fmt::Display for Training {
 
 #[cfg(test)]
 mod tests {
+    use super::super::grid::Grid;
     use super::*;
 
     fn survey(set: &str, sizes: &[((u32, u32), usize)]) -> Survey {
@@ -380,13 +381,13 @@ mod tests {
         // A few rows more or less are no other shape, and neither is one odd picture among many.
         assert_eq!(chosen(&[survey("a", &[((640, 261), 40), ((640, 268), 40)])]), (384, 160, Geometry::Stretch));
         assert_eq!(chosen(&[survey("a", &[((640, 480), 99), ((480, 640), 1)])]), (288, 224, Geometry::Stretch));
-        let mixed = survey("a", &[((640, 480), 60), ((480, 640), 40)]);
-        assert_eq!(chosen(std::slice::from_ref(&mixed)), (288, 224, Geometry::Letterbox));
-        assert!(about_grid(&[mixed.clone()], &spec(&[mixed], &config))[0].contains("grey bars"));
+        let mixed = [survey("a", &[((640, 480), 60), ((480, 640), 40)])];
+        assert_eq!(chosen(&mixed), (288, 224, Geometry::Letterbox));
+        assert!(about_grid(&mixed, &spec(&mixed, &config))[0].contains("grey bars"));
         // Two products, each of its own shape.
         let both = [survey("a", &[((512, 512), 60)]), survey("b", &[((640, 320), 40)])];
         assert_eq!(chosen(&both), (256, 256, Geometry::Stretch));
-        let fixed = TrainConfig { grid: super::super::grid::Grid::Fixed([128, 64]), ..config };
+        let fixed = TrainConfig { grid: Grid::Fixed([128, 64]), ..config };
         assert_eq!(spec(&both, &fixed).width, 128);
     }
 
