@@ -184,6 +184,62 @@ fn trainer_refuses_bad_data_with_a_remedy() {
 }
 
 #[test]
+fn fit_looks_before_it_trains() {
+    let (bundle, parts) = tiny_bundle();
+    let dir = home();
+    let tiny = bundle.with_file_name("tiny.toml");
+    let washers = parts.join("washer");
+    let common = ["fit", "--config", tiny.to_str().expect("path"), "--json", "--data"];
+    let survey = |data: &str| run(TRAINER, &[&common[..], &[data, "--survey"]].concat(), dir.path());
+    let (code, out, error) = survey(washers.to_str().expect("path"));
+    assert_eq!(code, 0, "{error}");
+    let said = &lines(&out)[0];
+    assert_eq!(said["data"]["sets"][0]["sizes"], serde_json::json!([[[64, 64], 12]]));
+    let choice = &said["choice"];
+    assert_eq!((&choice["grid"], &choice["geometry"]), (&serde_json::json!([64, 64]), &"stretch".into()));
+    assert_eq!(choice["profile"], "edge-small");
+    let washer = &choice["sets"][0];
+    let divided = ["train", "select", "calibrate"].map(|key| washer[key].as_u64().expect("a count"));
+    assert_eq!(divided.iter().sum::<u64>(), 12);
+    assert!(washer["augmentation"]["gain"].as_f64().is_some_and(|gain| (0.04..=0.25).contains(&gain)), "{washer}");
+    assert!(std::fs::read_dir(dir.path()).expect("lists").next().is_none(), "nothing is written");
+
+    std::fs::create_dir(dir.path().join("dark")).expect("directory");
+    for k in 0..4u8 {
+        let picture = image::GrayImage::from_pixel(64, 64, image::Luma([k]));
+        picture.save(dir.path().join(format!("dark/{k}.png"))).expect("saves");
+    }
+    let (code, _, error) = survey("dark");
+    assert!(code == 1 && error.contains("lens cap"), "{code}: {error}");
+}
+
+#[test]
+fn the_report_tells_everything_and_needs_nothing_else() {
+    let (bundle, _) = tiny_bundle();
+    let report = std::fs::read_to_string(bundle.with_file_name("bundle.report.html")).expect("is beside the bundle");
+    assert!(!report.contains("href=") && !report.contains("src=\"http"), "it needs nothing else");
+    let told = [
+        "mean light",
+        "varied by",
+        "<td>Warp</td><td><b>no</b></td>",
+        "<td>Scratch</td><td>yes</td>",
+        "synthetic defects of unseen families",
+        "type=\"range\"",
+        "Worst good parts",
+        "Best good parts",
+        "reading the pictures",
+        "grid = [64, 64]",
+        "pictures</th><td>blake3",
+        "backbone</th><td>",
+    ];
+    told.iter().for_each(|text| assert!(report.contains(text), "{text} is missing"));
+    let (_, memory) = report.split_once("at its peak: ").expect("memory");
+    let numbers: Vec<f64> = memory.split_whitespace().filter_map(|word| word.parse().ok()).take(2).collect();
+    let (measured, expected) = (numbers[0], numbers[1]);
+    assert!((0.5..2.0).contains(&(measured / expected)), "{measured} MB instead of {expected}");
+}
+
+#[test]
 fn a_signed_bundle_needs_its_key() {
     let (bundle, _) = tiny_bundle();
     let dir = home();

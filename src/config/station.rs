@@ -346,9 +346,9 @@ mod tests {
     fn all_problems_are_named_at_once() {
         let station = format!("{STATION}[http]\nlisten = 'localhost'");
         let station = station.replace("\"one\"", "\"\"").replace("\"washer\"", "\"washer\", defect_rate = 2.0");
-        let recipe = RECIPE.replace("steps = 2", "steps = 0\nsensitivity = 3.0");
+        let recipe = RECIPE.replace("'r'", "''").replace("steps = 2", "steps = 2\nsensitivity = 3.0");
         let ConfigError(problems) = load_texts(&station, &recipe).expect_err("refused");
         let keys: Vec<&str> = problems.iter().map(|p| p.key.as_str()).collect();
-        assert_eq!(keys, ["station", "http.listen", "cameras[0].source.defect_rate", "steps", "sensitivity"]);
+        assert_eq!(keys, ["station", "http.listen", "cameras[0].source.defect_rate", "id", "sensitivity"]);
     }
 }

@@ -137,8 +137,9 @@ mod tests {
     use super::*;
 
     fn part(rng: &mut ChaCha8Rng, score: f32, light: f32) -> GoodPart {
-        let score = score + 0.3 * rng.random::<f32>();
-        GoodPart { score, level: score, light: light + 0.02 * rng.random::<f32>(), novelty: Some(rng.random()) }
+        let draw = rng.random::<f32>();
+        let score = score + 0.3 * draw;
+        GoodPart { score, level: score, light: light + 0.02 * rng.random::<f32>(), novelty: Some(draw) }
     }
 
     fn entry(rng: &mut ChaCha8Rng) -> CalibrationEntry {

@@ -2,8 +2,10 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `config` | how a profile is trained |
-//! | `dataset`, `pictures`, `outliers`, `batches` | what it is trained on |
+//! | `config`, `grid` | how a profile is trained |
+//! | `dataset`, `pictures`, `appearance`, `outliers` | what it is trained on |
+//! | `augment`, `batches` | how that is varied and spoilt |
+//! | `setup`, `usage` | what is chosen and what it costs, told before it starts |
 //! | `objective`, `stage`, `stages`, `ema`, `checkpoint` | the three stages and their step loop |
 //! | `backbone` | the frozen feature extractor's weights |
 //! | `pretrain`, `base` | networks that know pictures in general, to start from |

@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn few_pictures_get_defects_enough_and_each_is_judged_once_as_it_is() {
         let picture = |k: u8| Picture { path: "x".into(), rgb: vec![90 + k; 64 * 64 * 3], set: 0 };
-        for (count, least, good, spoilt) in [(3u8, 20, 3, 42), (30, 20, 15, 30), (2, 1, 2, 4)] {
+        for (count, least, good, spoilt) in [(3u8, 20, 3, 42), (30, 12, 15, 30), (2, 1, 2, 4)] {
             let pictures: Vec<Picture> = (0..count).map(picture).collect();
             let mut seen = [0; 2];
             let mut rng = ChaCha8Rng::seed_from_u64(1);

@@ -303,20 +303,10 @@ impl Setup {
     }
 }
 
-impl fmt::Display for Setup {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.surveys.iter().try_for_each(|survey| writeln!(f, "{survey}"))?;
-        self.remarks.iter().try_for_each(|remark| writeln!(f, "note: {remark}"))?;
-        if !self.skipped.is_empty() {
-            writeln!(f, "{} files or folders left out (named in the log)", self.skipped.len())?;
-        }
-        write!(f, "{}", self.chosen)
-    }
-}
-
 impl fmt::Display for Chosen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut row = |name: &str, text: String| writeln!(f, "  {name:<14} {text}");
+        let width = self.sets.iter().map(|set| set.set.len()).max().unwrap_or(0).max("  varied by".len()) + 1;
+        let mut row = |name: &str, text: String| writeln!(f, "  {name:<width$} {text}");
         let words = self.geometry.words();
         row(
             "model",
@@ -337,16 +327,7 @@ impl fmt::Display for Chosen {
             )?;
             row("  varied by", augmentation.to_string())?;
         }
-        let MemoryEstimate { pictures, networks, activations, .. } = self.memory;
-        row(
-            "memory",
-            format!(
-                "about {:.1} GB: {:.0} MB of pictures, {networks:.0} MB of networks and optimiser, {activations:.0} MB of \
-                 activations",
-                self.memory.total() / 1e3,
-                pictures
-            ),
-        )
+        row("memory", self.memory.to_string())
     }
 }
 
@@ -360,5 +341,76 @@ impl fmt::Display for Training {
                 autoencoder + denoiser + refine
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::grid::Grid;
+    use super::*;
+
+    fn survey(set: &str, sizes: &[((u32, u32), usize)]) -> Survey {
+        let aspects = sizes.iter().flat_map(|((w, h), count)| std::iter::repeat_n(*w as f32 / *h as f32, *count));
+        Survey {
+            set: set.into(),
+            train: sizes.iter().map(|(_, count)| count).sum(),
+            test_good: 0,
+            test_defective: 0,
+            sizes: sizes.to_vec(),
+            aspect: Spread::of(aspects),
+            light: None,
+            contrast: None,
+            sharpness: None,
+            blurred: Vec::new(),
+            without_mask: Vec::new(),
+            unreadable: Vec::new(),
+            duplicates: Vec::new(),
+            repeated: Vec::new(),
+            looks: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn grid_and_geometry_follow_the_pictures() {
+        let config = TrainConfig::of(Profile::EdgeSmall).expect("ships");
+        let chosen = |surveys: &[Survey]| {
+            let spec = spec(surveys, &config);
+            (spec.width, spec.height, spec.geometry)
+        };
+        assert_eq!(chosen(&[survey("a", &[((512, 512), 20)])]), (256, 256, Geometry::Stretch));
+        // A few rows more or less are no other shape, and neither is one odd picture among many.
+        assert_eq!(chosen(&[survey("a", &[((640, 261), 40), ((640, 268), 40)])]), (384, 160, Geometry::Stretch));
+        assert_eq!(chosen(&[survey("a", &[((640, 480), 99), ((480, 640), 1)])]), (288, 224, Geometry::Stretch));
+        let mixed = [survey("a", &[((640, 480), 60), ((480, 640), 40)])];
+        assert_eq!(chosen(&mixed), (288, 224, Geometry::Letterbox));
+        assert!(about_grid(&mixed, &spec(&mixed, &config))[0].contains("grey bars"));
+        // Two products, each of its own shape.
+        let both = [survey("a", &[((512, 512), 60)]), survey("b", &[((640, 320), 40)])];
+        assert_eq!(chosen(&both), (256, 256, Geometry::Stretch));
+        let fixed = TrainConfig { grid: Grid::Fixed([128, 64]), ..config };
+        assert_eq!(spec(&both, &fixed).width, 128);
+    }
+
+    #[test]
+    fn pictures_that_are_enlarged_are_said() {
+        let config = TrainConfig::of(Profile::EdgeSmall).expect("ships");
+        let small = [survey("a", &[((100, 100), 7), ((300, 300), 9)])];
+        let remarks = about_grid(&small, &spec(&small, &config));
+        assert!(remarks.len() == 1 && remarks[0].contains("7 pictures are smaller"), "{remarks:?}");
+    }
+
+    #[test]
+    fn few_pictures_are_told_how_many_are_needed() {
+        let part = |train, select, calibrate| ChosenSet {
+            set: "a".into(),
+            train,
+            select,
+            calibrate,
+            false_rejects: default_alpha(calibrate),
+            augmentation: Augmentation::LEAST,
+        };
+        let remark = few(&part(18, 3, 10)).expect("is said");
+        assert!(remark.contains("31 good pictures") && remark.contains("9.1 %") && remark.contains("297"), "{remark}");
+        assert_eq!(few(&part(171, 30, 99)), None);
     }
 }

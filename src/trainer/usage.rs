@@ -1,11 +1,13 @@
 //! What a run uses: memory, told before it starts and measured after, and time per part.
 
+use std::fmt;
 use std::time::Instant;
 
 use serde::Serialize;
 
 use super::batches::in_memory;
 use super::config::TrainConfig;
+use crate::config::device::DeviceChoice;
 use crate::model::cost::PartCost;
 
 /// Memory that a run will need, MB.
@@ -57,6 +59,26 @@ impl MemoryEstimate {
     /// All of it.
     pub fn total(&self) -> f64 {
         self.program + self.pictures + self.networks + self.activations
+    }
+
+    /// What this process needs of it: the rest is on the device.
+    pub fn host(&self, device: DeviceChoice) -> f64 {
+        match device {
+            DeviceChoice::Cpu => self.total(),
+            DeviceChoice::Cuda(_) => self.program + self.pictures,
+        }
+    }
+}
+
+impl fmt::Display for MemoryEstimate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pictures, networks, activations, .. } = self;
+        write!(
+            f,
+            "about {:.1} GB: {pictures:.0} MB of pictures, {networks:.0} MB of networks and optimiser, {activations:.0} MB of \
+             activations; networks and activations are on the device",
+            self.total() / 1e3
+        )
     }
 }
 

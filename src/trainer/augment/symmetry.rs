@@ -101,7 +101,7 @@ const ENOUGH: usize = 10;
 /// Places per side that are compared on their own: a printed word must not drown in the rest of a picture.
 const PLACES: usize = 8;
 /// A changed copy may be this much farther from the others than the picture itself, at nearly the worst place.
-const FARTHER: f32 = 1.15;
+const FARTHER: f32 = 1.2;
 /// Nearly the worst: the share of the places that must be nearer.
 const WORST: f64 = 0.95;
 
@@ -138,7 +138,6 @@ pub fn shown(
         });
         let ratios = mean_nearest(changed, &known)?.into_iter().zip(&own).map(|(far, near)| far / near.max(floor));
         let ratio = quantile(ratios, WORST);
-        println!("ratio {ratio:?}");
         Ok(ratio.is_some_and(|ratio| ratio <= f64::from(FARTHER)))
     };
     let turn = |turn| usual(&|rgb| resample::turned(rgb, width, height, turn, (0, 0)));

@@ -72,5 +72,5 @@ fn list(html: &mut String, head: &str, items: impl Iterator<Item = String>) -> a
 }
 
 fn spread(spread: Option<Spread>) -> String {
-    spread.map_or_else(String::new, |spread| format!("{:.2} ({:.2}, {:.2})", spread.median, spread.low, spread.high))
+    spread.map_or_else(String::new, |spread| format!("{:.3} ({:.3}, {:.3})", spread.median, spread.low, spread.high))
 }

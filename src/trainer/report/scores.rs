@@ -99,7 +99,7 @@ fn families(html: &mut String, report: &Report<'_>, parts: &[Part]) -> anyhow::R
 
 fn thresholds(html: &mut String, report: &Report<'_>) -> anyhow::Result<()> {
     *html += "<h2>Thresholds</h2><table><tr><th>class</th><th>steps</th><th>good pictures</th><th>false rejects stated</th>\
-              <th>95 % bound</th><th>image</th><th>region</th><th>scores of good pictures</th></tr>\n";
+              <th>99 % bound</th><th>image</th><th>region</th><th>scores of good pictures</th></tr>\n";
     for (entry, scores) in report.calibrated.calibration.entries.iter().zip(&report.calibrated.scores) {
         let class = entry.class.as_ref().map_or("(none)", |class| &class.0);
         let high = scores.iter().copied().fold(entry.image_threshold, f32::max) * 1.05;

@@ -62,8 +62,11 @@ pub fn comparison(rows: &[(&str, Vec<f32>)]) -> String {
         let _ = write!(svg, "<text x=\"4\" y=\"{}\">{name}: {}</text>", top + 11.0, ratios.len());
     }
     for power in -(BELOW as i32)..=ABOVE as i32 {
-        let x = place(f32::powi(2.0, power)) * (WIDTH - 24.0);
-        let _ = write!(svg, "<text x=\"{x:.0}\" y=\"{}\">{}</text>", height - 3.0, f32::powi(2.0, power));
+        let ratio = f32::powi(2.0, power);
+        // Labels are in the middle of their place, but for those at the ends.
+        let anchor = ["start", "middle", "end"][usize::from(place(ratio) > 0.0) + usize::from(place(ratio) >= 1.0)];
+        let (x, y) = (place(ratio) * WIDTH, height - 3.0);
+        let _ = write!(svg, "<text x=\"{x:.0}\" y=\"{y}\" text-anchor=\"{anchor}\">{ratio}</text>");
     }
     let x = place(1.0) * WIDTH;
     let _ = write!(

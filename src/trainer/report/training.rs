@@ -27,7 +27,7 @@ pub fn write(html: &mut String, report: &Report<'_>) -> anyhow::Result<()> {
     writeln!(
         html,
         "<p>Memory of the host at its peak: {measured}; {:.0} MB were expected.</p>",
-        report.setup.chosen.memory.total()
+        report.setup.chosen.memory.host(report.compute.choice)
     )?;
     Ok(())
 }
