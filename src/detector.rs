@@ -20,6 +20,7 @@ use crate::inspection::detect::{
 };
 use crate::inspection::frame::{FrameMeta, Prepared};
 use crate::inspection::roi::Roi;
+use crate::inspection::tiles::{Blend, crop};
 use crate::inspection::time::{Clock, Timestamp};
 use crate::model::network::{Components, Network, Reconstructed};
 use crate::model::profile::ModelConfig;
@@ -141,7 +142,7 @@ impl DiffusionDetector {
             let expected = bundle.tensors(&golden.map)?.entries()?;
             let expected = expected.get("map").ok_or_else(|| fail("the expected map has no tensor 'map'".into()))?;
             let picture = bundle.read(&golden.picture)?;
-            let prepared = prepare_picture(&picture, &bundle.manifest.preprocess).map_err(&fail)?;
+            let prepared = prepare_picture(&picture, &bundle.manifest.preprocess.of_a_tile()).map_err(&fail)?;
             let plan = Plan { steps: StepPlan::Fixed(golden.steps), class: golden.class.clone() };
             let detections = self.detect(std::slice::from_ref(&prepared), &plan).map_err(|e| fail(e.to_string()))?;
             compare(&detections[0], &expected.values, golden).map_err(fail)?;
@@ -213,6 +214,16 @@ pub struct Explanation {
     pub differences: AnomalyMap,
 }
 
+/// Tiles of a frame that go through the networks together: bounds the memory of a frame, however many tiles it has.
+const TILES: usize = 8;
+
+/// What goes through the networks together.
+struct Batch {
+    image: Tensor<4>,
+    canny: Option<Tensor<4>>,
+    classes: Vec<usize>,
+}
+
 impl DiffusionDetector {
     /// What lies behind the map of one frame: runs the network once more.
     ///
@@ -224,18 +235,18 @@ impl DiffusionDetector {
             StepPlan::Fixed(steps) => *steps,
             StepPlan::Auto(gates) => gates.last().map_or(Steps(1), |gate| gate.steps),
         };
-        let (reconstructed, components) = self.redraw(&[prepared], steps, class)?;
-        let map = components.combine(&self.spec.map.weights);
-        let autoencoded = self.network.decode(reconstructed.seen_latent);
-        let read = |tensor: Tensor<4>| {
-            let values = tensor.cast(FloatDType::F32).try_into_vec_as::<f32>();
-            values.map_err(|error| DetectorError(format!("the device gave no answer: {error}")))
+        let behind = |reconstructed: Reconstructed, components: Components| {
+            let autoencoded = self.network.decode(reconstructed.seen_latent);
+            vec![autoencoded, reconstructed.image, components.combine(&self.spec.map.weights)]
         };
+        let planes = self.planes(&[prepared], steps, class, behind)?.pop().unwrap_or_default();
         let (width, height) = (prepared.width, prepared.height);
+        let (autoencoded, rest) = planes.split_at(3 * width * height);
+        let (reconstruction, differences) = rest.split_at(3 * width * height);
         Ok(Explanation {
-            autoencoded: to_rgb(&read(autoencoded)?, self.spec.normalisation),
-            reconstruction: to_rgb(&read(reconstructed.image)?, self.spec.normalisation),
-            differences: AnomalyMap { width, height, values: read(map)? },
+            autoencoded: to_rgb(autoencoded, self.spec.normalisation),
+            reconstruction: to_rgb(reconstruction, self.spec.normalisation),
+            differences: AnomalyMap { width, height, values: differences.to_vec() },
         })
     }
 
@@ -247,64 +258,115 @@ impl DiffusionDetector {
         class: usize,
         started: Timestamp,
     ) -> Result<Vec<Detection>, DetectorError> {
-        let Some(first) = batch.first() else { return Ok(Vec::new()) };
-        let (height, width, count) = (first.height, first.width, batch.len());
-        let (reconstructed, components) = self.redraw(batch, steps, class)?;
-        let planes = Tensor::cat(vec![components.combine(&self.spec.map.weights), reconstructed.image], 1);
-        // One read-back for all: the device is waited for once.
-        let answer = Tensor::cat(vec![planes.reshape([count as i32, -1]), components.novelty()], 1);
-        let values = answer
-            .cast(FloatDType::F32)
-            .try_into_vec_as::<f32>()
-            .map_err(|error| DetectorError(format!("the device gave no answer: {error}")))?;
+        let found = |reconstructed: Reconstructed, components: Components| {
+            let map = components.combine(&self.spec.map.weights);
+            let [count, _, height, width] = map.dims();
+            let novelty = components.novelty().reshape([count, 1, 1, 1]).expand([count, 1, height, width]);
+            vec![map, reconstructed.image, novelty]
+        };
+        let all = self.planes(batch, steps, class, found)?;
         let infer_ms = self.clock.now().millis_since(started);
-        let rows = values.chunks_exact(values.len() / count);
-        Ok(rows.map(|row| self.detection(row, height, width, steps, infer_ms)).collect())
+        Ok(batch.iter().zip(all).map(|(frame, planes)| self.detection(frame, &planes, steps, infer_ms)).collect())
     }
 
-    /// The guided reconstruction of frames of one size, and the components of their maps.
-    fn redraw(
+    /// Planes of every frame, one after the other, that `of` makes of what the networks say: of the frame as a whole, or
+    /// blended from its tiles.
+    fn planes(
         &self,
-        batch: &[&Prepared],
+        frames: &[&Prepared],
         steps: Steps,
         class: usize,
-    ) -> Result<(Reconstructed, Components), DetectorError> {
-        let (height, width) = batch.first().map_or((0, 0), |first| (first.height, first.width));
-        if let Some(other) = batch.iter().find(|p| (p.height, p.width) != (height, width)) {
+        of: impl Fn(Reconstructed, Components) -> Vec<Tensor<4>>,
+    ) -> Result<Vec<Vec<f32>>, DetectorError> {
+        let Some(first) = frames.first() else { return Ok(Vec::new()) };
+        let (width, height) = (first.width, first.height);
+        if let Some(other) = frames.iter().find(|p| (p.width, p.height, p.tiles) != (width, height, first.tiles)) {
             return Err(DetectorError(format!(
                 "frames of {width}x{height} and {}x{} cannot share a batch",
                 other.width, other.height
             )));
         }
+        // One read-back for all planes: the device is waited for once.
+        let read = |batch: Batch| -> Result<Vec<f32>, DetectorError> {
+            let (reconstructed, components) = self.redraw(batch, steps)?;
+            let answer = Tensor::cat(of(reconstructed, components), 1).cast(FloatDType::F32);
+            answer
+                .try_into_vec_as::<f32>()
+                .map_err(|error| DetectorError(format!("the device gave no answer: {error}")))
+        };
+        let Some((grid, tile)) = first.tiles else {
+            let whole = |planes: fn(&Prepared) -> Option<&[f32]>| frames.iter().map(|frame| planes(frame)).collect();
+            let image = whole(|frame| Some(&frame.image));
+            let canny = whole(|frame| frame.sketch.as_deref());
+            let values = read(self.batch(image, canny, (width, height), class, frames.len()))?;
+            return Ok(values.chunks_exact(values.len() / frames.len()).map(<[f32]>::to_vec).collect());
+        };
+        let mut all = Vec::with_capacity(frames.len());
+        for frame in frames {
+            let mut blend: Option<Blend> = None;
+            for places in grid.places(tile.0, tile.1).chunks(TILES) {
+                let cut = |planes: &[f32]| -> Vec<Vec<f32>> {
+                    places.iter().map(|place| crop(planes, (width, height), *place, tile)).collect()
+                };
+                let (image, canny) = (cut(&frame.image), frame.sketch.as_deref().map(cut));
+                let image = Some(image.iter().map(Vec::as_slice).collect());
+                let canny = canny.as_ref().map(|canny| canny.iter().map(Vec::as_slice).collect());
+                let values = read(self.batch(image, canny, tile, class, places.len()))?;
+                let each = values.len() / places.len();
+                let blend = blend.get_or_insert_with(|| Blend::new(grid, tile, each / (tile.0 * tile.1)));
+                values.chunks_exact(each).zip(places).for_each(|(values, place)| blend.add(*place, values));
+            }
+            all.push(blend.map(Blend::finish).unwrap_or_default());
+        }
+        Ok(all)
+    }
+
+    /// Pictures, and edges where the model needs them, on the device.
+    fn batch(
+        &self,
+        image: Option<Vec<&[f32]>>,
+        canny: Option<Vec<&[f32]>>,
+        (width, height): (usize, usize),
+        class: usize,
+        count: usize,
+    ) -> Batch {
+        let upload = |planes: Vec<&[f32]>, channels| self.upload(planes.concat(), [count, channels, height, width]);
+        Batch {
+            image: upload(image.unwrap_or_default(), 3),
+            canny: canny.map(|planes| upload(planes, 1)),
+            classes: vec![class; count],
+        }
+    }
+
+    /// The guided reconstructions of a batch, and the components of their maps.
+    fn redraw(&self, batch: Batch, steps: Steps) -> Result<(Reconstructed, Components), DetectorError> {
         let timesteps = self.network.sampler().schedule().timesteps();
         if steps.0 == 0 || steps.0 as usize > timesteps {
             return Err(DetectorError(format!("{} steps: the sampler has 1 to {timesteps}", steps.0)));
         }
-        let classes = vec![class; batch.len()];
-        let count = batch.len();
-        let pixels: Vec<f32> = batch.iter().flat_map(|p| p.image.iter().copied()).collect();
-        let image = self.upload(pixels, [count, 3, height, width]);
-        let canny: Option<Vec<f32>> =
-            batch.iter().map(|p| p.sketch.as_deref()).collect::<Option<Vec<_>>>().map(|s| s.concat());
-        let canny = canny.map(|planes| self.upload(planes, [count, 1, height, width]));
+        let Batch { image, canny, classes } = batch;
+        let [count, _, height, width] = image.dims();
         let noise = self.noise(count, height, width);
         let reconstructed = self.network.reconstruct(image.clone(), canny, &classes, steps.0, noise);
         let components = self.network.components(image, &classes, &reconstructed);
         Ok((reconstructed, components))
     }
 
-    /// Smooths and pools one frame's map on the host, in f32, and turns its reconstruction into bytes. `row` holds the map, the
-    /// three planes of the reconstruction, and the novelty.
-    fn detection(&self, row: &[f32], height: usize, width: usize, steps: Steps, infer_ms: f64) -> Detection {
-        let plane = height * width;
-        let mut values = gaussian_blur(&row[..plane], width, height, self.spec.map.sigma);
+    /// Smooths and pools one frame's map on the host, in f32, and turns its reconstruction into bytes. `planes` are the map,
+    /// the three of the reconstruction, and the novelty.
+    fn detection(&self, frame: &Prepared, planes: &[f32], steps: Steps, infer_ms: f64) -> Detection {
+        let (width, height) = (frame.width, frame.height);
+        let plane = width * height;
+        let mut values = gaussian_blur(&planes[..plane], width, height, self.spec.map.sigma);
         // Cosine distances are never negative, but for rounding.
         values.iter_mut().for_each(|value| *value = if *value < 0.0 { 0.0 } else { *value });
         let map = AnomalyMap { width, height, values };
-        let score = self.spec.map.pooling.pool(&map);
-        let rgb = to_rgb(&row[plane..4 * plane], self.spec.normalisation);
-        let reconstruction = Reconstruction { width, height, rgb };
-        Detection { map, score, novelty: row[4 * plane], reconstruction, steps, infer_ms }
+        let tile = frame.tiles.map_or(plane, |(_, tile)| tile.0 * tile.1);
+        let score = self.spec.map.pooling.pool_tiles(&map, tile);
+        let rgb = to_rgb(&planes[plane..4 * plane], self.spec.normalisation);
+        let novelty = planes[4 * plane..].iter().sum::<f32>() / plane as f32;
+        let tiles = frame.tiles.map(|(grid, _)| grid);
+        Detection { map, score, novelty, reconstruction: Reconstruction { width, height, rgb }, steps, tiles, infer_ms }
     }
 }
 

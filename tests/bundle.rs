@@ -53,6 +53,7 @@ fn manifest() -> Manifest {
             geometry: Geometry::Stretch,
             normalisation: Normalisation::SymmetricOne,
             sketch: SketchPlane::None,
+            tiles: None,
         },
         map: MapSpec {
             weights: MapWeights { features: 1.0, latent: 0.0, refine: 1.0, prototypes: 0.0, prototypes_floor: 0.0 },

@@ -61,6 +61,7 @@ fn trainer_and_daemon_make_the_same_map() {
         class: bundle.manifest.classes.contains(&class).then_some(class),
         steps,
         sensitivity: 0.5,
+        tiles: None,
     };
     let job = bundles.job(index, recipe, DeviceChoice::Cpu, None).expect("job");
     let sink = RecordingSink::default();

@@ -149,6 +149,7 @@ fn lpips_and_two_steps_of_adam_on_the_autoencoder_are_pytorchs() {
         geometry: Geometry::Stretch,
         normalisation: Normalisation::SymmetricOne,
         sketch: SketchPlane::None,
+        tiles: None,
     };
     let finetune = Finetune {
         sizes: &sizes,

@@ -16,9 +16,11 @@ use crate::inspection::calibration::{CALIBRATED_POINT, Calibration, CalibrationE
 use crate::inspection::detect::{ClassId, Detector, Plan, StepChoice, StepPlan};
 use crate::inspection::frame::{CameraId, FrameSource, Prepared};
 use crate::inspection::roi::Roi;
+use crate::inspection::tiles::TileGrid;
 use crate::inspection::time::{Clock, rfc3339};
 use crate::platform::clock::SystemClock;
 use crate::preprocess::prepare;
+use crate::preprocess::spec::PreprocessSpec;
 
 /// Arguments of `dsad calibrate`.
 #[derive(Debug, clap::Args)]
@@ -47,6 +49,9 @@ pub struct CalibrateArgs {
     /// Region of the frame as the recipe has it: x,y,width,height in shares of the frame
     #[arg(long, value_delimiter = ',')]
     roi: Vec<f64>,
+    /// How the recipe cuts parts, as 8x8,20; default as the bundle says
+    #[arg(long)]
+    tiles: Option<TileGrid>,
     /// Take the calibration in force back
     #[arg(long, conflicts_with = "good")]
     revert: bool,
@@ -109,19 +114,22 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
     for path in &args.good {
         files.extend(pictures(path).map_err(anyhow::Error::msg)?);
     }
+    let spec = PreprocessSpec { tiles: args.tiles.or(manifest.preprocess.tiles), ..manifest.preprocess.clone() };
     let mut prepared: Vec<Prepared> = Vec::with_capacity(files.len());
     for file in &files {
         let camera = CameraId("file".into());
         let mut replay = Replay::open(camera, file, None, Arc::clone(&clock)).map_err(anyhow::Error::msg)?;
         // Every one was named as a good part: one that cannot be read is an error, not one less.
         let frame = replay.next_frame().map_err(|error| anyhow::anyhow!("{}: {error}", file.display()))?;
-        prepared.push(prepare(&frame, &roi, &manifest.preprocess).with_context(|| file.display().to_string())?);
+        prepared.push(prepare(&frame, &roi, &spec).with_context(|| file.display().to_string())?);
     }
     let mut detectors = bundles.detectors(args.device, Arc::clone(&clock))().map_err(anyhow::Error::msg)?;
     let detector = detectors[index].as_mut();
     let mut made = Calibration { id: String::new(), entries: Vec::new() };
     for steps in listed {
         let old = before.as_ref().and_then(|calibration| calibration.entry(class.as_ref(), steps));
+        // Scores of frames that were cut otherwise are of another kind.
+        let like = old.filter(|old| old.tiles == spec.tiles);
         let min_area = match (old, before.as_ref().and_then(|c| c.entries.first())) {
             (Some(entry), _) | (None, Some(entry)) => entry.min_area,
             (None, None) => bail!("the bundle has no calibration at all; make one with `trainer calibrate`"),
@@ -131,9 +139,10 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
         let plan = StepPlan::new(steps, || in_force.gates(class.as_ref(), CALIBRATED_POINT));
         let mut parts = judge(detector, &prepared, &Plan { steps: plan, class: class.clone() }, min_area)?;
         if !args.alone {
-            parts.extend(old.iter().flat_map(|entry| &entry.good));
+            parts.extend(like.iter().flat_map(|entry| &entry.good));
         }
         let entry = calibrate(&parts, args.alpha, class.clone(), steps, min_area)?;
+        let entry = CalibrationEntry { tiles: spec.tiles, ..entry };
         say(&entry, old, args.json)?;
         made.entries.push(entry);
     }

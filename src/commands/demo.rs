@@ -103,6 +103,7 @@ pub fn run(args: &DemoArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
             class: known.then_some(class),
             steps: args.steps,
             sensitivity: 0.5,
+            tiles: None,
         };
         let camera = CameraId(product.name().into());
         jobs.insert(camera.clone(), bundles.job(index, recipe, DeviceChoice::Cpu, None)?);

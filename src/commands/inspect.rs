@@ -16,6 +16,7 @@ use crate::inspection::event::Event;
 use crate::inspection::frame::{CameraId, FrameSource, SourceError};
 use crate::inspection::recipe::{Recipe, RecipeId};
 use crate::inspection::roi::Roi;
+use crate::inspection::tiles::TileGrid;
 use crate::inspection::time::Clock;
 use crate::inspection::verdict::{FaultReason, Inspection, Latency, Verdict};
 use crate::output::envelope::Envelopes;
@@ -42,6 +43,9 @@ pub struct InspectArgs {
     /// Product kind of a multi-class bundle; default is the null class
     #[arg(long)]
     class: Option<String>,
+    /// Cut pictures otherwise than the bundle says, as 8x8,20; needs thresholds for that (`dsad calibrate --tiles`)
+    #[arg(long)]
+    tiles: Option<TileGrid>,
     /// cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     device: DeviceChoice,
@@ -76,6 +80,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
         class: args.class.clone().map(ClassId),
         steps,
         sensitivity: 0.5,
+        tiles: args.tiles,
     };
     let job = bundles.job(index, recipe, args.device, args.calibrations.as_deref())?;
     let files =

@@ -18,6 +18,7 @@ use crate::inspection::calibration::Calibration;
 use crate::inspection::detect::{Detector, StepChoice};
 use crate::inspection::recipe::Recipe;
 use crate::inspection::time::Clock;
+use crate::preprocess::spec::PreprocessSpec;
 
 /// Bundles by their directory, opened once.
 #[derive(Debug, Default)]
@@ -78,14 +79,14 @@ impl Bundles {
         };
         let calibration = in_force(bundle, calibrations)?;
         Ok(Job {
-            recipe,
             detector: index,
             bundle: manifest.id.clone(),
             model_hash: bundle.model_hash.clone(),
-            spec: manifest.preprocess.clone(),
+            spec: PreprocessSpec { tiles: recipe.tiles.or(manifest.preprocess.tiles), ..manifest.preprocess.clone() },
             calibration,
             dtype: if format == NumberFormat::F16 { "f16" } else { "f32" }.into(),
             seed: manifest.seed,
+            recipe,
         })
     }
 

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::device::DeviceChoice;
 use crate::inspection::detect::StepChoice;
 use crate::inspection::roi::Roi;
+use crate::inspection::tiles::TileGrid;
 
 /// `dsad.toml`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -133,6 +134,8 @@ pub struct RecipeFile {
     /// Inspected part of the frame, normalised; absent is all of it.
     #[serde(default)]
     pub roi: Roi,
+    /// How parts are cut that are larger than the model's input; absent is as the bundle says.
+    pub tiles: Option<TileGrid>,
     /// 0 to 1; 0.5 is the calibrated point, higher rejects more.
     #[serde(default = "default_sensitivity")]
     pub sensitivity: f64,

@@ -262,6 +262,9 @@ pub fn load_recipe(path: &Path) -> Result<(Recipe, PathBuf), Vec<Problem>> {
     if let Some(message) = file.roi.problem() {
         problem("roi", message);
     }
+    if let Some(message) = file.tiles.and_then(|tiles| tiles.problem()) {
+        problem("tiles", message);
+    }
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -271,6 +274,7 @@ pub fn load_recipe(path: &Path) -> Result<(Recipe, PathBuf), Vec<Problem>> {
         class: file.class.map(ClassId),
         steps: file.steps,
         sensitivity: file.sensitivity,
+        tiles: file.tiles,
     };
     Ok((recipe, base.join(file.bundle)))
 }

@@ -9,13 +9,14 @@ use crossbeam::channel::{Receiver, Sender};
 
 use super::health::{CameraHealth, Health};
 use super::mailbox::{Consumer, Producer, Taken};
-use crate::inspection::calibration::Calibration;
+use crate::inspection::calibration::{Calibration, CalibrationEntry};
 use crate::inspection::decide::decide;
 use crate::inspection::detect::{ClassId, Detector, Plan, StepChoice, StepPlan};
 use crate::inspection::drift::{Drift, DriftMonitor};
 use crate::inspection::event::Event;
 use crate::inspection::frame::{CameraId, Frame, FrameId, FrameMeta, FrameSource, Prepared, SourceError};
 use crate::inspection::recipe::Recipe;
+use crate::inspection::tiles::TileGrid;
 use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::verdict::{Decision, FaultReason, Inspection, Latency, Verdict, VerdictSink};
 use crate::preprocess::prepare;
@@ -98,12 +99,15 @@ impl Job {
     fn uncalibrated(&self) -> String {
         let name = |class: &Option<ClassId>| class.as_ref().map_or("(none)".into(), |class| class.0.clone());
         let entries = self.calibration.as_ref().map_or(&[][..], |calibration| &calibration.entries);
-        let known: Vec<String> = entries.iter().map(|e| format!("{} steps {}", e.steps, name(&e.class))).collect();
+        let cut = |tiles: Option<TileGrid>| tiles.map_or(String::new(), |tiles| format!(" in {tiles} tiles"));
+        let row = |e: &CalibrationEntry| format!("{} steps {}{}", e.steps, name(&e.class), cut(e.tiles));
+        let known: Vec<String> = entries.iter().map(row).collect();
         format!(
-            "bundle '{}' has no calibration for {} steps and class {}; calibrated are: {}",
+            "bundle '{}' has no calibration for {} steps and class {}{} (make one with `dsad calibrate`); calibrated are: {}",
             self.bundle,
             self.recipe.steps,
             name(&self.recipe.class),
+            cut(self.spec.tiles),
             if known.is_empty() { "nothing".into() } else { known.join(", ") }
         )
     }

@@ -162,8 +162,14 @@ pub enum Pooling {
 }
 
 impl Pooling {
-    /// The score of a map.
+    /// The score of a map of one frame of the model grid.
     pub fn pool(&self, map: &AnomalyMap) -> AnomalyScore {
+        self.pool_tiles(map, map.values.len())
+    }
+
+    /// The score of a map whose tiles have `tile` cells each: shares are of a tile, so that a defect counts as much as on a
+    /// frame of that size, however many good tiles lie around it.
+    pub fn pool_tiles(&self, map: &AnomalyMap, tile: usize) -> AnomalyScore {
         match *self {
             Pooling::BoxMax => {
                 let (mut values, mut width, mut height) = (map.values.clone(), map.width, map.height);
@@ -173,7 +179,7 @@ impl Pooling {
                 AnomalyScore(values.into_iter().fold(0.0, f32::max))
             }
             Pooling::TopFraction { fraction } => {
-                let count = ((map.values.len() as f64 * fraction).round() as usize).clamp(1, map.values.len().max(1));
+                let count = ((tile as f64 * fraction).round() as usize).clamp(1, map.values.len().max(1));
                 let mut values = map.values.clone();
                 if count < values.len() {
                     values.select_nth_unstable_by(count - 1, |a, b| b.total_cmp(a));

@@ -10,6 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::detect::{ClassId, Detection, Gate, Plan, StepChoice, StepPlan};
+use super::tiles::TileGrid;
 
 /// Thresholds for one class at one step count, or for `auto`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +27,9 @@ pub struct CalibrationEntry {
     pub region_threshold: f32,
     /// Smallest region that counts, in cells of the model grid.
     pub min_area: u32,
+    /// How the frames were cut; frames that are cut otherwise have other scores, and are not judged by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tiles: Option<TileGrid>,
     /// Good parts used.
     pub samples: u32,
     /// The stated false-reject rate.
@@ -67,11 +71,12 @@ impl Calibration {
     /// The thresholds of a detection that `plan` led to, before any sensitivity; none without a calibration for it.
     pub fn limits(&self, plan: &Plan, detection: &Detection) -> Option<Gate> {
         let class = plan.class.as_ref();
-        let ran = self.entry(class, StepChoice::Fixed(detection.steps))?.gate(1.0)?;
+        let entry = self.entry(class, StepChoice::Fixed(detection.steps))?;
+        let ran = entry.gate(1.0).filter(|_| entry.tiles == detection.tiles)?;
         match &plan.steps {
             StepPlan::Fixed(steps) => (*steps == detection.steps).then_some(ran),
             StepPlan::Auto(_) => {
-                let whole = self.entry(class, StepChoice::Auto)?;
+                let whole = self.entry(class, StepChoice::Auto).filter(|whole| whole.tiles == detection.tiles)?;
                 Some(Gate {
                     image_threshold: ran.image_threshold * whole.image_threshold,
                     region_threshold: ran.region_threshold * whole.region_threshold,
@@ -220,6 +225,7 @@ pub fn calibrate(
         image_threshold: (image * factor).next_up(),
         region_threshold: (region * factor).next_up(),
         min_area,
+        tiles: None,
         samples: n as u32,
         alpha,
         alpha_bound: rate_bound(n, rank),

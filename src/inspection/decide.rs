@@ -46,7 +46,15 @@ mod tests {
     fn detection(values: Vec<f32>, score: f32) -> Detection {
         let map = AnomalyMap { width: 4, height: values.len() / 4, values };
         let reconstruction = Reconstruction { width: 4, height: 2, rgb: vec![0; 24] };
-        Detection { map, score: AnomalyScore(score), novelty: 0.0, reconstruction, steps: Steps(2), infer_ms: 1.0 }
+        Detection {
+            map,
+            score: AnomalyScore(score),
+            novelty: 0.0,
+            reconstruction,
+            steps: Steps(2),
+            tiles: None,
+            infer_ms: 1.0,
+        }
     }
 
     fn calibration() -> Calibration {
@@ -56,6 +64,7 @@ mod tests {
             image_threshold: 1.0,
             region_threshold: 2.0,
             min_area: 2,
+            tiles: None,
             samples: 99,
             alpha: 0.01,
             alpha_bound: 0.03,

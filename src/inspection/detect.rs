@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::anomaly::{AnomalyMap, AnomalyScore};
 use super::frame::Prepared;
+use super::tiles::TileGrid;
 
 /// Denoising steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -167,6 +168,8 @@ pub struct Detection {
     pub reconstruction: Reconstruction,
     /// Steps actually run.
     pub steps: Steps,
+    /// How the frame was cut.
+    pub tiles: Option<TileGrid>,
     /// Milliseconds from upload to read-back for the batch that this frame was part of.
     pub infer_ms: f64,
 }
@@ -215,6 +218,7 @@ mod tests {
                 novelty: 0.0,
                 reconstruction: Reconstruction { width: 2, height: 2, rgb: vec![0; 12] },
                 steps: Steps(1),
+                tiles: None,
                 infer_ms: 0.0,
             })
         };

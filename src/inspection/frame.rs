@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::roi::Transform;
+use super::tiles::TileGrid;
 use super::time::Timestamp;
 
 /// Number of a frame, consecutive per camera: a gap means a lost frame.
@@ -114,10 +115,12 @@ pub struct Frame {
 /// Model input on the host; made only by `preprocess::prepare`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prepared {
-    /// Columns of the model grid.
+    /// Columns of the model grid, or of the canvas of all tiles.
     pub width: usize,
-    /// Rows of the model grid.
+    /// Rows of the same.
     pub height: usize,
+    /// How it is cut, and columns and rows of a tile; absent: it is as large as the model grid.
+    pub tiles: Option<(TileGrid, (usize, usize))>,
     /// `[3, height, width]`, planar RGB, in the range that the bundle's `PreprocessSpec` states.
     pub image: Vec<f32>,
     /// `[height, width]` edges in 0 or 1, where the bundle uses the `canny` sketch.

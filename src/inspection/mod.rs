@@ -12,5 +12,6 @@ pub mod frame;
 pub mod metrics;
 pub mod recipe;
 pub mod roi;
+pub mod tiles;
 pub mod time;
 pub mod verdict;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::detect::{ClassId, StepChoice};
 use super::roi::Roi;
+use super::tiles::TileGrid;
 
 /// Name of a recipe.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -20,6 +21,8 @@ pub struct Recipe {
     pub class: Option<ClassId>,
     /// Denoising steps; the bundle must list and calibrate them.
     pub steps: StepChoice,
+    /// How the part is cut; `None` is as the bundle says.
+    pub tiles: Option<TileGrid>,
     /// 0 to 1, 0.5 is the calibrated point; higher rejects more.
     pub sensitivity: f64,
 }

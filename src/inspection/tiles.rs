@@ -34,7 +34,9 @@ impl TileGrid {
             return Some(format!("{columns}x{rows} tiles: must be at least 1x1 and at most {MOST} together"));
         }
         (*overlap_percent > MOST_OVERLAP).then(|| {
-            format!("overlap_percent {overlap_percent}: must be 0 to {MOST_OVERLAP}; 20 is enough for maps without seams")
+            format!(
+                "overlap_percent {overlap_percent}: must be 0 to {MOST_OVERLAP}; 20 is enough for maps without seams"
+            )
         })
     }
 
@@ -147,7 +149,9 @@ mod tests {
 
     #[test]
     fn a_smooth_picture_cut_and_blended_is_itself() {
-        for grid in [GRID, TileGrid { overlap_percent: 0, ..GRID }, TileGrid { overlap_percent: 50, columns: 5, rows: 4 }] {
+        for grid in
+            [GRID, TileGrid { overlap_percent: 0, ..GRID }, TileGrid { overlap_percent: 50, columns: 5, rows: 4 }]
+        {
             let tile = (32, 64);
             let canvas = grid.canvas(tile.0, tile.1);
             let cells = canvas.0 * canvas.1;

@@ -87,27 +87,28 @@ pub fn prepare(frame: &Frame, roi: &Roi, spec: &PreprocessSpec) -> Result<Prepar
         });
     }
     let crop = crop(roi, frame_width, frame_height)?;
+    let (width, height) = spec.canvas();
     let (inner_width, inner_height) = match spec.geometry {
-        Geometry::Stretch => (spec.width, spec.height),
+        Geometry::Stretch => (width, height),
         Geometry::Letterbox => {
-            let scale = (spec.width as f64 / crop.width as f64).min(spec.height as f64 / crop.height as f64);
+            let scale = (width as f64 / crop.width as f64).min(height as f64 / crop.height as f64);
             let side = |length: usize, limit: usize| ((length as f64 * scale).round() as usize).clamp(1, limit);
-            (side(crop.width, spec.width), side(crop.height, spec.height))
+            (side(crop.width, width), side(crop.height, height))
         }
     };
-    let (left, top) = ((spec.width - inner_width) / 2, (spec.height - inner_height) / 2);
+    let (left, top) = ((width - inner_width) / 2, (height - inner_height) / 2);
     let pixels = resized(bytes, frame.format, frame_width, &crop, inner_width, inner_height)?;
-    let plane = spec.width * spec.height;
+    let plane = width * height;
     let mut unit = vec![0.5f32; 3 * plane];
     for y in 0..inner_height {
         for x in 0..inner_width {
-            let cell = (top + y) * spec.width + left + x;
+            let cell = (top + y) * width + left + x;
             for channel in 0..3 {
                 unit[channel * plane + cell] = pixels[(y * inner_width + x) * 3 + channel];
             }
         }
     }
-    let sketch = (spec.sketch == SketchPlane::Canny).then(|| canny::canny(&unit, spec.width, spec.height));
+    let sketch = (spec.sketch == SketchPlane::Canny).then(|| canny::canny(&unit, width, height));
     // Of the picture, not of the bars around it.
     let light = pixels.iter().sum::<f32>() / pixels.len() as f32;
     normalise(&mut unit, plane, spec.normalisation);
@@ -118,7 +119,8 @@ pub fn prepare(frame: &Frame, roi: &Roi, spec: &PreprocessSpec) -> Result<Prepar
         scale_x,
         scale_y,
     };
-    Ok(Prepared { width: spec.width, height: spec.height, image: unit, sketch, light, transform })
+    let tiles = spec.tiles.map(|tiles| (tiles, (spec.width, spec.height)));
+    Ok(Prepared { width, height, tiles, image: unit, sketch, light, transform })
 }
 
 fn crop(roi: &Roi, width: usize, height: usize) -> Result<Crop, PrepareError> {
@@ -236,6 +238,7 @@ mod tests {
             geometry,
             normalisation: Normalisation::SymmetricOne,
             sketch: SketchPlane::None,
+            tiles: None,
         }
     }
 

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::inspection::tiles::TileGrid;
+
 /// How a region of any aspect comes onto the model grid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -56,14 +58,30 @@ pub struct PreprocessSpec {
     pub normalisation: Normalisation,
     /// The edge plane.
     pub sketch: SketchPlane,
+    /// How a frame is cut into tiles of the model grid; absent: the frame is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tiles: Option<TileGrid>,
 }
 
 impl PreprocessSpec {
     /// What is wrong, if anything.
     pub fn problem(&self) -> Option<String> {
+        if let Some(problem) = self.tiles.and_then(|tiles| tiles.problem()) {
+            return Some(format!("tiles: {problem}"));
+        }
         [("width", self.width), ("height", self.height)]
             .into_iter()
             .find(|(_, side)| side % 32 != 0 || !(32..=2048).contains(side))
             .map(|(name, side)| format!("{name} {side} is not a multiple of 32 from 32 to 2048"))
+    }
+
+    /// Columns and rows that a frame is resized to: the model grid, or the canvas of all tiles.
+    pub fn canvas(&self) -> (usize, usize) {
+        self.tiles.map_or((self.width, self.height), |tiles| tiles.canvas(self.width, self.height))
+    }
+
+    /// The same for pictures that are one tile already.
+    pub fn of_a_tile(&self) -> Self {
+        Self { tiles: None, ..self.clone() }
     }
 }

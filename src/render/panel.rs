@@ -136,6 +136,7 @@ mod tests {
             score: AnomalyScore(0.0),
             reconstruction: Reconstruction { width: SIDE, height: SIDE, rgb: vec![50; 3 * SIDE * SIDE] },
             steps: Steps(1),
+            tiles: None,
             novelty: 0.0,
             infer_ms: 0.0,
         };

@@ -4,7 +4,9 @@ use serde::Serialize;
 
 use super::pictures::{Picture, prepare_file};
 use crate::detector::DiffusionDetector;
-use crate::inspection::calibration::{CALIBRATED_POINT, Calibration, GoodPart, calibrate, smallest_alpha};
+use crate::inspection::calibration::{
+    CALIBRATED_POINT, Calibration, CalibrationEntry, GoodPart, calibrate, smallest_alpha,
+};
 use crate::inspection::detect::{ClassId, Detector, Plan, StepChoice, StepPlan, Steps};
 use crate::inspection::frame::Prepared;
 use crate::preprocess::spec::PreprocessSpec;
@@ -88,7 +90,8 @@ pub fn calibrate_bundle(
         }
         flush(&mut batch, &mut parts)?;
         let alpha = stated.unwrap_or(default_alpha(parts.len()));
-        calibration.entries.push(calibrate(&parts, alpha, class.cloned(), steps, min_area)?);
+        let entry = calibrate(&parts, alpha, class.cloned(), steps, min_area)?;
+        calibration.entries.push(CalibrationEntry { tiles: spec.tiles, ..entry });
         scores.push(parts.iter().map(|part| part.score).collect());
         anyhow::Ok(())
     };

@@ -75,7 +75,7 @@ pub fn export(export: Export<'_>) -> anyhow::Result<Bundle> {
         let (width, height) = (export.spec.width, export.spec.height);
         let bytes = encode::png(&picture.rgb, width, height)?;
         let class = (!export.classes.is_empty()).then(|| export.classes[picture.set].clone());
-        let prepared = prepare_picture(&bytes, export.spec).map_err(anyhow::Error::msg)?;
+        let prepared = prepare_picture(&bytes, &export.spec.of_a_tile()).map_err(anyhow::Error::msg)?;
         let plan = Plan { steps: StepPlan::Fixed(export.steps), class: class.clone() };
         let detection = export.detector.detect(&[prepared], &plan)?.remove(0);
         let entry = export.calibrated.calibration.entry(class.as_ref(), StepChoice::Fixed(export.steps));

@@ -22,6 +22,7 @@ use crate::bundle::weights::{TensorFile, encode_module};
 use crate::detector::{DetectorSpec, DiffusionDetector};
 use crate::device::Compute;
 use crate::inspection::detect::Steps;
+use crate::inspection::tiles::TileGrid;
 use crate::model::network::Network;
 use crate::model::profile::Profile;
 
@@ -42,6 +43,8 @@ pub struct FitRequest {
     pub fresh: bool,
     /// Train on good pictures that are unlike all the others, too.
     pub keep_outliers: bool,
+    /// How parts are cut that are larger than the model's input.
+    pub tiles: Option<TileGrid>,
     /// The backbone's weights.
     pub backbone: PathBuf,
     /// Networks to start from instead of fresh weights.

@@ -2,13 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
+use rand::seq::index::sample;
 use rand_chacha::ChaCha8Rng;
 
 use crate::detector::prepare_picture;
 use crate::inspection::frame::Prepared;
+use crate::inspection::tiles::crop;
 use crate::preprocess::spec::PreprocessSpec;
 use crate::preprocess::to_rgb;
 use crate::synthetic::corrupt::{CorruptionFamily, corrupt};
@@ -54,6 +57,31 @@ pub fn load(paths: &[PathBuf], set: usize, spec: &PreprocessSpec, skipped: &mut 
     }
     pictures
 }
+
+/// Random tiles of a set's pictures: what the model sees of parts that are larger than it. At most [`MOST_TILES`] of a set, so
+/// that they fit into memory; a file is read whole, one at a time.
+///
+/// # Errors
+/// A file that could be read before and cannot now.
+pub fn tiles(pictures: &[Picture], spec: &PreprocessSpec, rng: &mut ChaCha8Rng) -> anyhow::Result<Vec<Picture>> {
+    let Some(grid) = spec.tiles else { return Ok(pictures.to_vec()) };
+    let tile = (spec.width, spec.height);
+    let places = grid.places(tile.0, tile.1);
+    let each = (MOST_TILES / pictures.len().max(1)).clamp(1, places.len());
+    let mut cut = Vec::with_capacity(each * pictures.len());
+    for Picture { path, set, .. } in pictures {
+        let prepared =
+            prepare_file(path, spec).map_err(anyhow::Error::msg).with_context(|| path.display().to_string())?;
+        for index in sample(rng, places.len(), each) {
+            let planes = crop(&prepared.image, spec.canvas(), places[index], tile);
+            cut.push(Picture { path: path.clone(), rgb: to_rgb(&planes, spec.normalisation), set: *set });
+        }
+    }
+    Ok(cut)
+}
+
+/// Tiles of one set that are trained on at most: 400 MB of 256x256.
+const MOST_TILES: usize = 2_000;
 
 /// Every `n`-th picture, so that at most `most` of them remain.
 pub fn spread(pictures: &[Picture], most: usize) -> impl Iterator<Item = &Picture> {

@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use anyhow::ensure;
 use burn::tensor::Device;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -17,11 +19,12 @@ use super::config::TrainConfig;
 use super::dataset::survey::{Survey, survey_and_clean};
 use super::dataset::{Discovered, Set, Skipped};
 use super::fit::{FitRequest, default_steps};
-use super::pictures::{Picture, Split, calibration_count, load, split};
+use super::pictures::{Picture, Split, calibration_count, load, split, tiles};
 use super::usage::MemoryEstimate;
 use super::{backbone, outliers};
 use crate::device::Compute;
 use crate::inspection::detect::ClassId;
+use crate::inspection::tiles::TileGrid;
 use crate::model::cost::{cost, frame_gflop};
 use crate::model::features::FeatureExtractor;
 use crate::model::profile::{ModelConfig, Profile};
@@ -150,7 +153,7 @@ pub fn prepare(found: Discovered, request: &FitRequest, compute: &Compute) -> an
             survey.set
         );
     }
-    let spec = spec(&surveys, &request.config);
+    let spec = spec(&surveys, &request.config, request.tiles);
     remarks.extend(about_grid(&surveys, &spec).into_iter().inspect(|remark| log::warn!("{remark}")));
     let device = &compute.device;
     let features = backbone::load(&request.backbone, device)?;
@@ -195,22 +198,31 @@ pub fn prepare(found: Discovered, request: &FitRequest, compute: &Compute) -> an
 /// How pictures come to the model: a grid of the median aspect of all good pictures, and stretched onto it where each set is
 /// of one shape. Where shapes differ, each picture keeps its own (letterbox): stretched one by one, the same texture would
 /// be coarse in one picture and fine in the next.
-fn spec(surveys: &[Survey], config: &TrainConfig) -> PreprocessSpec {
+fn spec(surveys: &[Survey], config: &TrainConfig, tiles: Option<TileGrid>) -> PreprocessSpec {
     let sizes = surveys.iter().flat_map(|survey| &survey.sizes);
     let aspects =
         sizes.flat_map(|((width, height), count)| std::iter::repeat_n(*width as f32 / *height as f32, *count));
     let aspect = Spread::of(aspects).map_or(1.0, |spread| spread.median);
-    let (width, height) = config.grid.size(aspect);
+    let shape = tiles.map_or(1.0, |tiles| f64::from(tiles.rows) / f64::from(tiles.columns));
+    let (width, height) = config.grid.size(aspect * shape);
     let geometry = if surveys.iter().all(Survey::one_shape) { Geometry::Stretch } else { Geometry::Letterbox };
-    PreprocessSpec { width, height, geometry, normalisation: Normalisation::SymmetricOne, sketch: SketchPlane::None }
+    PreprocessSpec {
+        width,
+        height,
+        geometry,
+        normalisation: Normalisation::SymmetricOne,
+        sketch: SketchPlane::None,
+        tiles,
+    }
 }
 
 /// What should be known of the grid.
 fn about_grid(surveys: &[Survey], spec: &PreprocessSpec) -> Vec<String> {
-    let PreprocessSpec { width, height, geometry, .. } = spec;
+    let geometry = spec.geometry;
+    let (width, height) = spec.canvas();
     let mut remarks = Vec::new();
     for Survey { set, sizes, aspect, .. } in surveys {
-        let small = |size: &(u32, u32)| (size.0 as usize) < *width && (size.1 as usize) < *height;
+        let small = |size: &(u32, u32)| (size.0 as usize) < width && (size.1 as usize) < height;
         let enlarged: usize = sizes.iter().filter(|(size, _)| small(size)).map(|(_, count)| count).sum();
         if enlarged > 0 {
             remarks.push(format!(
@@ -257,7 +269,8 @@ fn read(
     let mut parts = Vec::new();
     let size = (spec.width, spec.height);
     for (index, set) in sets.iter().enumerate() {
-        let mut pictures = load(&set.train, index, spec, skipped);
+        // Parts that are cut into tiles are divided, and compared with each other, as whole ones.
+        let mut pictures = load(&set.train, index, &spec.of_a_tile(), skipped);
         if !request.keep_outliers {
             let (kept, left) = outliers::remove(pictures, features, size, device)?;
             pictures = kept;
@@ -270,14 +283,18 @@ fn read(
             set.name,
             set.train.len()
         );
-        let Split { train, select, calibrate } = split(pictures, request.seed ^ index as u64);
+        let seed = request.seed ^ index as u64;
+        let Split { train, select, calibrate } = split(pictures, seed);
+        let augmentation = choose(&train, features, size, device)?;
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let (train, select) = (tiles(&train, spec, &mut rng)?, tiles(&select, spec, &mut rng)?);
         parts.push(ChosenSet {
             set: set.name.clone(),
             train: train.len(),
             select: select.len(),
             calibrate: calibrate.len(),
             false_rejects: default_alpha(calibrate.len()),
-            augmentation: choose(&train, features, size, device)?,
+            augmentation,
         });
         data.train.extend(train);
         data.select.extend(select);
@@ -374,7 +391,7 @@ mod tests {
     fn grid_and_geometry_follow_the_pictures() {
         let config = TrainConfig::of(Profile::EdgeSmall).expect("ships");
         let chosen = |surveys: &[Survey]| {
-            let spec = spec(surveys, &config);
+            let spec = spec(surveys, &config, None);
             (spec.width, spec.height, spec.geometry)
         };
         assert_eq!(chosen(&[survey("a", &[((512, 512), 20)])]), (256, 256, Geometry::Stretch));
@@ -383,19 +400,19 @@ mod tests {
         assert_eq!(chosen(&[survey("a", &[((640, 480), 99), ((480, 640), 1)])]), (288, 224, Geometry::Stretch));
         let mixed = [survey("a", &[((640, 480), 60), ((480, 640), 40)])];
         assert_eq!(chosen(&mixed), (288, 224, Geometry::Letterbox));
-        assert!(about_grid(&mixed, &spec(&mixed, &config))[0].contains("grey bars"));
+        assert!(about_grid(&mixed, &spec(&mixed, &config, None))[0].contains("grey bars"));
         // Two products, each of its own shape.
         let both = [survey("a", &[((512, 512), 60)]), survey("b", &[((640, 320), 40)])];
         assert_eq!(chosen(&both), (256, 256, Geometry::Stretch));
         let fixed = TrainConfig { grid: Grid::Fixed([128, 64]), ..config };
-        assert_eq!(spec(&both, &fixed).width, 128);
+        assert_eq!(spec(&both, &fixed, None).width, 128);
     }
 
     #[test]
     fn pictures_that_are_enlarged_are_said() {
         let config = TrainConfig::of(Profile::EdgeSmall).expect("ships");
         let small = [survey("a", &[((100, 100), 7), ((300, 300), 9)])];
-        let remarks = about_grid(&small, &spec(&small, &config));
+        let remarks = about_grid(&small, &spec(&small, &config, None));
         assert!(remarks.len() == 1 && remarks[0].contains("7 pictures are smaller"), "{remarks:?}");
     }
 

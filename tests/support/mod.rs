@@ -118,6 +118,7 @@ impl Detector for ScriptedDetector {
                         StepPlan::Fixed(steps) => steps,
                         StepPlan::Auto(_) => Steps(1),
                     },
+                    tiles: None,
                     novelty: 0.0,
                     infer_ms: 1.0,
                 })
@@ -155,6 +156,7 @@ pub fn calibration() -> Calibration {
         image_threshold: 0.5,
         region_threshold: 1.0,
         min_area: 4,
+        tiles: None,
         samples: 99,
         alpha: 0.01,
         alpha_bound: 0.03,

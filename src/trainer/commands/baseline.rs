@@ -79,6 +79,7 @@ fn spec() -> PreprocessSpec {
         geometry: Geometry::Stretch,
         normalisation: Normalisation::SymmetricOne,
         sketch: SketchPlane::None,
+        tiles: None,
     }
 }
 

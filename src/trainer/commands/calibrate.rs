@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use anyhow::{bail, ensure};
 use serde_json::json;
 
+use super::test::cut;
 use crate::bundle::Bundle;
 use crate::bundle::signature::KeyList;
 use crate::config::device::DeviceChoice;
 use crate::detector::DiffusionDetector;
 use crate::device;
 use crate::inspection::detect::ClassId;
+use crate::inspection::tiles::TileGrid;
 use crate::preprocess::spec::{Normalisation, PreprocessSpec};
 use crate::trainer::calibrate::calibrate_bundle;
 use crate::trainer::dataset::discover::discover;
@@ -35,6 +37,9 @@ pub struct CalibrateArgs {
     /// The false-reject rate to aim at; refused where the good pictures are too few to show it
     #[arg(long, default_value_t = 0.01)]
     alpha: f64,
+    /// Cut pictures otherwise than the bundle says, as 8x8,20
+    #[arg(long)]
+    tiles: Option<TileGrid>,
     /// cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu", value_parser = parse_device)]
     device: DeviceChoice,
@@ -55,7 +60,8 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<()> {
     detector.self_test(&bundle, args.device)?;
     let mut manifest = bundle.manifest.clone();
     let mut found = discover(&args.data)?;
-    let grid = PreprocessSpec { normalisation: Normalisation::SymmetricOne, ..manifest.preprocess.clone() };
+    manifest.preprocess = cut(manifest.preprocess, args.tiles);
+    let grid = PreprocessSpec { normalisation: Normalisation::SymmetricOne, ..manifest.preprocess.of_a_tile() };
     let mut pictures: Vec<Vec<Picture>> = vec![Vec::new(); manifest.classes.len().max(1)];
     for set in &mut found.sets {
         survey_and_clean(set, &mut found.skipped);

@@ -60,6 +60,7 @@ pub fn run(args: &FinetuneAutoencoderArgs) -> anyhow::Result<()> {
         geometry: Geometry::Stretch,
         normalisation: task.normalisation,
         sketch: SketchPlane::None,
+        tiles: None,
     };
     let perceptual = if task.lpips_trunk.as_os_str().is_empty() {
         let path = backbone::path_or_default(None)?;

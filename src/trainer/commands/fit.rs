@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::config::device::DeviceChoice;
 use crate::device;
+use crate::inspection::tiles::TileGrid;
 use crate::model::profile::Profile;
 use crate::trainer::backbone;
 use crate::trainer::base::{default_path, place};
@@ -42,6 +43,9 @@ pub struct FitArgs {
     /// Train on good pictures that are unlike all the others, too
     #[arg(long)]
     keep_outliers: bool,
+    /// Cut parts that are larger than the model's input into tiles: columns x rows, overlap in percent, as 8x8,20
+    #[arg(long)]
+    tiles: Option<TileGrid>,
     /// A changed copy of configs/train/PROFILE.toml
     #[arg(long)]
     config: Option<PathBuf>,
@@ -83,6 +87,7 @@ pub fn run(args: &FitArgs) -> anyhow::Result<()> {
         seed: args.seed,
         fresh: args.fresh,
         keep_outliers: args.keep_outliers,
+        tiles: args.tiles,
         backbone: backbone::path_or_default(args.backbone.as_deref())?,
         base: base(args, profile),
         stage_steps: args.stage_steps,

@@ -12,6 +12,7 @@ use crate::detector::DiffusionDetector;
 use crate::device;
 use crate::inspection::calibration::Calibration;
 use crate::inspection::detect::{ClassId, StepChoice, Steps};
+use crate::inspection::tiles::TileGrid;
 use crate::preprocess::spec::PreprocessSpec;
 use crate::trainer::dataset::discover::discover;
 use crate::trainer::evaluate::{Protocol, evaluate, print, write};
@@ -42,6 +43,9 @@ pub struct TestArgs {
     /// Denoising steps, or auto; by default 2 of a bundle that lists it, 10 of a model
     #[arg(long)]
     steps: Option<StepChoice>,
+    /// Cut pictures otherwise than the bundle says, as 8x8,20; it judges only with thresholds for that (`trainer calibrate`)
+    #[arg(long)]
+    tiles: Option<TileGrid>,
     /// How ground truth becomes metrics
     #[arg(long, value_enum, default_value_t)]
     protocol: Protocol,
@@ -99,12 +103,17 @@ impl TestArgs {
         );
         Ok(Subject {
             detector,
-            preprocess: manifest.preprocess,
+            preprocess: cut(manifest.preprocess, self.tiles),
             classes: manifest.classes,
             calibration: manifest.calibration,
             steps,
         })
     }
+}
+
+/// What a bundle says, with other tiles where they are asked for.
+pub(super) fn cut(spec: PreprocessSpec, tiles: Option<TileGrid>) -> PreprocessSpec {
+    PreprocessSpec { tiles: tiles.or(spec.tiles), ..spec }
 }
 
 /// Runs the verb.

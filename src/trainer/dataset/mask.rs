@@ -19,7 +19,7 @@ pub fn load_mask(path: &Path, spec: &PreprocessSpec, protocol: Protocol) -> Resu
         Protocol::Default => value > 0.0,
         Protocol::Diad => value > -1.0 && value != 0.0,
     };
-    Ok(prepared.image[..spec.width * spec.height].iter().map(|value| marked(*value)).collect())
+    Ok(prepared.image[..prepared.width * prepared.height].iter().map(|value| marked(*value)).collect())
 }
 
 #[cfg(test)]
@@ -35,7 +35,7 @@ mod tests {
         mask.save(&path).expect("writes");
         // Neither the normalisation nor the edges of the model matter to a mask.
         let (normalisation, sketch) = (Normalisation::ImageNet, SketchPlane::Canny);
-        let spec = PreprocessSpec { width: 64, height: 32, geometry, normalisation, sketch };
+        let spec = PreprocessSpec { width: 64, height: 32, geometry, normalisation, sketch, tiles: None };
         load_mask(&path, &spec, Protocol::Default).expect("a mask")
     }
 
@@ -61,7 +61,8 @@ mod tests {
         // Wide for the grid: it is letterboxed, and its border stays unmarked.
         GrayImage::from_fn(100, 100, |x, _| Luma([u8::from(x < 50)])).save(&path).expect("writes");
         let (normalisation, sketch) = (Normalisation::ImageNet, SketchPlane::None);
-        let spec = PreprocessSpec { width: 64, height: 32, geometry: Geometry::Letterbox, normalisation, sketch };
+        let spec =
+            PreprocessSpec { width: 64, height: 32, geometry: Geometry::Letterbox, normalisation, sketch, tiles: None };
         let cells = load_mask(&path, &spec, Protocol::Diad).expect("a mask");
         assert!(cells.chunks_exact(64).all(|row| (0..64).all(|x| row[x] == (16..32).contains(&x))));
         assert!(load_mask(&path, &spec, Protocol::Default).expect("a mask").iter().all(|marked| !marked));
@@ -84,6 +85,7 @@ mod tests {
             geometry: Geometry::Stretch,
             normalisation: Normalisation::SymmetricOne,
             sketch: SketchPlane::None,
+            tiles: None,
         };
         let error = load_mask(&path, &spec, Protocol::Default).expect_err("refused");
         assert!(error.contains("odd_mask.png"), "{error}");

@@ -157,6 +157,7 @@ const SMALL: PreprocessSpec = PreprocessSpec {
     geometry: Geometry::Stretch,
     normalisation: Normalisation::SymmetricOne,
     sketch: SketchPlane::None,
+    tiles: None,
 };
 
 /// A hash of what a picture shows: the same whether it is stored as PNG or BMP, as grey or as three equal channels.

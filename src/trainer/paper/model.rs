@@ -128,6 +128,7 @@ pub fn preprocess(config: &ModelConfig, width: usize, height: usize) -> Preproce
             Some(SketchOperator::Canny) => SketchPlane::Canny,
             Some(SketchOperator::Soft) | None => SketchPlane::None,
         },
+        tiles: None,
     }
 }
 

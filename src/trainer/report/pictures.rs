@@ -48,11 +48,14 @@ impl<'a> Judge<'a> {
 
     /// Judges a picture on the model grid.
     pub fn detect(&mut self, rgb: &[u8], set: usize) -> anyhow::Result<Detection> {
-        let preprocess = &self.report.bundle.manifest.preprocess;
+        let preprocess = self.report.bundle.manifest.preprocess.of_a_tile();
         let bytes = encode::png(rgb, preprocess.width, preprocess.height)?;
-        let prepared = prepare_picture(&bytes, preprocess).map_err(anyhow::Error::msg)?;
+        let prepared = prepare_picture(&bytes, &preprocess).map_err(anyhow::Error::msg)?;
         let plan = self.plan(set);
-        Ok(self.detector.detect(&[prepared], &plan)?.remove(0))
+        let mut detection = self.detector.detect(&[prepared], &plan)?.remove(0);
+        // One tile is enough to reject the whole: it is judged by the same thresholds.
+        detection.tiles = self.report.bundle.manifest.preprocess.tiles;
+        Ok(detection)
     }
 
     fn draw(&mut self, html: &mut String, rgb: &[u8], set: usize, note: &str) -> anyhow::Result<()> {
