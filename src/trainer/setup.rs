@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::appearance::{FLAT, Spread};
 use super::augment::Augmentation;
 use super::augment::choose::choose;
+use super::batches::in_memory;
 use super::calibrate::default_alpha;
 use super::config::TrainConfig;
 use super::dataset::survey::{Survey, survey_and_clean};
@@ -186,7 +187,7 @@ pub fn prepare(found: Discovered, request: &FitRequest, compute: &Compute) -> an
             Training::StageSteps,
         ),
         sets: parts,
-        memory: MemoryEstimate::of(pictures, grid, &costs, &request.config),
+        memory: MemoryEstimate::of(pictures, grid, &costs, &request.config, in_memory()),
     };
     let seconds = started.elapsed().as_secs_f64();
     Ok(Setup { surveys, skipped, remarks, data, spec, classes, model, features, chosen, seconds })
