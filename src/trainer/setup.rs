@@ -15,7 +15,7 @@ use super::augment::choose::choose;
 use super::batches::in_memory;
 use super::calibrate::default_alpha;
 use super::config::TrainConfig;
-use super::dataset::survey::{Survey, survey_and_clean};
+use super::dataset::survey::{ONE_SHAPE, Survey, survey_and_clean};
 use super::dataset::{Discovered, Set, Skipped};
 use super::fit::{FitRequest, default_steps};
 use super::pictures::{Picture, Split, calibration_count, load, split};
@@ -193,17 +193,15 @@ pub fn prepare(found: Discovered, request: &FitRequest, compute: &Compute) -> an
     Ok(Setup { surveys, skipped, remarks, data, spec, classes, model, features, chosen, seconds })
 }
 
-/// How pictures come to the model: a grid of the median aspect of all good pictures, and stretched onto it where each set is
-/// of one shape. Where shapes differ, each picture keeps its own (letterbox): stretched one by one, the same texture would
-/// be coarse in one picture and fine in the next.
+/// How pictures come to the model: a grid of the median aspect of all good pictures.
 fn spec(surveys: &[Survey], config: &TrainConfig) -> PreprocessSpec {
     let sizes = surveys.iter().flat_map(|survey| &survey.sizes);
     let aspects =
         sizes.flat_map(|((width, height), count)| std::iter::repeat_n(*width as f32 / *height as f32, *count));
     let aspect = Spread::of(aspects).map_or(1.0, |spread| spread.median);
     let (width, height) = config.grid.size(aspect);
-    let geometry = if surveys.iter().all(Survey::one_shape) { Geometry::Stretch } else { Geometry::Letterbox };
-    PreprocessSpec { width, height, geometry, normalisation: Normalisation::SymmetricOne, sketch: SketchPlane::None }
+    let (geometry, normalisation) = (config.geometry, Normalisation::SymmetricOne);
+    PreprocessSpec { width, height, geometry, normalisation, sketch: SketchPlane::None }
 }
 
 /// What should be known of the grid.
@@ -219,10 +217,12 @@ fn about_grid(surveys: &[Survey], spec: &PreprocessSpec) -> Vec<String> {
                  no more and costs time: give larger pictures, or a smaller grid in a copy of configs/train (--config)"
             ));
         }
-        if let (Geometry::Letterbox, Some(aspect)) = (geometry, aspect) {
+        // Stretched one by one, the same texture is coarse in one picture and fine in the next. On magnetic tiles that was
+        // better for the image score than bars, and worse for the map: nothing to decide without the user.
+        if let Some(aspect) = aspect.filter(|aspect| *geometry == Geometry::Stretch && aspect.ratio() > ONE_SHAPE) {
             remarks.push(format!(
-                "{set}: the pictures have different shapes (columns over rows {:.2} to {:.2}): each keeps its own and gets \
-                 grey bars on the grid of {width}x{height}; cut them alike to use all of it",
+                "{set}: the pictures have different shapes (columns over rows {:.2} to {:.2}) and are stretched onto one of \
+                 {width}x{height}: cut them alike, or try geometry = \"letterbox\" in a copy of configs/train (--config)",
                 aspect.low, aspect.high
             ));
         }
@@ -383,13 +383,17 @@ mod tests {
         assert_eq!(chosen(&[survey("a", &[((640, 261), 40), ((640, 268), 40)])]), (384, 160, Geometry::Stretch));
         assert_eq!(chosen(&[survey("a", &[((640, 480), 99), ((480, 640), 1)])]), (288, 224, Geometry::Stretch));
         let mixed = [survey("a", &[((640, 480), 60), ((480, 640), 40)])];
-        assert_eq!(chosen(&mixed), (288, 224, Geometry::Letterbox));
-        assert!(about_grid(&mixed, &spec(&mixed, &config))[0].contains("grey bars"));
+        assert_eq!(chosen(&mixed), (288, 224, Geometry::Stretch));
+        assert!(about_grid(&mixed, &spec(&mixed, &config))[0].contains("letterbox"));
         // Two products, each of its own shape.
         let both = [survey("a", &[((512, 512), 60)]), survey("b", &[((640, 320), 40)])];
         assert_eq!(chosen(&both), (256, 256, Geometry::Stretch));
-        let fixed = TrainConfig { grid: Grid::Fixed([128, 64]), ..config };
+        assert_eq!(about_grid(&both, &spec(&both, &config)), Vec::<String>::new());
+        let fixed = TrainConfig { grid: Grid::Fixed([128, 64]), ..config.clone() };
         assert_eq!(spec(&both, &fixed).width, 128);
+        let bars = TrainConfig { geometry: Geometry::Letterbox, ..config };
+        assert_eq!(spec(&mixed, &bars).geometry, Geometry::Letterbox);
+        assert_eq!(about_grid(&mixed, &spec(&mixed, &bars)), Vec::<String>::new());
     }
 
     #[test]
