@@ -107,9 +107,8 @@ pub fn fit(setup: &Setup, request: &FitRequest, compute: &Compute) -> anyhow::Re
     if let Some(scale) = state.latent_scale {
         network = network.with_latent_scale(scale);
     }
-    let mut stopwatch = Stopwatch::start();
     network = train(network, setup, request, &run, &mut state, compute, !classes.is_empty())?;
-    stopwatch.lap("training");
+    let mut stopwatch = Stopwatch::start();
     model.latent_scale = network.latent_scale();
     let size = (spec.width, spec.height);
     if let (Some(prototypes), Some(sizes)) = (prototypes, &model.prototypes) {
