@@ -217,8 +217,8 @@ fn about_grid(surveys: &[Survey], spec: &PreprocessSpec) -> Vec<String> {
                  no more and costs time: give larger pictures, or a smaller grid in a copy of configs/train (--config)"
             ));
         }
-        // Stretched one by one, the same texture is coarse in one picture and fine in the next. On magnetic tiles that was
-        // better for the image score than bars, and worse for the map: nothing to decide without the user.
+        // Stretched one by one, the same texture is coarse in one picture and fine in the next; with bars, cells are lost. On
+        // magnetic tiles either was better by some measure: nothing to decide without the user.
         if let Some(aspect) = aspect.filter(|aspect| *geometry == Geometry::Stretch && aspect.ratio() > ONE_SHAPE) {
             remarks.push(format!(
                 "{set}: the pictures have different shapes (columns over rows {:.2} to {:.2}) and are stretched onto one of \
