@@ -20,7 +20,7 @@ pub struct PartCost {
     pub parameters: usize,
     /// Operations of one call, in 1e9.
     pub gflop: f64,
-    /// Values that its convolutions put out in one call: what training keeps is a multiple of it.
+    /// Values that its convolutions keep of one picture when they are trained.
     pub values: usize,
     /// Calls per frame.
     pub calls: u32,
@@ -97,7 +97,14 @@ impl ModuleVisitor for Walk<'_> {
         };
         let entry = self.parts.iter_mut().find(|entry| entry.part == part).expect("every place is a part");
         entry.parameters += weights;
-        entry.values += if D == 4 { shape[0] * all } else { 0 };
+        entry.values += match shape.iter().as_slice() {
+            // Training sums a depthwise convolution over its taps and keeps what each has seen.
+            [out, 1, high, wide] => out * all * (high * wide + 1),
+            // A pointwise one is a product of matrices, with the weights once per picture.
+            [out, _, 1, 1] => out * all + weights,
+            [out, ..] if D == 4 => out * all,
+            _ => 0,
+        };
         entry.gflop += 2.0 * (weights * cells + pairs) as f64 / 1e9;
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::grid::Grid;
 use crate::inspection::detect::Steps;
 use crate::model::profile::Profile;
+use crate::preprocess::spec::Geometry;
 
 /// A training configuration, every key present.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -15,6 +16,8 @@ use crate::model::profile::Profile;
 pub struct TrainConfig {
     /// The model grid.
     pub grid: Grid,
+    /// How pictures come onto it.
+    pub geometry: Geometry,
     /// Share of the time budget for the autoencoder.
     pub autoencoder_share: f64,
     /// Share of the time budget for the guided denoiser.

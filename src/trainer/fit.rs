@@ -101,10 +101,9 @@ pub fn fit(setup: &Setup, request: &FitRequest, compute: &Compute) -> anyhow::Re
         augmentations: &varied,
         compute,
     };
-    let mut stopwatch = Stopwatch::start();
     let run = sibling(&request.out, "run")?;
     let (mut network, run, state) = stages.run(&run, asked, request.fresh, setup.features.clone(), base.as_ref())?;
-    stopwatch.lap("training");
+    let mut stopwatch = Stopwatch::start();
     model.latent_scale = network.latent_scale();
     if let Some(sizes) = &model.prototypes {
         let rows = choose_prototypes(&network, sizes, &data.train, &varied, model.classes, size, request.seed, device)?;

@@ -13,8 +13,8 @@ use crate::model::prototypes::{PrototypesConfig, patches};
 /// Patches per class that the prototypes are chosen from, at most.
 const MAX_PATCHES: usize = 20_000;
 
-/// Chooses prototypes of each class (one set is one class) from good pictures and one varied copy of each, so that a bank of
-/// few pictures covers small changes of light, focus and pose: `[max(classes, 1), per_class, channels]`.
+/// Chooses prototypes of each class (one set is one class) from good pictures and, where these are few, from one varied copy
+/// of each, so that they cover small changes of light, focus and pose: `[max(classes, 1), per_class, channels]`.
 ///
 /// # Errors
 /// What the device says.
@@ -35,14 +35,21 @@ pub fn choose_prototypes(
         let own: Vec<&Picture> = pictures.iter().filter(|p| classes == 0 || p.set == class).collect();
         let mut rows: Vec<f32> = Vec::new();
         for picture in &own {
+            // What the picture leaves of its share goes to the copy. Many pictures leave nothing: they show their own spread,
+            // and more of it would hide defects.
+            let mut left = MAX_PATCHES.div_ceil(own.len());
             let copy = augmentations[picture.set].apply(&picture.rgb, width, height, &mut rng);
             for rgb in [&picture.rgb, &copy] {
+                if left == 0 {
+                    break;
+                }
                 let image = picture_tensor(rgb, width, height, device);
                 let found = patches(&network.features.forward(image), config.border_counts);
                 let cells = found.dims()[1];
                 channels = found.dims()[2];
                 let found = found.try_into_vec_as::<f32>()?;
-                let share = MAX_PATCHES.div_ceil(2 * own.len()).min(cells);
+                let share = left.min(cells);
+                left -= share;
                 for cell in sample(&mut rng, cells, share) {
                     rows.extend_from_slice(&found[cell * channels..][..channels]);
                 }

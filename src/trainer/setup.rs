@@ -14,9 +14,10 @@ use serde_json::{Value, json};
 use super::appearance::{FLAT, Spread};
 use super::augment::Augmentation;
 use super::augment::choose::choose;
+use super::batches::in_memory;
 use super::calibrate::default_alpha;
 use super::config::TrainConfig;
-use super::dataset::survey::{Survey, survey_and_clean};
+use super::dataset::survey::{ONE_SHAPE, Survey, survey_and_clean};
 use super::dataset::{Discovered, Set, Skipped};
 use super::fit::{FitRequest, default_steps};
 use super::pictures::{Picture, Split, calibration_count, load, split, tiles};
@@ -189,15 +190,13 @@ pub fn prepare(found: Discovered, request: &FitRequest, compute: &Compute) -> an
             Training::StageSteps,
         ),
         sets: parts,
-        memory: MemoryEstimate::of(pictures, grid, &costs, &request.config),
+        memory: MemoryEstimate::of(pictures, grid, &costs, &request.config, in_memory()),
     };
     let seconds = started.elapsed().as_secs_f64();
     Ok(Setup { surveys, skipped, remarks, data, spec, classes, model, features, chosen, seconds })
 }
 
-/// How pictures come to the model: a grid of the median aspect of all good pictures, and stretched onto it where each set is
-/// of one shape. Where shapes differ, each picture keeps its own (letterbox): stretched one by one, the same texture would
-/// be coarse in one picture and fine in the next.
+/// How pictures come to the model: a grid of the median aspect of all good pictures, or of their tiles.
 fn spec(surveys: &[Survey], config: &TrainConfig, tiles: Option<TileGrid>) -> PreprocessSpec {
     let sizes = surveys.iter().flat_map(|survey| &survey.sizes);
     let aspects =
@@ -205,15 +204,8 @@ fn spec(surveys: &[Survey], config: &TrainConfig, tiles: Option<TileGrid>) -> Pr
     let aspect = Spread::of(aspects).map_or(1.0, |spread| spread.median);
     let shape = tiles.map_or(1.0, |tiles| f64::from(tiles.rows) / f64::from(tiles.columns));
     let (width, height) = config.grid.size(aspect * shape);
-    let geometry = if surveys.iter().all(Survey::one_shape) { Geometry::Stretch } else { Geometry::Letterbox };
-    PreprocessSpec {
-        width,
-        height,
-        geometry,
-        normalisation: Normalisation::SymmetricOne,
-        sketch: SketchPlane::None,
-        tiles,
-    }
+    let (geometry, normalisation) = (config.geometry, Normalisation::SymmetricOne);
+    PreprocessSpec { width, height, geometry, normalisation, sketch: SketchPlane::None, tiles }
 }
 
 /// What should be known of the grid.
@@ -230,10 +222,12 @@ fn about_grid(surveys: &[Survey], spec: &PreprocessSpec) -> Vec<String> {
                  no more and costs time: give larger pictures, or a smaller grid in a copy of configs/train (--config)"
             ));
         }
-        if let (Geometry::Letterbox, Some(aspect)) = (geometry, aspect) {
+        // Stretched one by one, the same texture is coarse in one picture and fine in the next; with bars, cells are lost. On
+        // magnetic tiles either was better by some measure: nothing to decide without the user.
+        if let Some(aspect) = aspect.filter(|aspect| geometry == Geometry::Stretch && aspect.ratio() > ONE_SHAPE) {
             remarks.push(format!(
-                "{set}: the pictures have different shapes (columns over rows {:.2} to {:.2}): each keeps its own and gets \
-                 grey bars on the grid of {width}x{height}; cut them alike to use all of it",
+                "{set}: the pictures have different shapes (columns over rows {:.2} to {:.2}) and are stretched onto one of \
+                 {width}x{height}: cut them alike, or try geometry = \"letterbox\" in a copy of configs/train (--config)",
                 aspect.low, aspect.high
             ));
         }
@@ -399,13 +393,17 @@ mod tests {
         assert_eq!(chosen(&[survey("a", &[((640, 261), 40), ((640, 268), 40)])]), (384, 160, Geometry::Stretch));
         assert_eq!(chosen(&[survey("a", &[((640, 480), 99), ((480, 640), 1)])]), (288, 224, Geometry::Stretch));
         let mixed = [survey("a", &[((640, 480), 60), ((480, 640), 40)])];
-        assert_eq!(chosen(&mixed), (288, 224, Geometry::Letterbox));
-        assert!(about_grid(&mixed, &spec(&mixed, &config, None))[0].contains("grey bars"));
+        assert_eq!(chosen(&mixed), (288, 224, Geometry::Stretch));
+        assert!(about_grid(&mixed, &spec(&mixed, &config, None))[0].contains("letterbox"));
         // Two products, each of its own shape.
         let both = [survey("a", &[((512, 512), 60)]), survey("b", &[((640, 320), 40)])];
         assert_eq!(chosen(&both), (256, 256, Geometry::Stretch));
-        let fixed = TrainConfig { grid: Grid::Fixed([128, 64]), ..config };
+        assert_eq!(about_grid(&both, &spec(&both, &config, None)), Vec::<String>::new());
+        let fixed = TrainConfig { grid: Grid::Fixed([128, 64]), ..config.clone() };
         assert_eq!(spec(&both, &fixed, None).width, 128);
+        let bars = TrainConfig { geometry: Geometry::Letterbox, ..config };
+        assert_eq!(spec(&mixed, &bars, None).geometry, Geometry::Letterbox);
+        assert_eq!(about_grid(&mixed, &spec(&mixed, &bars, None)), Vec::<String>::new());
     }
 
     #[test]

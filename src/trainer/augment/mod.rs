@@ -61,7 +61,9 @@ impl Augmentation {
         let (dx, dy) = (draw(self.shift), draw(self.shift));
         let (angle, scale) = (draw(self.rotation).to_radians(), 1.0 + draw(self.scale));
         let blur = draw(self.blur).abs();
-        let turn = self.symmetry.draw(rng);
+        // Turned by a right angle, another grid would come out.
+        let quarter_turn = self.symmetry.quarter_turn && width == height;
+        let turn = Symmetry { quarter_turn, ..self.symmetry }.draw(rng);
         let (exact, blurred) = (rng.random_bool(EXACT), rng.random_bool(BLURRED));
         let moved = if exact {
             resample::turned(rgb, width, height, turn, (dx.round() as isize, dy.round() as isize))
@@ -106,6 +108,11 @@ mod tests {
         let copy = |seed| Augmentation::MOST.apply(&part, 96, 96, &mut ChaCha8Rng::seed_from_u64(seed));
         assert_eq!(copy(1), copy(1));
         assert_ne!(copy(1), copy(2));
+        // On a grid that is not square nothing is turned by a right angle.
+        for seed in 0..40 {
+            let copy = Augmentation::MOST.apply(&part, 64, 144, &mut ChaCha8Rng::seed_from_u64(seed));
+            assert_eq!(copy.len(), part.len());
+        }
     }
 
     #[test]

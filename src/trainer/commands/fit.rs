@@ -98,7 +98,7 @@ pub fn run(args: &FitArgs) -> anyhow::Result<()> {
     if args.json {
         println!("{}", setup.json());
     } else {
-        println!("{}", setup.chosen);
+        print!("{}", setup.chosen);
     }
     if args.survey {
         return Ok(());
