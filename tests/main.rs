@@ -25,6 +25,8 @@ mod pretraining;
 mod service;
 /// Scripted cameras, detectors and clocks.
 mod support;
+/// Parts that are larger than the model's input.
+mod tiles;
 /// The paper's sampling and training against PyTorch.
 mod training;
 /// The paper's way through the programs, from public checkpoints to verdicts.

@@ -115,14 +115,14 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
         files.extend(pictures(path).map_err(anyhow::Error::msg)?);
     }
     let spec = PreprocessSpec { tiles: args.tiles.or(manifest.preprocess.tiles), ..manifest.preprocess.clone() };
-    let mut prepared: Vec<Prepared> = Vec::with_capacity(files.len());
-    for file in &files {
+    // One at a time, and again for every step count: a frame that is cut into tiles takes tens of megabytes.
+    let read = |file: &PathBuf| -> anyhow::Result<Prepared> {
         let camera = CameraId("file".into());
         let mut replay = Replay::open(camera, file, None, Arc::clone(&clock)).map_err(anyhow::Error::msg)?;
         // Every one was named as a good part: one that cannot be read is an error, not one less.
         let frame = replay.next_frame().map_err(|error| anyhow::anyhow!("{}: {error}", file.display()))?;
-        prepared.push(prepare(&frame, &roi, &spec).with_context(|| file.display().to_string())?);
-    }
+        prepare(&frame, &roi, &spec).with_context(|| file.display().to_string())
+    };
     let mut detectors = bundles.detectors(args.device, Arc::clone(&clock))().map_err(anyhow::Error::msg)?;
     let detector = detectors[index].as_mut();
     let mut made = Calibration { id: String::new(), entries: Vec::new() };
@@ -137,7 +137,7 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
         // With the gates as they will be in force: what was just calibrated, and what stays.
         let in_force = before.as_ref().map_or_else(|| made.clone(), |before| before.replaced_by(&made));
         let plan = StepPlan::new(steps, || in_force.gates(class.as_ref(), CALIBRATED_POINT));
-        let mut parts = judge(detector, &prepared, &Plan { steps: plan, class: class.clone() }, min_area)?;
+        let mut parts = judge(detector, files.iter().map(read), &Plan { steps: plan, class: class.clone() }, min_area)?;
         if !args.alone {
             parts.extend(like.iter().flat_map(|entry| &entry.good));
         }
@@ -160,13 +160,14 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
 
 fn judge(
     detector: &mut dyn Detector,
-    prepared: &[Prepared],
+    frames: impl Iterator<Item = anyhow::Result<Prepared>>,
     plan: &Plan,
     min_area: u32,
 ) -> anyhow::Result<Vec<GoodPart>> {
-    let mut parts = Vec::with_capacity(prepared.len());
-    for frame in prepared {
-        for detection in detector.detect(std::slice::from_ref(frame), plan)? {
+    let mut parts = Vec::new();
+    for frame in frames {
+        let frame = frame?;
+        for detection in detector.detect(std::slice::from_ref(&frame), plan)? {
             let part = GoodPart::of(&detection, frame.light, min_area);
             parts.push(plan.gate(detection.steps).map_or(part, |gate| part.in_units_of(gate)));
         }

@@ -102,8 +102,9 @@ impl Job {
         let cut = |tiles: Option<TileGrid>| tiles.map_or(String::new(), |tiles| format!(" in {tiles} tiles"));
         let row = |e: &CalibrationEntry| format!("{} steps {}{}", e.steps, name(&e.class), cut(e.tiles));
         let known: Vec<String> = entries.iter().map(row).collect();
+        let remedy = self.spec.tiles.map_or(String::new(), |tiles| format!(" --tiles {tiles}"));
         format!(
-            "bundle '{}' has no calibration for {} steps and class {}{} (make one with `dsad calibrate`); calibrated are: {}",
+            "bundle '{}' has no calibration for {} steps and class {}{} (make one with `dsad calibrate{remedy}`); calibrated are: {}",
             self.bundle,
             self.recipe.steps,
             name(&self.recipe.class),

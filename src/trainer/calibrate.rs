@@ -65,6 +65,8 @@ pub fn calibrate_bundle(
     stated: Option<f64>,
 ) -> anyhow::Result<Calibrated> {
     let min_area = ((spec.width * spec.height) as f64 * MIN_AREA).round().max(1.0) as u32;
+    // A frame that is cut fills batches with its own tiles.
+    let most = if spec.tiles.is_some() { 1 } else { BATCH };
     let mut calibration = Calibration { id: String::new(), entries: Vec::new() };
     let mut scores = Vec::new();
     let mut judge = |class: Option<&ClassId>, pictures: &mut dyn Iterator<Item = &Picture>, steps: StepChoice| {
@@ -72,7 +74,7 @@ pub fn calibrate_bundle(
         let steps_plan = StepPlan::new(steps, || calibration.gates(class, CALIBRATED_POINT));
         let plan = Plan { steps: steps_plan, class: class.cloned() };
         let mut parts = Vec::new();
-        let mut batch: Vec<Prepared> = Vec::with_capacity(BATCH);
+        let mut batch: Vec<Prepared> = Vec::with_capacity(most);
         let mut flush = |batch: &mut Vec<Prepared>, parts: &mut Vec<GoodPart>| -> anyhow::Result<()> {
             for (detection, frame) in detector.detect(batch, &plan)?.into_iter().zip(&*batch) {
                 let part = GoodPart::of(&detection, frame.light, min_area);
@@ -84,7 +86,7 @@ pub fn calibrate_bundle(
         for picture in pictures {
             // From the file again, not from the training copy: thresholds are set on what the daemon will see.
             batch.push(prepare_file(&picture.path, spec).map_err(anyhow::Error::msg)?);
-            if batch.len() == BATCH {
+            if batch.len() == most {
                 flush(&mut batch, &mut parts)?;
             }
         }
