@@ -81,7 +81,7 @@ fn spots_are_found(side: u32, tile: u32, grid: &str, good_parts: u32, spots: &[(
         }
         events
     };
-    // Whether the one region of an event lies around the spot: its middle within a cell of the features (8 cells of the grid,
+    // Whether the strongest region of an event (the first) lies around the spot: its middle within a cell of the features (8 cells of the grid,
     // about 9 pixels), or, where the frame's border cuts it off, at that border.
     let around = |event: &Value, spot: &(u32, u32)| {
         let regions = event["regions"].as_array().expect("regions");
@@ -94,7 +94,7 @@ fn spots_are_found(side: u32, tile: u32, grid: &str, good_parts: u32, spots: &[(
                     || high > f64::from(side - 1)
                     || (0.5 * (low + high - f64::from(SPOT)) - spot).abs() < 9.0)
         };
-        regions.len() == 1 && along("x", "width", spot.0) && along("y", "height", spot.1)
+        !regions.is_empty() && along("x", "width", spot.0) && along("y", "height", spot.1)
     };
     fit("cut", &["--tiles", grid]);
     let score = |event: &Value| event["score"].as_f64().expect("a number");

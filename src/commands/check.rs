@@ -34,7 +34,12 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
             crate::camera::replay::pictures(folder).map_err(anyhow::Error::msg)?;
         }
         let class = camera.recipe.class.as_ref().map(|class| class.0.as_str());
-        let entry = job.calibration.as_ref().and_then(|c| c.entry(camera.recipe.class.as_ref(), camera.recipe.steps));
+        let entry = job
+            .calibration
+            .as_ref()
+            .and_then(|c| c.entry(camera.recipe.class.as_ref(), camera.recipe.steps))
+            // Thresholds of frames that were cut otherwise judge nothing.
+            .filter(|entry| entry.tiles == job.spec.tiles);
         if args.json {
             println!(
                 "{}",
