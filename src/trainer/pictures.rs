@@ -58,7 +58,7 @@ pub fn load(paths: &[PathBuf], set: usize, spec: &PreprocessSpec, skipped: &mut 
     pictures
 }
 
-/// Random tiles of a set's pictures: what the model sees of parts that are larger than it. At most [`MOST_TILES`] of a set, so
+/// Random tiles of a set's pictures: what the model sees of parts that are larger than it. At most 2,000 of a set, so
 /// that they fit into memory; a file is read whole, one at a time.
 ///
 /// # Errors
