@@ -261,14 +261,36 @@ mod tests {
             })
             .collect();
         let choice = search(&maps, 8, 0.0);
-        assert_eq!((choice.image_auroc, choice.pixel_ap), (1.0, 1.0));
+        assert!(choice.image_auroc + 0.5 * choice.pixel_ap >= 1.5 - MARGIN, "{choice:?}");
         assert!(choice.map.weights.refine > choice.map.weights.features);
-        assert_eq!((choice.unseen_auroc, choice.pictures), (Some(1.0), 20));
+        assert_eq!(choice.pictures, 20);
+        assert!(choice.unseen_auroc.is_some_and(|auroc| auroc > 0.97), "{choice:?}");
         let row = |family| *choice.families.iter().find(|row| row.family == family).expect("every family");
         let (warp, blob, crack) =
             (row(CorruptionFamily::Warp), row(CorruptionFamily::Blob), row(CorruptionFamily::Crack));
-        assert_eq!((warp.seen, warp.pictures, warp.image_auroc), (false, 5, Some(1.0)));
-        assert_eq!((blob.seen, blob.pictures, blob.image_auroc), (true, 5, Some(1.0)));
+        assert_eq!((warp.seen, warp.pictures, blob.seen, blob.pictures), (false, 5, true, 5));
+        assert!(warp.image_auroc.min(blob.image_auroc).is_some_and(|auroc| auroc > 0.97), "{choice:?}");
         assert_eq!((crack.pictures, crack.image_auroc), (0, None));
+    }
+
+    #[test]
+    fn what_tells_as_well_without_trained_components_does_without_them() {
+        let maps: Vec<Maps> = (0..20)
+            .map(|k| {
+                let defect = (k % 2 == 1).then_some(CorruptionFamily::Warp);
+                let mut truth = vec![false; 64];
+                let mut telling = vec![0.01f32; 64];
+                if defect.is_some() {
+                    truth[20..24].fill(true);
+                    telling[20..24].fill(0.9);
+                }
+                Maps { components: [vec![0.1; 64], vec![0.1; 64], telling.clone(), telling], defect, truth }
+            })
+            .collect();
+        let choice = search(&maps, 8, 0.0);
+        assert_eq!((choice.image_auroc, choice.pixel_ap), (1.0, 1.0));
+        let MapWeights { features, latent, refine, prototypes, .. } = choice.map.weights;
+        assert_eq!((features, latent, refine), (0.0, 0.0, 0.0));
+        assert!(prototypes > 0.0);
     }
 }
