@@ -91,9 +91,7 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
         "--class: the bundle knows {:?}",
         manifest.classes.iter().map(|class| class.0.as_str()).collect::<Vec<_>>()
     );
-    let known: Vec<StepChoice> = manifest.steps.iter().map(|&steps| StepChoice::Fixed(steps)).collect();
-    let auto = (known.len() > 1).then_some(StepChoice::Auto);
-    let known: Vec<StepChoice> = known.into_iter().chain(auto).collect();
+    let known = StepChoice::of_listed(&manifest.steps);
     let mut listed = if args.steps.is_empty() { known.clone() } else { args.steps.clone() };
     if let Some(unknown) = listed.iter().find(|steps| !known.contains(steps)) {
         let known: Vec<String> = known.iter().map(ToString::to_string).collect();
@@ -139,7 +137,13 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
         let plan = StepPlan::new(steps, || in_force.gates(class.as_ref(), CALIBRATED_POINT));
         let mut parts = judge(detector, files.iter().map(read), &Plan { steps: plan, class: class.clone() }, min_area)?;
         if !args.alone {
-            parts.extend(like.iter().flat_map(|entry| &entry.good));
+            let gates = |calibration: &Calibration| calibration.gates(class.as_ref(), CALIBRATED_POINT);
+            let (old, new) = (before.as_ref().map(gates).unwrap_or_default(), gates(&in_force));
+            let known = like.iter().flat_map(|entry| &entry.good);
+            parts.extend(known.map(|part| match steps {
+                StepChoice::Fixed(_) => *part,
+                StepChoice::Auto => part.regauged(&old, &new),
+            }));
         }
         let entry = calibrate(&parts, args.alpha, class.clone(), steps, min_area)?;
         let entry = CalibrationEntry { tiles: spec.tiles, ..entry };

@@ -142,6 +142,18 @@ impl GoodPart {
         Self { score: detection.score.0, level, light, novelty: Some(detection.novelty) }
     }
 
+    /// A part that `auto` judged with the gates `old`, in the units of `new`. Which step count ran is not kept: the one that
+    /// makes the part look worst is taken, so that thresholds never come out too low for it.
+    pub fn regauged(self, old: &[Gate], new: &[Gate]) -> Self {
+        let pairs = || old.iter().filter_map(|old| Some((old, new.iter().find(|new| new.steps == old.steps)?)));
+        let worst = |ratio: fn(&Gate, &Gate) -> f32| pairs().map(|(old, new)| ratio(old, new)).reduce(f32::max);
+        Self {
+            score: self.score * worst(|old, new| old.image_threshold / new.image_threshold).unwrap_or(1.0),
+            level: self.level * worst(|old, new| old.region_threshold / new.region_threshold).unwrap_or(1.0),
+            ..self
+        }
+    }
+
     /// The same with score and level as multiples of the thresholds of the step count that ran: the units of `auto`.
     pub fn in_units_of(self, gate: &Gate) -> Self {
         Self { score: self.score / gate.image_threshold, level: self.level / gate.region_threshold, ..self }
@@ -355,6 +367,20 @@ mod tests {
             calibrate(&good, f64::NAN, None, StepChoice::Fixed(Steps(1)), 1),
             Err(CalibrationError::TooFew { .. })
         ));
+    }
+
+    #[test]
+    fn parts_behind_auto_follow_the_thresholds_that_they_are_measured_by() {
+        let gate = |steps, threshold| Gate {
+            steps: Steps(steps),
+            image_threshold: threshold,
+            region_threshold: 2.0 * threshold,
+            min_area: 4,
+        };
+        let part = GoodPart { score: 0.8, level: 0.5, light: 0.5, novelty: None };
+        let regauged = part.regauged(&[gate(1, 1.0), gate(2, 3.0)], &[gate(1, 2.0), gate(2, 2.0)]);
+        assert!((regauged.score - 1.2).abs() < 1e-6 && (regauged.level - 0.75).abs() < 1e-6, "{regauged:?}");
+        assert_eq!(part.regauged(&[gate(1, 1.0)], &[gate(1, 1.0)]), part);
     }
 
     #[test]

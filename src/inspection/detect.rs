@@ -27,6 +27,14 @@ pub enum StepChoice {
     Auto,
 }
 
+impl StepChoice {
+    /// What can be asked of a bundle that lists these: each of them, then `auto` where there is something to choose from.
+    pub fn of_listed(listed: &[Steps]) -> Vec<Self> {
+        let auto = (listed.len() > 1).then_some(Self::Auto);
+        listed.iter().map(|&steps| Self::Fixed(steps)).chain(auto).collect()
+    }
+}
+
 /// How a [`StepChoice`] is written.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]

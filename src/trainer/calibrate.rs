@@ -97,7 +97,7 @@ pub fn calibrate_bundle(
         scores.push(parts.iter().map(|part| part.score).collect());
         anyhow::Ok(())
     };
-    for steps in choices(listed) {
+    for steps in StepChoice::of_listed(listed) {
         judge(None, &mut pictures.iter().flatten(), steps)?;
         for (class, pictures) in classes.iter().zip(pictures) {
             judge(Some(class), &mut pictures.iter(), steps)?;
@@ -114,10 +114,4 @@ pub fn calibrate_bundle(
     let hash = blake3::hash(&serde_json::to_vec(&calibration.entries)?).to_hex();
     calibration.id = format!("fit-{}", &hash[..12]);
     Ok(Calibrated { calibration, scores })
-}
-
-/// What is calibrated for a list of step counts: each of them, then `auto` where there is something to choose from.
-fn choices(listed: &[Steps]) -> impl Iterator<Item = StepChoice> {
-    let auto = (listed.len() > 1).then_some(StepChoice::Auto);
-    listed.iter().map(|&steps| StepChoice::Fixed(steps)).chain(auto)
 }
