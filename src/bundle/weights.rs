@@ -95,6 +95,17 @@ impl TensorFile {
         metadata.metadata().as_ref()?.get(NOTE).cloned()
     }
 
+    /// The file without the tensors of one field.
+    ///
+    /// # Errors
+    /// None after the checks of [`Self::from_bytes`]; the parser's answer is passed on all the same.
+    pub fn without(&self, field: &str) -> Result<Self, BundleError> {
+        let parsed = self.parsed()?;
+        let kept = parsed.iter().filter(|(name, _)| name.split('.').next() != Some(field));
+        let bytes = safetensors::serialize(kept, None).map_err(|error| header_error(&self.path, error))?;
+        Ok(Self { bytes, path: self.path.clone() })
+    }
+
     /// Fills a fresh module with the tensors, cast to `dtype`.
     ///
     /// # Errors

@@ -70,7 +70,8 @@ impl Base {
         Ok(Self { file, path: path.into(), hash, record })
     }
 
-    /// Puts the base's parts over those of a network. Its classes all start as the base's null class.
+    /// Puts the base's parts over those of a network. Its classes all start as the base's null class. A refine head that the
+    /// network lacks is left away; denoiser and guidance were trained together and are taken together, or not at all.
     ///
     /// # Errors
     /// A tensor that the network does not know, or of another shape.
@@ -79,10 +80,12 @@ impl Base {
             network.guidance = network.guidance.take().map(|guidance| guidance.with_classes(classes));
         };
         with(&mut network, 0);
-        let mut network = self.file.clone().load_over(network, NumberFormat::F32).with_context(|| {
+        let file = self.file.clone();
+        let file = if network.refine.is_none() { file.without("refine")? } else { file };
+        let mut network = file.load_over(network, NumberFormat::F32).with_context(|| {
             format!(
-                "--base {}: was made by dsad {} for other networks; make it again with `trainer pretrain`, or start from \
-                 fresh weights with `--base none`",
+                "--base {}: was made by dsad {} for other networks, or for parts that the configuration switches off; make it \
+                 again with `trainer pretrain` and the same --config, or start from fresh weights with `--base none`",
                 self.path.display(),
                 self.record.dsad
             )
@@ -121,6 +124,7 @@ mod tests {
     use super::*;
     use crate::bundle::weights::{TensorEntry, encode_module};
     use crate::model::profile::ModelConfig;
+    use crate::trainer::config::TrainConfig;
 
     fn record(profile: Profile, parts: &[&str]) -> BaseRecord {
         BaseRecord {
@@ -164,6 +168,32 @@ mod tests {
                 assert_eq!(entry, from, "{name}");
             }
             assert_eq!(taken, base.file.entries().expect("parses").len());
+        }
+    }
+
+    #[test]
+    fn parts_that_are_switched_off_leave_the_base_or_are_refused() {
+        let device = Device::flex();
+        let home = tempfile::tempdir().expect("directory");
+        let path = home.path().join("base.safetensors");
+        let made = ModelConfig::of(Profile::EdgeSmall, 0).init(&device);
+        let known = record(Profile::EdgeSmall, &PART_NAMES);
+        std::fs::write(&path, encode(&made, &known, &path).expect("encodes")).expect("writes");
+        let base = Base::open(&path, Profile::EdgeSmall).expect("opens");
+        let without = |key: &str| {
+            let off = toml::Table::from_iter([(key.to_owned(), false.into())]);
+            let config = TrainConfig::with(Profile::EdgeSmall, &off).expect("fits");
+            base.apply(config.model(Profile::EdgeSmall, 0).init(&device), 0)
+        };
+        for key in ["refine", "prototypes"] {
+            let started = tensors(&without(key).expect("fits all the same"));
+            assert!(started.keys().any(|name| name.starts_with("refine.")) == (key != "refine"), "{key}");
+            let (name, entry) = started.iter().find(|(name, _)| name.starts_with("denoiser.")).expect("a denoiser");
+            assert_eq!(*entry, tensors(&made)[name], "{key}");
+        }
+        for key in ["semantic", "sketch", "multi_scale"] {
+            let error = format!("{:#}", without(key).expect_err("is refused"));
+            assert!(error.contains("switches off") && error.contains("--base none"), "{key}: {error}");
         }
     }
 

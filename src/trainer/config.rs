@@ -6,8 +6,9 @@ use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::grid::Grid;
+use crate::config::station::did_you_mean;
 use crate::inspection::detect::Steps;
-use crate::model::profile::Profile;
+use crate::model::profile::{ModelConfig, Profile};
 use crate::preprocess::spec::Geometry;
 
 /// A training configuration, every key present.
@@ -18,6 +19,16 @@ pub struct TrainConfig {
     pub grid: Grid,
     /// How pictures come onto it.
     pub geometry: Geometry,
+    /// Guide by features of the backbone.
+    pub semantic: bool,
+    /// Guide by the sketch.
+    pub sketch: bool,
+    /// Fuse the levels of the guidance.
+    pub multi_scale: bool,
+    /// Have a refine head.
+    pub refine: bool,
+    /// Have prototypes.
+    pub prototypes: bool,
     /// Share of the time budget for the autoencoder.
     pub autoencoder_share: f64,
     /// Share of the time budget for the guided denoiser.
@@ -53,12 +64,31 @@ pub struct TrainConfig {
 impl TrainConfig {
     /// The configuration that ships for a profile.
     pub fn of(profile: Profile) -> anyhow::Result<Self> {
-        let (name, text) = match profile {
+        Self::with(profile, &toml::Table::new())
+    }
+
+    /// The configuration that ships for a profile, with other values for some keys.
+    ///
+    /// # Errors
+    /// A key that it does not have, or a value out of range.
+    pub fn with(profile: Profile, changes: &toml::Table) -> anyhow::Result<Self> {
+        let text = match profile {
             Profile::Sd15 => bail!("sd15 is built from public checkpoints; `fit` trains edge and edge-small"),
-            Profile::Edge => ("edge", include_str!("../../configs/train/edge.toml")),
-            Profile::EdgeSmall => ("edge-small", include_str!("../../configs/train/edge-small.toml")),
+            Profile::Edge => include_str!("../../configs/train/edge.toml"),
+            Profile::EdgeSmall => include_str!("../../configs/train/edge-small.toml"),
         };
-        Self::parse(text).with_context(|| format!("configs/train/{name}.toml"))
+        let place = || format!("configs/train/{profile}.toml");
+        let mut table: toml::Table = toml::from_str(text).with_context(place)?;
+        for (key, value) in changes {
+            let Some(place) = table.get_mut(key) else {
+                let near = did_you_mean(key, table.keys().map(String::as_str));
+                bail!("{key} = {value}: {} has no such key{near}; it has every key that there is", place());
+            };
+            *place = value.clone();
+        }
+        let config: Self =
+            if changes.is_empty() { toml::from_str(text) } else { table.try_into() }.with_context(place)?;
+        config.checked()
     }
 
     /// Reads a configuration file.
@@ -70,11 +100,49 @@ impl TrainConfig {
         Self::parse(&text).with_context(|| path.display().to_string())
     }
 
+    /// The networks of a profile, without the parts that are switched off.
+    pub fn model(&self, profile: Profile, classes: usize) -> ModelConfig {
+        let mut model = ModelConfig::of(profile, classes);
+        if let Some(guidance) = &mut model.guidance {
+            guidance.semantic &= self.semantic;
+            guidance.sketch = guidance.sketch.filter(|_| self.sketch);
+            guidance.multi_scale &= self.multi_scale;
+        }
+        model.refine = model.refine.filter(|_| self.refine);
+        model.prototypes = model.prototypes.filter(|_| self.prototypes);
+        model
+    }
+
+    /// Share of the time budget of the three stages. A refine head that is switched off leaves its share to the others.
+    pub fn shares(&self) -> [f64; 3] {
+        let Self { autoencoder_share, denoiser_share, refine_share, .. } = *self;
+        if self.refine {
+            return [autoencoder_share, denoiser_share, refine_share];
+        }
+        let whole = autoencoder_share + denoiser_share;
+        [autoencoder_share / whole, denoiser_share / whole, 0.0]
+    }
+
     fn parse(text: &str) -> anyhow::Result<Self> {
-        let config: Self = toml::from_str(text)?;
+        toml::from_str::<Self>(text)?.checked()
+    }
+
+    fn checked(self) -> anyhow::Result<Self> {
+        let config = self;
         if let Some(problem) = config.grid.problem() {
             bail!("{problem}");
         }
+        for (name, share) in [
+            ("autoencoder_share", config.autoencoder_share),
+            ("denoiser_share", config.denoiser_share),
+            ("refine_share", config.refine_share),
+        ] {
+            ensure!((0.0..=1.0).contains(&share), "{name} = {share}: must be 0 to 1");
+        }
+        ensure!(
+            config.refine || config.refine_share < 1.0,
+            "refine = false with refine_share = 1: no stage is left to train; give the other *_share keys time"
+        );
         let shares = config.autoencoder_share + config.denoiser_share + config.refine_share;
         ensure!((shares - 1.0).abs() < 1e-6, "the three *_share keys add up to {shares}, they must add up to 1");
         for (name, batch) in [
@@ -122,5 +190,34 @@ mod tests {
         assert!(error("grid = 65536", "grid = [256, 250]").contains("250"));
         assert!(error("refine_share = 0.30", "refine_share = 0.5").contains("add up to"));
         assert!(error("ema_decay", "ema_dcay").contains("ema_dcay"));
+    }
+
+    #[test]
+    fn changes_are_named_where_they_do_not_fit() {
+        let with = |text: &str| TrainConfig::with(Profile::Edge, &toml::from_str(text).expect("is TOML"));
+        let changed = with("sketch = false\nsteps = [1, 8]").expect("fits");
+        assert_eq!((changed.sketch, changed.steps.len(), changed.denoiser_batch), (false, 2, 32));
+        let error = |text: &str| format!("{:#}", with(text).expect_err("refused"));
+        let unknown = error("sketsh = false");
+        assert!(unknown.contains("sketsh = false") && unknown.contains("'sketch'"), "{unknown}");
+        assert!(unknown.contains("configs/train/edge.toml"), "{unknown}");
+        assert!(error("refine = 1").contains("refine"), "{}", error("refine = 1"));
+        assert!(error("defect_share = 1.5").contains("defect_share = 1.5"));
+    }
+
+    #[test]
+    fn a_part_that_is_switched_off_is_not_made_and_its_time_is_given_away() {
+        let off = "semantic = false\nsketch = false\nmulti_scale = false\nrefine = false\nprototypes = false";
+        let config = TrainConfig::with(Profile::EdgeSmall, &toml::from_str(off).expect("is TOML")).expect("fits");
+        let model = config.model(Profile::EdgeSmall, 2);
+        let guidance = model.guidance.expect("the picture itself still guides");
+        assert_eq!((guidance.semantic, guidance.sketch, guidance.multi_scale), (false, None, false));
+        assert_eq!((model.refine, model.prototypes), (None, None));
+        let [autoencoder, denoiser, refine] = config.shares();
+        assert!((autoencoder + denoiser - 1.0).abs() < 1e-12 && refine == 0.0, "{:?}", config.shares());
+        assert!((autoencoder / denoiser - 0.40 / 0.30).abs() < 1e-12);
+        let whole = TrainConfig::of(Profile::EdgeSmall).expect("ships");
+        assert_eq!(whole.model(Profile::EdgeSmall, 2), ModelConfig::of(Profile::EdgeSmall, 2));
+        assert_eq!(whole.shares(), [0.40, 0.30, 0.30]);
     }
 }

@@ -14,7 +14,7 @@ use super::fit::sibling;
 use super::pictures::Picture;
 use super::stages::Stages;
 use crate::device::Compute;
-use crate::model::profile::{ModelConfig, Profile};
+use crate::model::profile::Profile;
 use crate::synthetic::procedural;
 
 /// Pictures of each product: enough to tell what belongs to the product from what belongs to the picture.
@@ -82,7 +82,7 @@ pub fn pretrain(request: &PretrainRequest, compute: &Compute) -> anyhow::Result<
         pictures.iter().map(|picture| picture.rgb.len()).sum::<usize>() / 1_000_000
     );
     // Pictures in general have no class: all of them train the null class.
-    let model = ModelConfig::of(request.profile, 0);
+    let model = config.model(request.profile, 0);
     let stages = Stages {
         model: &model,
         config,

@@ -104,7 +104,8 @@ pub fn choose(
             *component = gaussian_blur(component, width / STRIDE, height / STRIDE, SIGMA / STRIDE as f64);
         }
     }
-    Ok(search(&maps, width / STRIDE, floor))
+    let present = [true, true, network.refine.is_some(), network.prototypes.is_some()];
+    Ok(search(&maps, width / STRIDE, floor, present))
 }
 
 fn thin<T, U>(values: &[T], width: usize, take: impl Fn(&T) -> U) -> Vec<U> {
@@ -131,8 +132,8 @@ fn components(
     Ok(std::array::from_fn(|_| planes.next().unwrap_or_default()))
 }
 
-/// Tries a small grid of weights, each on components that are divided by what good pictures show.
-fn search(maps: &[Maps], width: usize, floor: f64) -> Choice {
+/// Tries a small grid of weights of the components that are present, each divided by what good pictures show.
+fn search(maps: &[Maps], width: usize, floor: f64, present: [bool; 4]) -> Choice {
     let scales: [f64; 4] = std::array::from_fn(|k| {
         let worst = good(maps).map(|maps| maps.components[k].iter().copied().fold(0.0, f32::max));
         quantile(worst, WORST).unwrap_or(1.0).max(if k == 2 { REFINE_FLOOR } else { 1e-4 })
@@ -147,7 +148,8 @@ fn search(maps: &[Maps], width: usize, floor: f64) -> Choice {
     let labels: Vec<bool> = maps.iter().map(|m| m.defect.is_some()).collect();
     let truth: Vec<bool> = maps.iter().flat_map(|m| m.truth.iter().copied()).collect();
     let mut tried: Vec<(f64, f64, Found)> = Vec::new();
-    for shares in grid() {
+    let possible = |shares: &[f64; 4]| shares.iter().zip(present).all(|(share, present)| present || *share == 0.0);
+    for shares in grid().filter(possible) {
         let weights: [f32; 4] = std::array::from_fn(|k| (shares[k] / scales[k]) as f32);
         let combined: Vec<AnomalyMap> = maps.iter().map(|m| combine(m, weights, width)).collect();
         let cells = combined.iter().flat_map(|map| map.values.iter().copied());
@@ -260,7 +262,7 @@ mod tests {
                 Maps { components: [noise.clone(), noise.clone(), refine, noise], defect, truth }
             })
             .collect();
-        let choice = search(&maps, 8, 0.0);
+        let choice = search(&maps, 8, 0.0, [true; 4]);
         assert!(choice.image_auroc + 0.5 * choice.pixel_ap >= 1.5 - MARGIN, "{choice:?}");
         assert!(choice.map.weights.refine > choice.map.weights.features);
         assert_eq!(choice.pictures, 20);
@@ -287,10 +289,15 @@ mod tests {
                 Maps { components: [vec![0.1; 64], vec![0.1; 64], telling.clone(), telling], defect, truth }
             })
             .collect();
-        let choice = search(&maps, 8, 0.0);
+        let choice = search(&maps, 8, 0.0, [true; 4]);
         assert_eq!((choice.image_auroc, choice.pixel_ap), (1.0, 1.0));
         let MapWeights { features, latent, refine, prototypes, .. } = choice.map.weights;
         assert_eq!((features, latent, refine), (0.0, 0.0, 0.0));
         assert!(prototypes > 0.0);
+        // Where there are no prototypes, what is there decides.
+        let choice = search(&maps, 8, 0.0, [true, true, true, false]);
+        let MapWeights { refine, prototypes, .. } = choice.map.weights;
+        assert!(refine > 0.0 && prototypes == 0.0, "{choice:?}");
+        assert_eq!(choice.image_auroc, 1.0);
     }
 }

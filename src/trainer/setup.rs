@@ -165,13 +165,13 @@ pub fn prepare(found: Discovered, request: &FitRequest, compute: &Compute) -> an
     remarks.extend(parts.iter().filter_map(few).inspect(|remark| log::warn!("{remark}")));
     let classes: Vec<ClassId> =
         if sets.len() > 1 { sets.iter().map(|set| ClassId(set.name.clone())).collect() } else { Vec::new() };
-    let model = ModelConfig::of(request.profile, classes.len());
+    let model = request.config.model(request.profile, classes.len());
     let steps = default_steps(&request.config.steps);
     let grid = (spec.width, spec.height);
     let costs = cost(&model, steps.0, grid.0, grid.1);
     let pictures = data.train.len() + data.select.len() + data.calibrate.iter().flatten().count();
     let minutes = |share: f64| share * request.minutes;
-    let TrainConfig { autoencoder_share, denoiser_share, refine_share, .. } = request.config;
+    let [autoencoder, denoiser, refine] = request.config.shares().map(minutes);
     let chosen = Chosen {
         profile: request.profile,
         parameters: costs.iter().map(|part| part.parameters).sum(),
@@ -181,14 +181,7 @@ pub fn prepare(found: Discovered, request: &FitRequest, compute: &Compute) -> an
         steps: request.config.steps.iter().map(|steps| steps.0).collect(),
         default_steps: steps.0,
         device: compute.choice.to_string(),
-        training: request.stage_steps.map_or(
-            Training::Minutes {
-                autoencoder: minutes(autoencoder_share),
-                denoiser: minutes(denoiser_share),
-                refine: minutes(refine_share),
-            },
-            Training::StageSteps,
-        ),
+        training: request.stage_steps.map_or(Training::Minutes { autoencoder, denoiser, refine }, Training::StageSteps),
         sets: parts,
         memory: MemoryEstimate::of(pictures, grid, &costs, &request.config, in_memory()),
     };

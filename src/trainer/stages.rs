@@ -85,6 +85,7 @@ impl Stages<'_> {
     fn train(&self, mut network: Network, run: &RunDirectory, state: &mut RunState) -> anyhow::Result<Network> {
         let config = self.config;
         let classes = self.model.classes > 0;
+        let shares = config.shares();
         let batches = |stage: u64, size: usize, latent_share: f64, defect_share: f64| BatchSpec {
             width: self.size.0,
             height: self.size.1,
@@ -98,22 +99,14 @@ impl Stages<'_> {
         };
         let style = ProgressStyle::with_template("{prefix:>12} {wide_bar} {pos}/{len} {msg} [{elapsed}]")?;
         while state.stage < STAGES {
-            let (share, rate, batch) = match state.stage {
-                0 => {
-                    (config.autoencoder_share, config.autoencoder_rate, batches(0, config.autoencoder_batch, 0.0, 0.5))
-                }
-                1 => (
-                    config.denoiser_share,
-                    config.denoiser_rate,
-                    batches(1, config.denoiser_batch, 0.3, config.defect_share),
-                ),
-                _ => {
-                    (config.refine_share, config.refine_rate, batches(2, config.refine_batch, 0.0, config.defect_share))
-                }
+            let (rate, batch) = match state.stage {
+                0 => (config.autoencoder_rate, batches(0, config.autoencoder_batch, 0.0, 0.5)),
+                1 => (config.denoiser_rate, batches(1, config.denoiser_batch, 0.3, config.defect_share)),
+                _ => (config.refine_rate, batches(2, config.refine_batch, 0.0, config.defect_share)),
             };
             let settings = StageSettings {
                 index: state.stage,
-                seconds: self.minutes * 60.0 * share,
+                seconds: self.minutes * 60.0 * shares[state.stage],
                 rate,
                 weight_decay: config.weight_decay,
                 ema_decay: config.ema_decay,
