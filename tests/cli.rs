@@ -95,7 +95,9 @@ fn a_test_prints_one_row_per_class_and_their_mean() {
             "false_reject_rate",
             "recall",
             "images",
-            "frame_ms"
+            "frame_ms",
+            "image_auroc_low",
+            "image_auroc_high"
         ]
     );
     assert_eq!(rows[0]["images"], 10);

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::bootstrap;
 use crate::inspection::anomaly::AnomalyMap;
 use crate::inspection::metrics::{Overlap, Ranking};
 
@@ -41,7 +42,7 @@ pub struct Judged {
 }
 
 /// Metrics of one class; `None` where one cannot be measured.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// Name of the class, or `mean`.
     pub class: String,
@@ -67,6 +68,10 @@ pub struct Row {
     pub images: usize,
     /// Median milliseconds per frame.
     pub frame_ms: Option<f64>,
+    /// Lower end of the 95 % bootstrap interval of [`Self::image_auroc`].
+    pub image_auroc_low: Option<f64>,
+    /// Upper end of it.
+    pub image_auroc_high: Option<f64>,
 }
 
 /// The metrics of one class.
@@ -100,6 +105,7 @@ pub fn evaluate(class: &str, judged: &[Judged], protocol: Protocol) -> Row {
     };
     let mut times: Vec<f64> = judged.iter().map(|j| j.frame_ms).collect();
     times.sort_unstable_by(f64::total_cmp);
+    let interval = bootstrap::auroc_interval(judged.iter().map(|j| (j.score, j.defective)));
     Row {
         class: class.to_owned(),
         image_auroc: images.auroc(),
@@ -116,10 +122,12 @@ pub fn evaluate(class: &str, judged: &[Judged], protocol: Protocol) -> Row {
         recall: rate(true),
         images: judged.len(),
         frame_ms: times.get(times.len() / 2).copied(),
+        image_auroc_low: interval.map(|(low, _)| low),
+        image_auroc_high: interval.map(|(_, high)| high),
     }
 }
 
-/// Arithmetic means over the classes that have a value.
+/// Arithmetic means over the classes that have a value; the mean of several classes has no interval.
 pub fn mean(rows: &[Row]) -> Row {
     let over = |value: &dyn Fn(&Row) -> Option<f64>| {
         let values: Vec<f64> = rows.iter().filter_map(value).collect();
@@ -138,6 +146,8 @@ pub fn mean(rows: &[Row]) -> Row {
         recall: over(&|r| r.recall),
         images: rows.iter().map(|r| r.images).sum(),
         frame_ms: over(&|r| r.frame_ms),
+        image_auroc_low: over(&|r| r.image_auroc_low).filter(|_| rows.len() == 1),
+        image_auroc_high: over(&|r| r.image_auroc_high).filter(|_| rows.len() == 1),
     }
 }
 
@@ -251,7 +261,7 @@ mod tests {
         let row = serde_json::to_value(rated("x", &[without])).expect("serialises");
         let keys: Vec<_> = row.as_object().expect("an object").keys().map(String::as_str).collect();
         let agreed = "class image_auroc image_ap image_f1max pixel_auroc pixel_ap pixel_f1max pro false_reject_rate recall \
-                      images frame_ms";
+                      images frame_ms image_auroc_low image_auroc_high";
         assert_eq!(keys, agreed.split_whitespace().collect::<Vec<_>>());
         assert!(["image_auroc", "false_reject_rate", "recall"].iter().all(|key| row[key].is_null()));
         assert!(table(&[rated("x", &[])]).lines().last().expect("a row").ends_with('-'));

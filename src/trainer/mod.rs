@@ -11,7 +11,7 @@
 //! | `pretrain`, `base` | networks that know pictures in general, to start from |
 //! | `prototypes`, `select`, `calibrate`, `export`, `report` | from trained networks to a bundle |
 //! | `fit` | all of it in one go |
-//! | `judge`, `evaluate`, `gallery` | metrics on a test split, and pictures |
+//! | `judge`, `evaluate`, `bootstrap`, `gallery` | metrics on a test split, and pictures |
 //! | `import` | public checkpoints in and out |
 //! | `paper` | the paper's own training |
 //! | `commands` | the verbs |
@@ -21,6 +21,7 @@ pub mod augment;
 pub mod backbone;
 pub mod base;
 pub mod batches;
+pub mod bootstrap;
 pub mod calibrate;
 pub mod checkpoint;
 pub mod commands;
