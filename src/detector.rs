@@ -79,6 +79,7 @@ pub struct DiffusionDetector {
     device: Device,
     dtype: FloatDType,
     clock: Arc<dyn Clock>,
+    from_noise: bool,
 }
 
 impl DiffusionDetector {
@@ -119,7 +120,13 @@ impl DiffusionDetector {
             NumberFormat::F16 => FloatDType::F16,
             NumberFormat::F32 => FloatDType::F32,
         };
-        Self { network, spec, device: device.clone(), dtype, clock }
+        Self { network, spec, device: device.clone(), dtype, clock, from_noise: false }
+    }
+
+    /// The same detector, but every reconstruction starts from the picture's latent under noise, even where the sampler needs
+    /// none: the control that deviation correction is compared with. Thresholds do not hold for it.
+    pub fn from_noise(self) -> Self {
+        Self { from_noise: true, ..self }
     }
 
     /// The number format it computes in, as events name it.
@@ -161,7 +168,7 @@ impl DiffusionDetector {
 
     /// One noise per frame from the bundle's seed alone, so that a frame judged twice, or in another batch, gets the same.
     fn noise(&self, batch: usize, height: usize, width: usize) -> Option<Tensor<4>> {
-        if !self.network.sampler().needs_noise() {
+        if !(self.from_noise || self.network.sampler().needs_noise()) {
             return None;
         }
         let mut rng = ChaCha8Rng::seed_from_u64(self.spec.seed);

@@ -38,6 +38,9 @@ impl Sampler {
 
     /// Runs `steps` steps of `predict(x, t)` from `latent` and returns the reconstruction's latent.
     ///
+    /// Deviation correction takes noise for a comparison alone: it then starts where DDIM does, at the last level, and the
+    /// same network takes the noise away. Latents with noise in some cells are what it was trained with besides defects.
+    ///
     /// # Shapes
     /// - latent, noise and output `[b, c, h, w]`
     ///
@@ -53,12 +56,11 @@ impl Sampler {
         let schedule = self.schedule();
         let grid = schedule.trailing(steps);
         let level = |t: usize| schedule.alpha_bar(t);
-        let mut x = match self {
-            Sampler::DeviationCorrection { .. } => latent,
-            Sampler::Ddim { .. } => {
-                let start = level(grid[0]);
-                latent * start.sqrt() + noise.expect("DDIM starts from noise") * (1.0 - start).sqrt()
-            }
+        assert!(noise.is_some() || !self.needs_noise(), "DDIM starts from noise");
+        let start = level(grid[0]);
+        let mut x = match noise {
+            Some(noise) => latent * start.sqrt() + noise * (1.0 - start).sqrt(),
+            None => latent,
         };
         for (k, &t) in grid.iter().enumerate() {
             let prediction = predict(x.clone(), t);
@@ -109,6 +111,26 @@ mod tests {
             let seen = normal.clone() + deviation.clone() * (1.0 - first).sqrt();
             let out = sampler.run(seen, None, steps, |_, _| deviation.clone());
             out.into_data().assert_approx_eq::<f32>(&normal.to_data(), Tolerance::rel_abs(1e-4, 1e-5));
+        }
+    }
+
+    #[test]
+    fn a_perfect_prediction_takes_noise_away_that_deviation_correction_starts_from() {
+        let (latent, noise) = (random([1, 4, 4, 4]), random([1, 4, 4, 4]));
+        let sampler = Sampler::DeviationCorrection { levels: 10 };
+        let schedule = sampler.schedule();
+        let last = schedule.alpha_bar(schedule.trailing(1)[0]);
+        // What `DenoiserObjective` trains for where noise takes a cell's place.
+        let deviation = noise.clone() - latent.clone() * ((1.0 - last.sqrt()) / (1.0 - last).sqrt());
+        for steps in [1, 2, 4] {
+            let out = sampler.run(latent.clone(), Some(noise.clone()), steps, |x, t| {
+                if t == schedule.trailing(1)[0] {
+                    let start = latent.clone() * last.sqrt() + noise.clone() * (1.0 - last).sqrt();
+                    x.into_data().assert_approx_eq::<f32>(&start.into_data(), Tolerance::absolute(1e-6));
+                }
+                deviation.clone()
+            });
+            out.into_data().assert_approx_eq::<f32>(&latent.to_data(), Tolerance::rel_abs(1e-3, 1e-4));
         }
     }
 

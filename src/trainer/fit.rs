@@ -68,6 +68,8 @@ pub struct FitResult {
     pub calibrated: Calibrated,
     /// Seconds per stage.
     pub seconds: Vec<f64>,
+    /// Seconds of everything; of a run that was resumed, training counts over all its parts, the rest in its last.
+    pub total_seconds: f64,
 }
 
 /// Fits a bundle to good pictures.
@@ -171,7 +173,9 @@ pub fn fit(setup: &Setup, request: &FitRequest, compute: &Compute) -> anyhow::Re
     )?;
     let seconds = state.seconds.clone();
     run.remove()?;
-    Ok(FitResult { bundle, report, choice, calibrated, seconds })
+    let total_seconds =
+        setup.seconds + seconds.iter().sum::<f64>() + stopwatch.laps.iter().map(|(_, seconds)| seconds).sum::<f64>();
+    Ok(FitResult { bundle, report, choice, calibrated, seconds, total_seconds })
 }
 
 /// The step count that choices are made with: 2 if it is listed.

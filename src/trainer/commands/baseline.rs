@@ -37,6 +37,9 @@ pub struct BaselineArgs {
     /// A set with a test split, or a folder of sets
     #[arg(long)]
     data: PathBuf,
+    /// Only this set of a folder of sets, by name; may be given several times
+    #[arg(long = "set")]
+    sets: Vec<String>,
     /// Seed of the random choice of patches
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -61,7 +64,7 @@ pub struct BaselineArgs {
 pub fn run(args: &BaselineArgs) -> anyhow::Result<()> {
     let compute = device::open(args.device)?;
     let extractor = backbone::load(&backbone::path_or_default(args.backbone.as_deref())?, &compute.device)?;
-    let found = discover(&args.data)?;
+    let found = discover(&args.data)?.only(&args.sets)?;
     let rows = found
         .sets
         .iter()

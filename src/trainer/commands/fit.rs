@@ -22,6 +22,9 @@ pub struct FitArgs {
     /// A set (it has train/good), a folder of sets, or a flat folder of good pictures
     #[arg(long)]
     data: PathBuf,
+    /// Only this set of a folder of sets, by name; may be given several times
+    #[arg(long = "set")]
+    sets: Vec<String>,
     /// The bundle's directory to make; a run that was killed resumes with the same command
     #[arg(long, required_unless_present = "survey")]
     out: Option<PathBuf>,
@@ -73,7 +76,7 @@ pub struct FitArgs {
 pub fn run(args: &FitArgs) -> anyhow::Result<()> {
     ensure!(args.minutes > 0.0 && args.minutes.is_finite(), "--minutes {}: must be above 0", args.minutes);
     ensure!(args.stage_steps != Some(0), "--stage-steps 0: must be at least 1");
-    let found = discover(&args.data)?;
+    let found = discover(&args.data)?.only(&args.sets)?;
     let profile = args.profile.unwrap_or(match args.device {
         DeviceChoice::Cpu => Profile::EdgeSmall,
         DeviceChoice::Cuda(_) => Profile::Edge,
@@ -106,7 +109,7 @@ pub fn run(args: &FitArgs) -> anyhow::Result<()> {
     let result = fit(&setup, &request, &compute)?;
     let summary = json!({
         "bundle": result.bundle.dir, "report": result.report, "model_hash": result.bundle.model_hash,
-        "seconds": result.seconds, "pseudo_image_auroc": result.choice.image_auroc,
+        "seconds": result.seconds, "total_seconds": result.total_seconds, "pseudo_image_auroc": result.choice.image_auroc,
         "pseudo_pixel_ap": result.choice.pixel_ap, "pseudo_unseen_auroc": result.choice.unseen_auroc,
         "pseudo_families": result.choice.families, "calibration": result.calibrated.calibration.entries,
     });

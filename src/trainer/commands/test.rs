@@ -40,9 +40,15 @@ pub struct TestArgs {
     /// A set with a test split, or a folder of sets
     #[arg(long)]
     data: PathBuf,
+    /// Only this set of a folder of sets, by name; may be given several times
+    #[arg(long = "set")]
+    sets: Vec<String>,
     /// Denoising steps, or auto; by default 2 of a bundle that lists it, 10 of a model
     #[arg(long)]
     steps: Option<StepChoice>,
+    /// A comparison: reconstructions start from noise, as in naive DDIM, with the same weights and without thresholds
+    #[arg(long, requires = "bundle")]
+    from_noise: bool,
     /// Cut pictures otherwise than the bundle says, as 8x8,20; it judges only with thresholds for that (`trainer calibrate`)
     #[arg(long)]
     tiles: Option<TileGrid>,
@@ -101,11 +107,19 @@ impl TestArgs {
             "--steps {steps}: the bundle lists {:?}",
             manifest.steps.iter().map(|s| s.0).collect::<Vec<_>>()
         );
+        if self.from_noise {
+            ensure!(steps != StepChoice::Auto, "--steps auto: there are no thresholds for --from-noise; give a number");
+            ensure!(
+                !manifest.model.sampler.needs_noise(),
+                "--from-noise: this bundle's sampler starts from noise in any case; test it without the flag"
+            );
+            detector = detector.from_noise();
+        }
         Ok(Subject {
             detector,
             preprocess: cut(manifest.preprocess, self.tiles),
             classes: manifest.classes,
-            calibration: manifest.calibration,
+            calibration: manifest.calibration.filter(|_| !self.from_noise),
             steps,
         })
     }
@@ -130,7 +144,7 @@ pub fn run(args: &TestArgs) -> anyhow::Result<()> {
         protocol: args.protocol,
     };
     let mut rows = Vec::new();
-    for set in discover(&args.data)?.sets.iter().filter(|set| !set.test.is_empty()) {
+    for set in discover(&args.data)?.only(&args.sets)?.sets.iter().filter(|set| !set.test.is_empty()) {
         let judged = judge(set, rules, &mut subject.detector)?;
         rows.push(evaluate(&set.name, &judged, args.protocol));
         if let Some(out) = &args.out {

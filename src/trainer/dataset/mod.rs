@@ -7,6 +7,8 @@ pub mod survey;
 
 use std::path::PathBuf;
 
+use anyhow::ensure;
+
 /// A picture of a test split.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
@@ -45,4 +47,19 @@ pub struct Discovered {
     pub sets: Vec<Set>,
     /// What was left out.
     pub skipped: Vec<Skipped>,
+}
+
+impl Discovered {
+    /// These sets alone, or all where none is named.
+    ///
+    /// # Errors
+    /// A name that is no set.
+    pub fn only(mut self, names: &[String]) -> anyhow::Result<Self> {
+        for name in names {
+            let known: Vec<&str> = self.sets.iter().map(|set| set.name.as_str()).collect();
+            ensure!(known.contains(&name.as_str()), "set '{name}': the data has {}", known.join(", "));
+        }
+        self.sets.retain(|set| names.is_empty() || names.contains(&set.name));
+        Ok(self)
+    }
 }
