@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use dsad::trainer::commands::{
     backbone, baseline, build_model, calibrate, describe, export, finetune_autoencoder, fit, keygen, pretrain, sign,
-    synth, test, train,
+    sweep, synth, test, train,
 };
 
 /// Makes bundles for dsad from pictures of good parts
@@ -30,6 +30,8 @@ enum Verb {
     Test(test::TestArgs),
     /// Metrics of a PatchCore-style yardstick on a data set
     Baseline(baseline::BaselineArgs),
+    /// Variants of the training on several sets, and one table
+    Sweep(sweep::SweepArgs),
     /// The paper's size: the autoencoder learns the pictures of a data set
     FinetuneAutoencoder(finetune_autoencoder::FinetuneAutoencoderArgs),
     /// The paper's size: a model from public checkpoints
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Verb::Calibrate(args) => calibrate::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Baseline(args) => baseline::run(&args),
+        Verb::Sweep(args) => sweep::run(&args),
         Verb::FinetuneAutoencoder(args) => finetune_autoencoder::run(&args),
         Verb::BuildModel(args) => build_model::run(&args),
         Verb::Train(args) => train::run(&args),

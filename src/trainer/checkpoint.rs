@@ -15,6 +15,8 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::fit::sibling;
+
 /// Where a run stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -141,6 +143,16 @@ impl RunDirectory {
     pub fn remove(self) -> anyhow::Result<()> {
         std::fs::remove_dir_all(&self.root).with_context(|| format!("{}: cannot be removed", self.root.display()))
     }
+}
+
+/// Writes a file whole or not at all.
+///
+/// # Errors
+/// Anything that the disk refuses.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let partial = sibling(path, "partial")?;
+    std::fs::write(&partial, bytes)?;
+    Ok(std::fs::rename(&partial, path)?)
 }
 
 #[cfg(test)]

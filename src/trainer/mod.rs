@@ -12,6 +12,7 @@
 //! | `prototypes`, `select`, `calibrate`, `export`, `report` | from trained networks to a bundle |
 //! | `fit` | all of it in one go |
 //! | `judge`, `evaluate`, `bootstrap`, `gallery` | metrics on a test split, and pictures |
+//! | `sweep` | experiments: variants on several sets, one table |
 //! | `import` | public checkpoints in and out |
 //! | `paper` | the paper's own training |
 //! | `commands` | the verbs |
@@ -46,4 +47,5 @@ pub mod select;
 pub mod setup;
 pub mod stage;
 pub mod stages;
+pub mod sweep;
 pub mod usage;

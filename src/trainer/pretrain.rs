@@ -1,7 +1,7 @@
 //! Training on procedural pictures only: the base that `fit` starts from.
 
 use std::num::NonZero;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use serde_json::json;
@@ -9,6 +9,7 @@ use serde_json::json;
 use super::augment::Augmentation;
 use super::backbone;
 use super::base::{self, BaseRecord};
+use super::checkpoint::write_whole;
 use super::config::TrainConfig;
 use super::fit::sibling;
 use super::pictures::Picture;
@@ -111,7 +112,7 @@ pub fn pretrain(request: &PretrainRequest, compute: &Compute) -> anyhow::Result<
         steps: state.losses.iter().map(|losses| last(losses).0).collect(),
     };
     let bytes = base::encode(&network, &record, &request.out)?;
-    write(&request.out, &bytes).with_context(|| format!("--out {}: cannot be written", request.out.display()))?;
+    write_whole(&request.out, &bytes).with_context(|| format!("--out {}: cannot be written", request.out.display()))?;
     run.remove()?;
     Ok(Pretrained {
         bytes: bytes.len(),
@@ -120,13 +121,6 @@ pub fn pretrain(request: &PretrainRequest, compute: &Compute) -> anyhow::Result<
         losses: state.losses.iter().map(|losses| last(losses).1).collect(),
         seconds: state.seconds,
     })
-}
-
-/// Whole or not at all.
-fn write(out: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let partial = sibling(out, "partial")?;
-    std::fs::write(&partial, bytes)?;
-    Ok(std::fs::rename(&partial, out)?)
 }
 
 /// All pictures, rendered on all cores; they depend on the seed alone.

@@ -11,6 +11,7 @@ pub mod fit;
 pub mod keygen;
 pub mod pretrain;
 pub mod sign;
+pub mod sweep;
 pub mod synth;
 pub mod test;
 pub mod train;
