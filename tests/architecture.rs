@@ -5,6 +5,7 @@ use std::process::Command;
 
 use dsad::trainer::config::TrainConfig;
 use dsad::trainer::paper::config::{FinetuneFile, TrainFile};
+use dsad::trainer::sweep::plan::SweepFile;
 
 /// Longest source file, lines.
 const MAX_LINES: usize = 500;
@@ -157,6 +158,13 @@ fn shipped_configurations_parse() {
     assert_eq!(station.cameras.len(), 1);
     for entry in std::fs::read_dir(root().join("configs/recipes")).unwrap() {
         dsad::config::station::load_recipe(&entry.unwrap().path()).unwrap();
+    }
+    for entry in std::fs::read_dir(root().join("configs/sweeps")).unwrap() {
+        let sweep = SweepFile::read(&entry.unwrap().path()).unwrap();
+        for variant in &sweep.variants {
+            let config = TrainConfig::with(sweep.profile, &variant.train).unwrap();
+            assert!(sweep.steps.iter().all(|steps| config.steps.contains(steps)), "{}", variant.name);
+        }
     }
     for entry in std::fs::read_dir(root().join("configs/train")).unwrap() {
         let path = entry.unwrap().path();

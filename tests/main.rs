@@ -25,6 +25,8 @@ mod pretraining;
 mod service;
 /// Scripted cameras, detectors and clocks.
 mod support;
+/// Experiments: variants side by side, killed, repeated, failed.
+mod sweep;
 /// Parts that are larger than the model's input.
 mod tiles;
 /// The paper's sampling and training against PyTorch.
