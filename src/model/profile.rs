@@ -86,7 +86,7 @@ fn edge_style(expansion: usize) -> BlockStyle {
 
 /// `rows` prototypes, divided among the classes: the work of a frame does not grow with their number.
 fn prototypes(rows: usize, classes: usize) -> PrototypesConfig {
-    PrototypesConfig { per_class: rows / classes.max(1), border_counts: true }
+    PrototypesConfig { per_class: rows / classes.max(1), border_counts: true, metric: true }
 }
 
 /// The paper's blocks; the autoencoder has another epsilon than the denoiser.

@@ -21,14 +21,48 @@ pub struct PrototypesConfig {
     /// there (a part that is cut off, a shadow) is no alarm. Bundles of versions before it could be chosen do without.
     #[serde(default)]
     pub border_counts: bool,
+    /// Distances are measured by how good patches of the class vary. Bundles of versions before it could be chosen compare
+    /// plain features.
+    #[serde(default)]
+    pub metric: bool,
 }
 
 /// Typical patch features of good parts: not trained by gradient, but chosen from the pictures.
 #[derive(Module, Debug)]
 pub struct Prototypes {
-    /// `[max(classes, 1), per_class, channels]`
+    /// `[max(classes, 1), per_class, channels]`, projected by the metric where there is one
     rows: Param<Tensor<3>>,
+    metric: Option<Metric>,
     border_counts: bool,
+}
+
+/// How distances between the patches of a class are measured: `|(a - b) factor|`, so what seldom varies counts for more.
+#[derive(Module, Debug)]
+pub struct Metric {
+    /// Mean patch of each class, `[max(classes, 1), 1, channels]`: keeps projected values small enough for 16 bits.
+    center: Param<Tensor<3>>,
+    /// `[max(classes, 1), channels, channels]`
+    factor: Param<Tensor<3>>,
+}
+
+impl Metric {
+    /// From the chosen values.
+    ///
+    /// # Shapes
+    /// - center `[max(classes, 1), 1, channels]`, factor `[max(classes, 1), channels, channels]`
+    pub fn new(center: Tensor<3>, factor: Tensor<3>) -> Self {
+        let [groups, channels, _] = factor.dims();
+        assert_shape!(factor, [groups, channels, channels]);
+        assert_shape!(center, [groups, 1, channels]);
+        Self { center: Param::from_tensor(center), factor: Param::from_tensor(factor) }
+    }
+
+    /// Patches `[n, channels]` in the coordinates of a class's prototypes.
+    fn project(&self, found: Tensor<2>, group: usize) -> Tensor<2> {
+        // In f32 whatever the network computes in: the nearest of rows that are close together is asked for.
+        let of = |param: &Param<Tensor<3>>| param.val().narrow(0, group, 1).squeeze_dim::<2>(0).cast(FloatDType::F32);
+        (found.cast(FloatDType::F32) - of(&self.center)).matmul(of(&self.factor))
+    }
 }
 
 /// Patch features of pictures: the stages at strides 8 and 16, averaged over the neighbourhood and joined at stride 16.
@@ -57,27 +91,32 @@ pub fn patches(stages: &Stages, border_counts: bool) -> Tensor<3> {
 impl PrototypesConfig {
     /// Makes a place for the prototypes of a backbone with these stage channels; all are zero until they are chosen.
     pub fn init(&self, stage_channels: [usize; 3], classes: usize, device: &Device) -> Prototypes {
-        let shape = [classes.max(1), self.per_class, stage_channels[1] + stage_channels[2]];
-        Prototypes { rows: Param::from_tensor(Tensor::zeros(shape, device)), border_counts: self.border_counts }
+        let (groups, channels) = (classes.max(1), stage_channels[1] + stage_channels[2]);
+        let zeros = |rows| Tensor::zeros([groups, rows, channels], device);
+        Prototypes {
+            rows: Param::from_tensor(zeros(self.per_class)),
+            metric: self.metric.then(|| Metric::new(zeros(1), zeros(channels))),
+            border_counts: self.border_counts,
+        }
     }
 }
 
 impl Prototypes {
-    /// The chosen prototypes `[max(classes, 1), per_class, channels]`.
-    pub fn with_rows(self, rows: Tensor<3>) -> Self {
+    /// The chosen prototypes `[max(classes, 1), per_class, channels]`, and by what their distances are measured.
+    pub fn with_rows(self, rows: Tensor<3>, metric: Option<Metric>) -> Self {
         let [classes, count, channels] = self.rows.val().dims();
         assert_shape!(rows, [classes, count, channels]);
-        Self { rows: Param::from_tensor(rows), ..self }
+        Self { rows: Param::from_tensor(rows), metric, ..self }
     }
 
-    /// Euclidean distance of each patch to its nearest prototype.
+    /// Distance of each patch to its nearest prototype.
     ///
     /// # Shapes
     /// - stages of `[b, 3, h, w]`; `classes` has `b` indices. The null class (0) compares with those of all classes
     /// - output `[b, 1, h, w]`
     pub fn distance(&self, stages: &Stages, classes: &[usize], height: usize, width: usize) -> Tensor<4> {
         let rows = self.rows.val();
-        let [groups, count, channels] = rows.dims();
+        let [groups, _, _] = rows.dims();
         let [_, _, cell_rows, cell_columns] = stages[2].dims();
         let found = patches(stages, self.border_counts);
         let near: Vec<Tensor<2>> = classes
@@ -85,11 +124,14 @@ impl Prototypes {
             .enumerate()
             .map(|(picture, &class)| {
                 let found = found.clone().narrow(0, picture, 1).squeeze_dim::<2>(0);
-                let rows = match class {
-                    0 => rows.clone().reshape([groups * count, channels]),
-                    class => rows.clone().narrow(0, class - 1, 1).squeeze_dim::<2>(0),
+                let compared = if class == 0 { 0..groups } else { class - 1..class };
+                let to_group = |group| {
+                    let rows = rows.clone().narrow(0, group, 1).squeeze_dim::<2>(0);
+                    let projected = self.metric.as_ref().map(|metric| metric.project(found.clone(), group));
+                    nearest(projected.unwrap_or_else(|| found.clone()), rows)
                 };
-                nearest(found, rows)
+                let of_groups: Vec<Tensor<2>> = compared.map(to_group).collect();
+                Tensor::cat(of_groups, 1).min_dim(1).cast(found.dtype())
             })
             .collect();
         let near = Tensor::cat(near, 0).reshape([classes.len(), 1, cell_rows, cell_columns]);
@@ -127,13 +169,29 @@ mod tests {
     #[test]
     fn a_class_is_compared_with_its_own_prototypes() {
         let device = Device::flex();
-        let config = PrototypesConfig { per_class: 2, border_counts: false };
+        let config = PrototypesConfig { per_class: 2, border_counts: false, metric: false };
         let rows = Tensor::<1>::from_floats([1.0, 1.0, 1.0, 1.0, 5.0, 5.0, 5.0, 5.0], &device).reshape([2, 2, 2]);
-        let prototypes = config.init([1, 1, 1], 2, &device).with_rows(rows);
+        let prototypes = config.init([1, 1, 1], 2, &device).with_rows(rows, None);
         let stages = [16, 8, 4].map(|side| Tensor::<4>::ones([3, 1, side, side], &device));
         let distance = prototypes.distance(&stages, &[1, 2, 0], 64, 64);
         let means = distance.mean_dim(3).mean_dim(2).into_data();
         let expected = TensorData::from([[[[0.0f32]]], [[[32.0f32.sqrt()]]], [[[0.0]]]]);
+        means.assert_approx_eq::<f32>(&expected, Tolerance::absolute(2e-3));
+    }
+
+    #[test]
+    fn a_class_is_measured_by_its_own_metric() {
+        let device = Device::flex();
+        let config = PrototypesConfig { per_class: 1, border_counts: false, metric: true };
+        let center = Tensor::<1>::from_floats([1.0, 1.0, 0.0, 0.0], &device).reshape([2, 1, 2]);
+        let factor = Tensor::<1>::from_floats([1.0, 0.0, 0.0, 1.0, 3.0, 0.0, 0.0, 4.0], &device).reshape([2, 2, 2]);
+        // Of the first class the mean itself, of the second the origin.
+        let rows = Tensor::zeros([2, 1, 2], &device);
+        let prototypes = config.init([1, 1, 1], 2, &device).with_rows(rows, Some(Metric::new(center, factor)));
+        let stages = [16, 8, 4].map(|side| Tensor::<4>::ones([3, 1, side, side], &device) * 2.0);
+        let distance = prototypes.distance(&stages, &[1, 2, 0], 64, 64);
+        let means = distance.mean_dim(3).mean_dim(2).into_data();
+        let expected = TensorData::from([[[[2.0f32.sqrt()]]], [[[10.0]]], [[[2.0f32.sqrt()]]]]);
         means.assert_approx_eq::<f32>(&expected, Tolerance::absolute(2e-3));
     }
 }

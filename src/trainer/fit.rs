@@ -108,9 +108,9 @@ pub fn fit(setup: &Setup, request: &FitRequest, compute: &Compute) -> anyhow::Re
     let mut stopwatch = Stopwatch::start();
     model.latent_scale = network.latent_scale();
     if let Some(sizes) = &model.prototypes {
-        let rows = choose_prototypes(&network, sizes, &data.train, &varied, model.classes, size, request.seed, device)?;
+        let (rows, metric) = choose_prototypes(&network, sizes, &data.train, &varied, model.classes, size, request.seed, device)?;
         let prototypes = sizes.init(model.backbone.channels(), model.classes, device);
-        network.prototypes = Some(prototypes.with_rows(rows));
+        network.prototypes = Some(prototypes.with_rows(rows, metric));
     }
 
     // From here on with the weights as they will be stored: what is measured is what ships.

@@ -37,6 +37,7 @@ pub mod grid;
 pub mod import;
 pub mod judge;
 pub mod objective;
+pub mod metric;
 pub mod outliers;
 pub mod paper;
 pub mod pictures;

@@ -6,15 +6,17 @@ use rand::seq::index::sample;
 use rand_chacha::ChaCha8Rng;
 
 use super::augment::Augmentation;
+use super::metric::Spread;
 use super::pictures::{Picture, picture_tensor};
 use crate::model::network::Network;
-use crate::model::prototypes::{PrototypesConfig, patches};
+use crate::model::prototypes::{Metric, PrototypesConfig, patches};
 
 /// Patches per class that the prototypes are chosen from, at most.
 const MAX_PATCHES: usize = 20_000;
 
 /// Chooses prototypes of each class (one set is one class) from good pictures and, where these are few, from one varied copy
-/// of each, so that they cover small changes of light, focus and pose: `[max(classes, 1), per_class, channels]`.
+/// of each, so that they cover small changes of light, focus and pose: `[max(classes, 1), per_class, channels]`, and by what
+/// their distances are measured.
 ///
 /// # Errors
 /// What the device says.
@@ -28,9 +30,10 @@ pub fn choose_prototypes(
     (width, height): (usize, usize),
     seed: u64,
     device: &Device,
-) -> anyhow::Result<Tensor<3>> {
+) -> anyhow::Result<(Tensor<3>, Option<Metric>)> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x0070_726f_746f);
     let (mut chosen, mut channels) = (Vec::new(), 0);
+    let (mut centers, mut factors) = (Vec::new(), Vec::new());
     for class in 0..classes.max(1) {
         let own: Vec<&Picture> = pictures.iter().filter(|p| classes == 0 || p.set == class).collect();
         let mut rows: Vec<f32> = Vec::new();
@@ -55,12 +58,22 @@ pub fn choose_prototypes(
                 }
             }
         }
+        if config.metric {
+            let spread = Spread::of(&rows, channels);
+            rows = spread.project(&rows);
+            centers.extend(spread.center);
+            factors.extend(spread.factor);
+        }
         for index in cover(&rows, channels, config.per_class) {
             chosen.extend_from_slice(&rows[index * channels..][..channels]);
         }
     }
-    let shape = [classes.max(1), config.per_class, channels];
-    Ok(Tensor::from_data(TensorData::new(chosen, shape), device))
+    let upload = |values, rows| {
+        let shape = [classes.max(1), rows, channels];
+        Tensor::<3>::from_data(TensorData::new(values, shape), device)
+    };
+    let metric = config.metric.then(|| Metric::new(upload(centers, 1), upload(factors, channels)));
+    Ok((upload(chosen, config.per_class), metric))
 }
 
 /// Indices of `count` rows that cover all: each next one is the farthest from those before it (k-center greedy, as in
