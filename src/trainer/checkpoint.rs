@@ -157,6 +157,9 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
     use super::*;
 
     #[test]
@@ -180,6 +183,20 @@ mod tests {
         assert_eq!(state.step, 10);
         let kept = std::fs::read_to_string(run.tensors(&state).expect("tensors").join("x")).expect("reads");
         assert_eq!(kept, "ten");
+    }
+
+    #[test]
+    fn measured_numbers_read_back_as_they_were() {
+        let dir = tempfile::tempdir().expect("directory");
+        let mut rng = ChaCha8Rng::seed_from_u64(9);
+        let measured: Vec<f64> = (0..2000).map(|_| rng.random_range(-3.0..3.0)).collect();
+        let request = serde_json::json!({"spread": measured});
+        let (run, _) = RunDirectory::open(dir.path(), &request, false).expect("opens");
+        let mut state = RunState::new(request.clone(), 1);
+        (state.seconds, state.latent_scale) = (measured, Some(1.0 / 0.37));
+        run.save(&mut state, |_| Ok(())).expect("saves");
+        let (_, resumed) = RunDirectory::open(dir.path(), &request, false).expect("is the same request");
+        assert_eq!(resumed, Some(state));
     }
 
     #[test]

@@ -84,8 +84,6 @@ pub struct Job {
 pub struct Row {
     /// What it was asked for.
     pub request: Request,
-    /// blake3 of the request's JSON, by which it is known again: a number may read back as its neighbour.
-    pub request_hash: String,
     /// The command lines that ran, to do it again by hand.
     pub commands: Vec<String>,
     /// The figures: a line per set and test.
@@ -113,14 +111,7 @@ impl Job {
 
     /// The row before anything ran.
     pub fn empty(&self) -> Row {
-        let text = serde_json::to_vec(&self.request).unwrap_or_default();
-        Row {
-            request: self.request.clone(),
-            request_hash: blake3::hash(&text).to_hex().to_string(),
-            commands: Vec::new(),
-            lines: Vec::new(),
-            error: None,
-        }
+        Row { request: self.request.clone(), commands: Vec::new(), lines: Vec::new(), error: None }
     }
 
     /// What has to run, in order, for a row in `dir`.

@@ -154,7 +154,7 @@ fn prepare(dir: &Path, row: &Row, job: &Job) -> anyhow::Result<()> {
 
 /// Whether a kept row was asked for the same.
 fn same(kept: &[u8], row: &Row) -> bool {
-    serde_json::from_slice::<Row>(kept).is_ok_and(|kept| kept.request_hash == row.request_hash)
+    serde_json::from_slice::<Row>(kept).is_ok_and(|kept| kept.request == row.request)
 }
 
 fn keep(dir: &Path, row: &Row) -> anyhow::Result<()> {

@@ -339,7 +339,7 @@ mod tests {
             fit: None,
         };
         let commands = vec![format!("trainer fit --set {set} --seed {seed}")];
-        Row { request, request_hash: String::new(), commands, lines, error: error.map(str::to_owned) }
+        Row { request, commands, lines, error: error.map(str::to_owned) }
     }
 
     fn table() -> Table {
