@@ -108,7 +108,8 @@ pub fn fit(setup: &Setup, request: &FitRequest, compute: &Compute) -> anyhow::Re
     let mut stopwatch = Stopwatch::start();
     model.latent_scale = network.latent_scale();
     if let Some(sizes) = &model.prototypes {
-        let (rows, metric) = choose_prototypes(&network, sizes, &data.train, &varied, model.classes, size, request.seed, device)?;
+        let (rows, metric) =
+            choose_prototypes(&network, sizes, &data.train, &varied, model.classes, size, request.seed, device)?;
         let prototypes = sizes.init(model.backbone.channels(), model.classes, device);
         network.prototypes = Some(prototypes.with_rows(rows, metric));
     }

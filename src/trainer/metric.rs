@@ -3,10 +3,12 @@
 //! The plain distance of features counts a channel that varies much in good parts like one that never does. Divided by each
 //! channel's variance (`D`) it does not, and by the whole covariance (`S`, as in PaDiM, arXiv 2011.08785) it does not even
 //! where channels vary together; but few pictures know their covariance badly, and what they never showed then counts too
-//! much. The sum of both inverses, `D^-1 + w S^-1`, takes most of the gain and hardly any of the loss (docs/experiments.md).
+//! much. The sum of both inverses, `D^-1 + w S^-1`, with a `w` that grows with the number of pictures, takes most of the gain
+//! and hardly any of the loss (docs/experiments.md).
 
-/// Weight of the whole covariance's inverse beside that of the single variances.
-const WHOLE: f64 = 0.3;
+/// Weight of the whole covariance's inverse beside that of the single variances, and the number of pictures that it takes:
+/// patches of one picture are much alike, so their number does not count.
+const WHOLE: (f64, usize) = (0.3, 150);
 /// Share of the mean variance that every direction has at least: below it nothing is known.
 const SHRINK: f64 = 0.01;
 
@@ -20,8 +22,9 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of patches `[n, channels]`, row-major.
-    pub fn of(rows: &[f32], channels: usize) -> Self {
+    /// Of patches `[n, channels]`, row-major, of so many pictures.
+    pub fn of(rows: &[f32], channels: usize, pictures: usize) -> Self {
+        let whole_weight = WHOLE.0 * (pictures as f64 / WHOLE.1 as f64).min(1.0);
         let count = (rows.len() / channels.max(1)).max(1) as f64;
         let mut center = vec![0.0f64; channels];
         for row in rows.chunks_exact(channels) {
@@ -51,7 +54,7 @@ impl Spread {
                 let whole: f64 = (i..channels).map(|k| inverse[k * channels + i] * inverse[k * channels + j]).sum();
                 let single = if i == j { 1.0 / variances[i] } else { 0.0 };
                 // Per channel, so that the distance does not grow with their number.
-                *out = (single + WHOLE * whole) / channels as f64;
+                *out = (single + whole_weight * whole) / channels as f64;
             }
         }
         let narrow = |values: Vec<f64>| values.into_iter().map(|value| value as f32).collect();
@@ -77,7 +80,8 @@ fn cholesky(mut matrix: Vec<f64>, size: usize) -> Vec<f64> {
         for j in 0..=i {
             let dot: f64 = (0..j).map(|k| matrix[i * size + k] * matrix[j * size + k]).sum();
             let rest = matrix[i * size + j] - dot;
-            matrix[i * size + j] = if i == j { rest.max(f64::MIN_POSITIVE).sqrt() } else { rest / matrix[j * size + j] };
+            matrix[i * size + j] =
+                if i == j { rest.max(f64::MIN_POSITIVE).sqrt() } else { rest / matrix[j * size + j] };
         }
         matrix[i * size + i + 1..(i + 1) * size].fill(0.0);
     }
@@ -119,20 +123,23 @@ mod tests {
             .chunks_exact(2)
             .flat_map(|d| [2.0 * d[0] + 7.0, 0.5 * d[0] + 0.75f64.sqrt() * d[1] - 1.0].map(|value| value as f32))
             .collect();
-        let spread = Spread::of(&rows, 2);
+        let spread = Spread::of(&rows, 2, 150);
+        let few = Spread::of(&rows, 2, 15);
         assert!((spread.center[0] - 7.0).abs() < 0.02 && (spread.center[1] + 1.0).abs() < 0.02, "{spread:?}");
         for (x, y) in [(1.0f64, 0.0f64), (0.0, 1.0), (1.0, 1.0), (2.0, -1.0)] {
             let single = x * x / 4.0 + y * y;
             let whole = (x * x - 2.0 * x * y + 4.0 * y * y) / 3.0;
-            let expected = ((single + WHOLE * whole) / 2.0).sqrt();
-            let measured = f64::from(distance(&spread, &[3.0 + x as f32, 2.0 + y as f32], &[3.0, 2.0]));
-            assert!((measured / expected - 1.0).abs() < 0.03, "({x}, {y}): {measured}, expected {expected}");
+            for (spread, weight) in [(&spread, 0.3), (&few, 0.03)] {
+                let expected = ((single + weight * whole) / 2.0).sqrt();
+                let measured = f64::from(distance(spread, &[3.0 + x as f32, 2.0 + y as f32], &[3.0, 2.0]));
+                assert!((measured / expected - 1.0).abs() < 0.03, "({x}, {y}): {measured}, expected {expected}");
+            }
         }
     }
 
     #[test]
     fn patches_without_spread_have_a_metric_too() {
-        let spread = Spread::of(&[1.0, 2.0, 1.0, 2.0], 2);
+        let spread = Spread::of(&[1.0, 2.0, 1.0, 2.0], 2, 1);
         assert!(spread.factor.iter().chain(&spread.center).all(|value| value.is_finite()));
         assert!(distance(&spread, &[1.0, 2.0], &[1.0, 2.5]) > 0.0);
     }

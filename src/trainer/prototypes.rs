@@ -59,7 +59,7 @@ pub fn choose_prototypes(
             }
         }
         if config.metric {
-            let spread = Spread::of(&rows, channels);
+            let spread = Spread::of(&rows, channels, own.len());
             rows = spread.project(&rows);
             centers.extend(spread.center);
             factors.extend(spread.factor);
