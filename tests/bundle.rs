@@ -56,7 +56,14 @@ fn manifest() -> Manifest {
             tiles: None,
         },
         map: MapSpec {
-            weights: MapWeights { features: 1.0, latent: 0.0, refine: 1.0, prototypes: 0.0, prototypes_floor: 0.0 },
+            weights: MapWeights {
+                features: 1.0,
+                features_floor: 0.0,
+                latent: 0.0,
+                refine: 1.0,
+                prototypes: 0.0,
+                prototypes_floor: 0.0,
+            },
             sigma: 2.5,
             pooling: Pooling::BoxMax,
         },

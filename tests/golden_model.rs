@@ -21,7 +21,8 @@ use dsad::model::blocks::timestep::sinusoidal;
 use dsad::model::features::Stages;
 use dsad::model::guidance::{GuidanceConfig, SketchOperator};
 use dsad::model::loss::{dice, focal};
-use dsad::model::refine::RefineConfig;
+use dsad::model::refine::{Compared, RefineConfig};
+use dsad::model::repair::RepairConfig;
 use dsad::model::sampler::Sampler;
 use dsad::model::schedule::{NoiseSchedule, ScheduleKind};
 use dsad::model::score::{feature_map, latent_map};
@@ -363,12 +364,28 @@ fn guidance_matches_torch() {
 }
 
 #[test]
+fn repair_matches_torch() {
+    let fixture = Fixture::open("edge");
+    let config = RepairConfig { channels: [8, 12, 16, 20], bottleneck: 4, blocks: 2, style: edge() };
+    let network = fixture.load(config.init([6, 10, 12], &fixture.device).network, "repair");
+    for (k, stage) in network.forward(&stages(&fixture, "seen")).into_iter().enumerate() {
+        fixture.assert_close(stage, &format!("repaired.{k}"));
+    }
+}
+
+#[test]
 fn refine_head_matches_torch() {
     let fixture = Fixture::open("edge");
-    let config = RefineConfig { fine: 8, coarse: 12, blocks: 1, style: edge() };
-    let head = fixture.load(config.init([6, 10, 12], &fixture.device), "refine");
-    let (seen, redrawn) = (stages(&fixture, "seen"), stages(&fixture, "redrawn"));
-    fixture.assert_close(head.forward(fixture.tensor("image"), fixture.tensor("again"), &seen, &redrawn), "logits");
+    let config = RefineConfig { channels: [8, 12, 16], blocks: 1, style: edge() };
+    let head = fixture.load(config.init([6, 10, 12], 5, &fixture.device), "refine");
+    let (seen, normal) = (stages(&fixture, "seen"), stages(&fixture, "redrawn"));
+    let (latent, restored) = (fixture.tensor("latent.seen"), fixture.tensor("latent.normal"));
+    let logits = head.forward(
+        fixture.tensor("image"),
+        Compared { seen: &latent, normal: &restored },
+        Compared { seen: &seen, normal: &normal },
+    );
+    fixture.assert_close(logits, "logits");
 }
 
 #[test]

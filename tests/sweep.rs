@@ -13,7 +13,7 @@ const FILE: &str = "sets = ['washer']\nprofile = 'edge-small'\nparallel = 2\nsta
                     [variant.train]\ngrid = [64, 64]\nsteps = [1, 2]\n\
                     [[variant]]\nname = 'bare'\nsets = ['board', 'washer']\ntogether = true\nfrom_noise = true\n\
                     [variant.train]\ngrid = [64, 64]\nsteps = [1, 2]\nsemantic = false\nsketch = false\n\
-                    multi_scale = false\nrefine = false\nprototypes = false\ndefect_share = 0.0\n";
+                    multi_scale = false\nrepair = false\nrefine = false\nprototypes = false\ndefect_share = 0.0\n";
 
 fn sweep(home: &TempDir) -> (i32, Vec<Value>, String) {
     let data = tiny_bundle().1.to_str().unwrap();
@@ -66,11 +66,15 @@ fn variants_run_side_by_side_and_a_killed_sweep_goes_on() {
     assert!(whole[0]["gflop"].as_f64() < whole[1]["gflop"].as_f64(), "two steps cost more than one");
     assert_ne!(bare[0]["pixel_ap"], bare[4]["pixel_ap"], "noise is another start");
     let manifest: Value = serde_json::from_slice(&std::fs::read(&bundle).unwrap()).unwrap();
-    assert!(manifest["model"]["refine"].is_object() && manifest["model"]["prototypes"].is_object());
+    for part in ["repair", "refine", "prototypes"] {
+        assert!(manifest["model"][part].is_object(), "{part}");
+    }
     let path = home.path().join("out/bare/together-seed0/bundle/manifest.json");
     let manifest: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     assert_eq!(manifest["classes"], serde_json::json!(["board", "washer"]));
-    assert!(manifest["model"]["refine"].is_null() && manifest["model"]["prototypes"].is_null());
+    for part in ["repair", "refine", "prototypes"] {
+        assert!(manifest["model"][part].is_null(), "{part}");
+    }
     assert_eq!(manifest["model"]["guidance"]["semantic"], false);
 
     // A command of a row does it again.

@@ -14,7 +14,7 @@ use super::profile::ModelConfig;
 /// One part of the model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PartCost {
-    /// `encoder`, `decoder`, `denoiser`, `guidance`, `hint`, `control`, `context`, `refine`, `prototypes` or `features`.
+    /// `encoder`, `decoder`, `denoiser`, `guidance`, `hint`, `control`, `context`, `repair`, `refine`, `prototypes` or `features`.
     pub part: &'static str,
     /// Parameters.
     pub parameters: usize,
@@ -28,19 +28,21 @@ pub struct PartCost {
 
 /// Costs of a frame of `width x height` at a number of steps.
 pub fn cost(config: &ModelConfig, steps: u32, width: usize, height: usize) -> Vec<PartCost> {
-    // Encoded once; the reconstruction and the autoencoder's own view are decoded; features of picture and both.
+    // Encoded once. The reconstruction is decoded; without repair the autoencoder's own view, too, and both have features.
+    let views = if config.repair.is_some() { 1 } else { 2 };
     let calls = [
         ("encoder", 1),
-        ("decoder", 2),
+        ("decoder", views),
         ("denoiser", steps),
         ("guidance", u32::from(config.guidance.is_some())),
         // Of the network that sees the latent, the picture's part runs once.
         ("hint", u32::from(config.control.is_some())),
         ("control", if config.control.is_some() { steps } else { 0 }),
         ("context", u32::from(config.denoiser.context.as_ref().is_some_and(|context| !context.stored))),
+        ("repair", u32::from(config.repair.is_some())),
         ("refine", u32::from(config.refine.is_some())),
         ("prototypes", u32::from(config.prototypes.is_some())),
-        ("features", 3),
+        ("features", 2 * views - 1),
     ];
     let parts = calls.map(|(part, calls)| PartCost { part, parameters: 0, gflop: 0.0, values: 0, calls });
     let mut walk = Walk { config, pixels: width * height, path: Vec::new(), parts };
@@ -57,7 +59,7 @@ struct Walk<'a> {
     config: &'a ModelConfig,
     pixels: usize,
     path: Vec<String>,
-    parts: [PartCost; 10],
+    parts: [PartCost; 11],
 }
 
 impl ModuleVisitor for Walk<'_> {
@@ -179,15 +181,27 @@ fn place(path: &[&str], config: &ModelConfig) -> (&'static str, usize) {
             };
             ("guidance", stride)
         }
+        "repair" => {
+            let stride = match () {
+                () if has("down") => 8 << index("down"),
+                // A pointwise upsampling works before it doubles.
+                () if has("up") => 32 >> index("levels"),
+                () if has("levels") => 16 >> index("levels"),
+                () => 32,
+            };
+            ("repair", stride)
+        }
         "refine" => {
-            let stride = match path.get(1).copied().unwrap_or_default() {
-                "coarse_features" => 16,
-                "down" | "coarse" | "middle_features" | "up" => 8,
-                _ => 4,
+            let stride = match () {
+                () if has("latents") => 8,
+                () if has("up") => 8 << index("up"),
+                () if has("features") => 4 << index("features"),
+                () if has("blocks") => 4 << index("blocks"),
+                () => 4,
             };
             ("refine", stride)
         }
-        "prototypes" => ("prototypes", 16),
+        "prototypes" => ("prototypes", config.prototypes.as_ref().map_or(16, |prototypes| prototypes.stride)),
         _ if has("layers") => {
             let stride = 4 << index("layers");
             // The stride of a layer sits in the 3x3 convolution of its first block.

@@ -15,7 +15,8 @@
 //! | `control`, `fusion` | the guided network at the paper's size, DSAD's or DiAD's; parts that both share |
 //! | `features` | frozen backbone whose stages score and guide |
 //! | `schedule`, `sampler` | noise schedules on the host; reduced-step DDIM and deviation correction |
-//! | `score`, `refine`, `prototypes` | anomaly components; the refine head; typical patches of good parts |
+//! | `score`, `prototypes` | anomaly components; typical patches of good parts |
+//! | `repair`, `refine` | features of the part without its defect; the head that judges differences |
 //! | `network` | all of the above as one module: a picture in, a reconstruction and maps out |
 //! | `lighten` | the same network with less in it |
 //! | `loss` | what training minimises |
@@ -34,6 +35,7 @@ pub mod network;
 pub mod profile;
 pub mod prototypes;
 pub mod refine;
+pub mod repair;
 pub mod sampler;
 pub mod schedule;
 pub mod score;

@@ -10,7 +10,8 @@ use super::features::{FeatureExtractor, Stages};
 use super::guidance::{GuidanceNetwork, SketchOperator};
 use super::profile::ModelConfig;
 use super::prototypes::Prototypes;
-use super::refine::RefineHead;
+use super::refine::{Compared, RefineHead};
+use super::repair::Repair;
 use super::sampler::Sampler;
 use super::score::{feature_map, latent_map, resize};
 use super::sketch::soft_sketch;
@@ -22,6 +23,9 @@ use super::unet::{Conditions, Denoiser, Guidance};
 pub struct MapWeights {
     /// Cosine distance of backbone features.
     pub features: f64,
+    /// What good parts show of that distance in the middle: up to here it means nothing.
+    #[serde(default)]
+    pub features_floor: f64,
     /// Difference of latents.
     pub latent: f64,
     /// Probability of the refine head.
@@ -49,12 +53,14 @@ pub struct Components {
 impl Components {
     /// The weighted sum: the anomaly map before smoothing, `[b, 1, h, w]`.
     pub fn combine(&self, weights: &MapWeights) -> Tensor<4> {
-        let mut map = self.features.clone() * weights.features + self.latent.clone() * weights.latent;
+        let above = |component: &Tensor<4>, floor: f64| (component.clone() - floor).clamp_min(0.0);
+        let mut map = above(&self.features, weights.features_floor) * weights.features;
+        map = map + self.latent.clone() * weights.latent;
         if let Some(refine) = &self.refine {
             map = map + refine.clone() * weights.refine;
         }
         if let Some(prototypes) = &self.prototypes {
-            map = map + (prototypes.clone() - weights.prototypes_floor).clamp_min(0.0) * weights.prototypes;
+            map = map + above(prototypes, weights.prototypes_floor) * weights.prototypes;
         }
         map
     }
@@ -103,6 +109,8 @@ pub struct Network {
     pub control: Option<ControlNetwork>,
     /// The constant that all transformer blocks attend to, `[tokens, width]`, where they do not store it.
     pub context: Option<Param<Tensor<2>>>,
+    /// Predicts the backbone features of the part without its defect.
+    pub repair: Option<Repair>,
     /// Judges differences.
     pub refine: Option<RefineHead>,
     /// Typical patches of good parts.
@@ -147,7 +155,8 @@ impl Network {
                 .as_ref()
                 .filter(|context| !context.stored)
                 .map(|context| Param::from_tensor(Tensor::zeros([context.tokens, context.width], device))),
-            refine: config.refine.as_ref().map(|refine| refine.init(stages, device)),
+            repair: config.repair.as_ref().map(|repair| repair.init(stages, device)),
+            refine: config.refine.as_ref().map(|refine| refine.init(stages, denoiser.latent_channels, device)),
             prototypes: config.prototypes.as_ref().map(|p| p.init(stages, config.classes, device)),
             features: config.backbone.init(device),
             latent_scale: config.latent_scale,
@@ -226,13 +235,30 @@ impl Network {
         let batch = classes.len();
         assert_shape!(image, [batch, 3, _, _]);
         let seen = self.features.forward(image.clone());
-        let steering = self.steer(image.clone(), canny, &seen, classes);
-        let seen_latent = self.autoencoder.encode(image, self.latent_scale);
-        let latent = self
-            .sampler
-            .run(seen_latent.clone(), noise, steps, |x, t| self.denoise(x, &vec![t as f64; batch], &steering));
+        let (seen_latent, latent) = self.restore(image, canny, &seen, classes, steps, noise);
         let image = self.decode(latent.clone());
         Reconstructed { seen_latent, latent, image, seen }
+    }
+
+    /// The latent of a picture, and the one that diffusion restored: a reconstruction that was not decoded.
+    ///
+    /// # Shapes
+    /// - as [`Self::reconstruct`], with the stages of the picture; two latents `[b, c, h/8, w/8]`
+    pub fn restore(
+        &self,
+        image: Tensor<4>,
+        canny: Option<Tensor<4>>,
+        stages: &Stages,
+        classes: &[usize],
+        steps: u32,
+        noise: Option<Tensor<4>>,
+    ) -> (Tensor<4>, Tensor<4>) {
+        let batch = classes.len();
+        let steering = self.steer(image.clone(), canny, stages, classes);
+        let seen = self.autoencoder.encode(image, self.latent_scale);
+        let denoise = |x, t| self.denoise(x, &vec![t as f64; batch], &steering);
+        let restored = self.sampler.run(seen.clone(), noise, steps, denoise);
+        (seen, restored)
     }
 
     /// The picture of a scaled latent, `[b, c, h/8, w/8]` to `[b, 3, h, w]`.
@@ -240,32 +266,50 @@ impl Network {
         self.autoencoder.decode(latent, self.latent_scale)
     }
 
-    /// How far a picture is from its reconstruction.
+    /// How far a picture is from what a good part would show.
     ///
-    /// Deviation correction starts from the picture's latent, so the picture is compared as the *autoencoder* shows it and
-    /// the autoencoder's own error cancels; the paper's DDIM starts from noise and compares the picture itself, which saves
-    /// a decode. The refine head sees the picture itself, because a small defect may be lost in the latent.
+    /// With a [`Repair`] that is what it makes of the picture's features, without one the features of the reconstruction
+    /// ([`Self::redrawn_features`]).
     pub fn components(&self, image: Tensor<4>, classes: &[usize], reconstructed: &Reconstructed) -> Components {
-        let [batch, _, height, width] = image.dims();
-        let (shown, redrawn) = match self.sampler {
-            Sampler::DeviationCorrection { .. } => {
-                let shown = self.decode(reconstructed.seen_latent.clone());
-                // One pass for both pictures: half the launches.
-                let both = self.features.forward(Tensor::cat(vec![shown, reconstructed.image.clone()], 0));
-                let shown = both.clone().map(|stage| stage.narrow(0, 0, batch));
-                (shown, both.map(|stage| stage.narrow(0, batch, batch)))
+        let [_, _, height, width] = image.dims();
+        let (shown, normal) = match &self.repair {
+            Some(repair) => {
+                let seen = repair.scale.standardise(&reconstructed.seen);
+                let normal = repair.network.forward(&seen);
+                (seen, normal)
             }
-            Sampler::Ddim { .. } => (reconstructed.seen.clone(), self.features.forward(reconstructed.image.clone())),
+            None => self.redrawn_features(reconstructed),
         };
         let refine = self.refine.as_ref().map(|refine| {
-            let logits = refine.forward(image, reconstructed.image.clone(), &reconstructed.seen, &redrawn);
+            let latents = Compared { seen: &reconstructed.seen_latent, normal: &reconstructed.latent };
+            let logits = refine.forward(image, latents, Compared { seen: &shown, normal: &normal });
             resize(sigmoid(logits), height, width)
         });
         Components {
-            features: feature_map(&shown, &redrawn, height, width),
+            features: feature_map(&shown, &normal, height, width),
             latent: latent_map(reconstructed.seen_latent.clone(), reconstructed.latent.clone(), height, width),
             refine,
             prototypes: self.prototypes.as_ref().map(|p| p.distance(&reconstructed.seen, classes, height, width)),
+        }
+    }
+
+    /// Features of the picture and of its reconstruction, to be compared.
+    ///
+    /// Deviation correction starts from the picture's latent, so the picture is compared as the *autoencoder* shows it and
+    /// the autoencoder's own error cancels; the paper's DDIM starts from noise and compares the picture itself, which saves
+    /// a decode.
+    pub fn redrawn_features(&self, reconstructed: &Reconstructed) -> (Stages, Stages) {
+        let Reconstructed { seen_latent, image, seen, .. } = reconstructed;
+        match self.sampler {
+            Sampler::DeviationCorrection { .. } => {
+                let shown = self.decode(seen_latent.clone());
+                let batch = shown.dims()[0];
+                // One pass for both pictures: half the launches.
+                let both = self.features.forward(Tensor::cat(vec![shown, image.clone()], 0));
+                let shown = both.clone().map(|stage| stage.narrow(0, 0, batch));
+                (shown, both.map(|stage| stage.narrow(0, batch, batch)))
+            }
+            Sampler::Ddim { .. } => (seen.clone(), self.features.forward(image.clone())),
         }
     }
 }

@@ -16,6 +16,7 @@ use super::guidance::{GuidanceConfig, SketchOperator};
 use super::network::Network;
 use super::prototypes::PrototypesConfig;
 use super::refine::RefineConfig;
+use super::repair::RepairConfig;
 use super::sampler::Sampler;
 use super::unet::DenoiserConfig;
 
@@ -25,7 +26,7 @@ use super::unet::DenoiserConfig;
 pub enum Profile {
     /// The paper's size: Stable Diffusion v1.5 and its checkpoints.
     Sd15,
-    /// 8 to 30 M parameters: CUDA and Jetson.
+    /// 8 to 30 M parameters, in a file of at most 16 MiB: CUDA and Jetson.
     Edge,
     /// At most 5 M parameters and 5 GFLOP a frame at 2 steps: a CPU, and the shipped demo.
     EdgeSmall,
@@ -68,6 +69,9 @@ pub struct ModelConfig {
     pub guidance: Option<GuidanceConfig>,
     /// The semantic and sketch guided network at the paper's size.
     pub control: Option<ControlConfig>,
+    /// The part that predicts the features of a good part, if there is one.
+    #[serde(default)]
+    pub repair: Option<RepairConfig>,
     /// The refine head, if there is one.
     pub refine: Option<RefineConfig>,
     /// The prototypes, if there are any.
@@ -86,7 +90,7 @@ fn edge_style(expansion: usize) -> BlockStyle {
 
 /// `rows` prototypes, divided among the classes: the work of a frame does not grow with their number.
 fn prototypes(rows: usize, classes: usize) -> PrototypesConfig {
-    PrototypesConfig { per_class: rows / classes.max(1), border_counts: true, metric: true }
+    PrototypesConfig { per_class: rows / classes.max(1), border_counts: true, stride: 8, metric: true }
 }
 
 /// The paper's blocks; the autoencoder has another epsilon than the denoiser.
@@ -126,6 +130,7 @@ impl ModelConfig {
                     multi_scale: Some(256),
                 },
             }),
+            repair: None,
             refine: None,
             prototypes: None,
             backbone: Backbone::Resnet50 { range: PixelRange::SymmetricOne },
@@ -182,8 +187,14 @@ impl ModelConfig {
                     style: edge_style(2),
                 }),
                 control: None,
-                refine: Some(RefineConfig { fine: 32, coarse: 64, blocks: 2, style: edge_style(2) }),
-                prototypes: Some(prototypes(864, classes)),
+                repair: Some(RepairConfig {
+                    channels: [32, 64, 96, 128],
+                    bottleneck: 48,
+                    blocks: 1,
+                    style: edge_style(2),
+                }),
+                refine: Some(RefineConfig { channels: [32, 64, 96], blocks: 2, style: edge_style(2) }),
+                prototypes: Some(prototypes(1728, classes)),
                 backbone: Backbone::EfficientnetLite0,
                 sampler: Sampler::DeviationCorrection { levels: 10 },
                 classes,
@@ -201,25 +212,31 @@ impl ModelConfig {
                 latent_scale: 1.0,
                 denoiser: DenoiserConfig {
                     latent_channels: 8,
-                    channels: vec![128, 256, 384],
+                    channels: vec![64, 128, 128],
                     blocks: 2,
                     attention: vec![false, true, true],
                     heads: 4,
                     context: None,
-                    style: edge_style(3),
+                    style: edge_style(2),
                 },
                 guidance: Some(GuidanceConfig {
                     patch: 4,
                     branch_channels: 64,
-                    channels: vec![128, 192, 256],
+                    channels: vec![96, 128, 160],
                     semantic: true,
                     sketch: Some(SketchOperator::Soft),
                     multi_scale: true,
                     style: edge_style(2),
                 }),
                 control: None,
-                refine: Some(RefineConfig { fine: 64, coarse: 128, blocks: 2, style: edge_style(2) }),
-                prototypes: Some(prototypes(6144, classes)),
+                repair: Some(RepairConfig {
+                    channels: [64, 96, 160, 224],
+                    bottleneck: 48,
+                    blocks: 2,
+                    style: edge_style(2),
+                }),
+                refine: Some(RefineConfig { channels: [64, 128, 192], blocks: 2, style: edge_style(2) }),
+                prototypes: Some(prototypes(1600, classes)),
                 backbone: Backbone::EfficientnetLite0,
                 sampler: Sampler::DeviationCorrection { levels: 10 },
                 classes,
@@ -248,6 +265,8 @@ impl ModelConfig {
             .or_else(|| self.denoiser.problem().map(|p| format!("denoiser: {p}")))
             .or_else(|| self.guidance.as_ref()?.problem().map(|p| format!("guidance: {p}")))
             .or_else(|| self.control.as_ref()?.problem(&self.denoiser).map(|p| format!("control: {p}")))
+            .or_else(|| self.repair.as_ref()?.problem().map(|p| format!("repair: {p}")))
+            .or_else(|| self.prototypes.as_ref()?.problem().map(|p| format!("prototypes: {p}")))
     }
 
     /// Makes the network with fresh weights.
@@ -276,6 +295,9 @@ mod tests {
         assert!(small <= 5_000_000, "edge-small has {small} parameters");
         let edge = parameters(Profile::Edge);
         assert!((8_000_000..=30_000_000).contains(&edge), "edge has {edge} parameters");
+        // In half precision, with the names of its tensors, for as many classes as MVTec-AD has.
+        let weights = 2 * ModelConfig::of(Profile::Edge, 15).init(&Device::flex()).num_params() + 90_000;
+        assert!(weights <= 16 << 20, "edge's weights are a file of {weights} bytes");
     }
 
     #[test]

@@ -5,7 +5,9 @@
 //! (PatchCore, arXiv 2106.08265, with a memory of fixed size instead of a tenth of the data) sees those.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, FloatDType, Tensor, assert_shape, module::avg_pool2d, ops::AvgPoolOptions};
+use burn::tensor::module::{avg_pool2d, interpolate};
+use burn::tensor::ops::{AvgPoolOptions, InterpolateMode, InterpolateOptions};
+use burn::tensor::{Device, FloatDType, Tensor, assert_shape};
 use serde::{Deserialize, Serialize};
 
 use super::features::Stages;
@@ -21,10 +23,17 @@ pub struct PrototypesConfig {
     /// there (a part that is cut off, a shadow) is no alarm. Bundles of versions before it could be chosen do without.
     #[serde(default)]
     pub border_counts: bool,
+    /// Stride of the compared patches, 8 or 16. Bundles of versions before it could be chosen compare at 16.
+    #[serde(default = "coarse")]
+    pub stride: usize,
     /// Distances are measured by how good patches of the class vary. Bundles of versions before it could be chosen compare
     /// plain features.
     #[serde(default)]
     pub metric: bool,
+}
+
+fn coarse() -> usize {
+    16
 }
 
 /// Typical patch features of good parts: not trained by gradient, but chosen from the pictures.
@@ -34,6 +43,7 @@ pub struct Prototypes {
     rows: Param<Tensor<3>>,
     metric: Option<Metric>,
     border_counts: bool,
+    stride: usize,
 }
 
 /// How distances between the patches of a class are measured: `|(a - b) factor|`, so what seldom varies counts for more.
@@ -65,15 +75,7 @@ impl Metric {
     }
 }
 
-/// Patch features of pictures: the stages at strides 8 and 16, averaged over the neighbourhood and joined at stride 16.
-///
-/// At stride 16 a frame has a quarter of the patches that it has at stride 8, and for the same work there can be four times
-/// as many prototypes, which tell more defects apart.
-///
-/// # Shapes
-/// - stages of `[b, 3, h, w]`
-/// - output `[b, h/16 w/16, channels]`
-pub fn patches(stages: &Stages, border_counts: bool) -> Tensor<3> {
+fn patches(stages: &Stages, stride: usize, border_counts: bool) -> Tensor<3> {
     let pool = |stage: &Tensor<4>, side: usize, stride: usize| {
         let options = AvgPoolOptions::<2>::new([side, side])
             .with_stride([stride, stride])
@@ -82,13 +84,38 @@ pub fn patches(stages: &Stages, border_counts: bool) -> Tensor<3> {
         avg_pool2d(stage.clone(), options)
     };
     let [_, fine, coarse] = stages;
-    // 4x4 cells at stride 8 have the same centre as one at stride 16.
-    let joined = Tensor::cat(vec![pool(fine, 4, 2), pool(coarse, 3, 1)], 1);
+    let coarse = pool(coarse, 3, 1);
+    let parts = if stride == 8 {
+        let [_, _, height, width] = fine.dims();
+        let options = InterpolateOptions::new(InterpolateMode::Bilinear)
+            .with_align_corners(false)
+            .with_output_size([height, width]);
+        vec![pool(fine, 3, 1), interpolate(coarse, options)]
+    } else {
+        // 4x4 cells at stride 8 have the same centre as one at stride 16.
+        vec![pool(fine, 4, 2), coarse]
+    };
+    let joined = Tensor::cat(parts, 1);
     let [batch, channels, height, width] = joined.dims();
     joined.permute([0, 2, 3, 1]).reshape([batch, height * width, channels])
 }
 
 impl PrototypesConfig {
+    /// Patch features of pictures: the stages at strides 8 and 16, averaged over the neighbourhood and joined at the
+    /// configuration's stride.
+    ///
+    /// # Shapes
+    /// - stages of `[b, 3, h, w]`
+    /// - output `[b, h/s w/s, channels]` for the stride `s`
+    pub fn patches(&self, stages: &Stages) -> Tensor<3> {
+        patches(stages, self.stride, self.border_counts)
+    }
+
+    /// What is wrong, if anything.
+    pub fn problem(&self) -> Option<String> {
+        (![8, 16].contains(&self.stride)).then(|| format!("stride {} is neither 8 nor 16", self.stride))
+    }
+
     /// Makes a place for the prototypes of a backbone with these stage channels; all are zero until they are chosen.
     pub fn init(&self, stage_channels: [usize; 3], classes: usize, device: &Device) -> Prototypes {
         let (groups, channels) = (classes.max(1), stage_channels[1] + stage_channels[2]);
@@ -97,6 +124,7 @@ impl PrototypesConfig {
             rows: Param::from_tensor(zeros(self.per_class)),
             metric: self.metric.then(|| Metric::new(zeros(1), zeros(channels))),
             border_counts: self.border_counts,
+            stride: self.stride,
         }
     }
 }
@@ -117,8 +145,8 @@ impl Prototypes {
     pub fn distance(&self, stages: &Stages, classes: &[usize], height: usize, width: usize) -> Tensor<4> {
         let rows = self.rows.val();
         let [groups, _, _] = rows.dims();
-        let [_, _, cell_rows, cell_columns] = stages[2].dims();
-        let found = patches(stages, self.border_counts);
+        let [_, _, cell_rows, cell_columns] = stages[if self.stride == 8 { 1 } else { 2 }].dims();
+        let found = patches(stages, self.stride, self.border_counts);
         let near: Vec<Tensor<2>> = classes
             .iter()
             .enumerate()
@@ -169,7 +197,7 @@ mod tests {
     #[test]
     fn a_class_is_compared_with_its_own_prototypes() {
         let device = Device::flex();
-        let config = PrototypesConfig { per_class: 2, border_counts: false, metric: false };
+        let config = PrototypesConfig { per_class: 2, border_counts: false, stride: 16, metric: false };
         let rows = Tensor::<1>::from_floats([1.0, 1.0, 1.0, 1.0, 5.0, 5.0, 5.0, 5.0], &device).reshape([2, 2, 2]);
         let prototypes = config.init([1, 1, 1], 2, &device).with_rows(rows, None);
         let stages = [16, 8, 4].map(|side| Tensor::<4>::ones([3, 1, side, side], &device));
@@ -182,7 +210,7 @@ mod tests {
     #[test]
     fn a_class_is_measured_by_its_own_metric() {
         let device = Device::flex();
-        let config = PrototypesConfig { per_class: 1, border_counts: false, metric: true };
+        let config = PrototypesConfig { per_class: 1, border_counts: false, stride: 16, metric: true };
         let center = Tensor::<1>::from_floats([1.0, 1.0, 0.0, 0.0], &device).reshape([2, 1, 2]);
         let factor = Tensor::<1>::from_floats([1.0, 0.0, 0.0, 1.0, 3.0, 0.0, 0.0, 4.0], &device).reshape([2, 2, 2]);
         // Of the first class the mean itself, of the second the origin.

@@ -1,7 +1,9 @@
-//! The refine head: where is the picture not its reconstruction *because of a defect*?
+//! The refine head: where is the picture not what it should be *because of a defect*?
 //!
-//! A small segmentation network over the differences between both, trained on synthetic defects (as in DRAEM,
-//! arXiv 2108.07610, and DiffusionAD, arXiv 2303.08730). It learns which differences are reconstruction error.
+//! A small segmentation network over the picture and its difference to what a good part would show, trained on synthetic
+//! defects (as in DRAEM, arXiv 2108.07610, and DiffusionAD, arXiv 2303.08730). It learns which differences are no defect.
+//! It compares backbone features with the repaired ones, and the latent with the one that diffusion restored: no decoder
+//! has to run for that, so training and frames are cheap.
 
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
@@ -10,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blocks::activation::Activation;
 use super::blocks::pointwise::mix;
-use super::blocks::resample::{Downsample, double, space_to_depth};
+use super::blocks::resample::{Upsample, space_to_depth};
 use super::blocks::stage::{Block, BlockStyle};
 use super::features::Stages;
 
@@ -18,11 +20,9 @@ use super::features::Stages;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RefineConfig {
-    /// Channels at stride 4.
-    pub fine: usize,
-    /// Channels at stride 8.
-    pub coarse: usize,
-    /// Blocks on each of the three runs: fine, coarse, fine.
+    /// Channels at strides 4, 8 and 16.
+    pub channels: [usize; 3],
+    /// Blocks at each stride.
     pub blocks: usize,
     /// Block kind and norms.
     pub style: BlockStyle,
@@ -32,36 +32,42 @@ pub struct RefineConfig {
 #[derive(Module, Debug)]
 pub struct RefineHead {
     pixels: Conv2d,
-    fine_features: Conv2d,
-    middle_features: Conv2d,
-    coarse_features: Conv2d,
-    fine_in: Vec<Block>,
-    down: Downsample,
-    coarse: Vec<Block>,
-    up: Conv2d,
-    fine_out: Vec<Block>,
+    latents: Conv2d,
+    /// Strides 4, 8 and 16.
+    features: Vec<Conv2d>,
+    blocks: Vec<Vec<Block>>,
+    /// To strides 4 and 8.
+    up: Vec<Upsample>,
     output: Conv2d,
     #[module(skip)]
     activation: Activation,
 }
 
+/// Two views of the same: what is seen, and what a good part would show.
+#[derive(Debug)]
+pub struct Compared<'a, T> {
+    /// Of the picture.
+    pub seen: &'a T,
+    /// Of the part without its defect.
+    pub normal: &'a T,
+}
+
 impl RefineConfig {
     /// Makes the head for a backbone with these stage channels.
-    pub fn init(&self, stage_channels: [usize; 3], device: &Device) -> RefineHead {
+    pub fn init(&self, stage_channels: [usize; 3], latent_channels: usize, device: &Device) -> RefineHead {
+        let Self { channels, blocks, style } = self;
         let pointwise = |input, output| Conv2dConfig::new([input, output], [1, 1]).init(device);
-        let run = |width: usize| (0..self.blocks).map(|_| self.style.block(width, width, None, device)).collect();
         RefineHead {
-            pixels: pointwise(2 * 3 * 16, self.fine),
-            fine_features: pointwise(2 * stage_channels[0], self.fine),
-            middle_features: pointwise(2 * stage_channels[1], self.coarse),
-            coarse_features: pointwise(2 * stage_channels[2], self.coarse),
-            fine_in: run(self.fine),
-            down: self.style.down(self.fine, self.coarse, device),
-            coarse: run(self.coarse),
-            up: pointwise(self.coarse, self.fine),
-            fine_out: run(self.fine),
-            output: pointwise(self.fine, 1),
-            activation: self.style.activation,
+            pixels: pointwise(3 * 16, channels[0]),
+            latents: pointwise(2 * latent_channels, channels[1]),
+            features: (0..3).map(|k| pointwise(2 * stage_channels[k], channels[k])).collect(),
+            blocks: channels
+                .iter()
+                .map(|&width| (0..*blocks).map(|_| style.block(width, width, None, device)).collect())
+                .collect(),
+            up: (0..2).map(|k| style.up(channels[k + 1], channels[k], device)).collect(),
+            output: pointwise(channels[0], 1),
+            activation: style.activation,
         }
     }
 }
@@ -70,31 +76,25 @@ impl RefineHead {
     /// Logits per cell at stride 4.
     ///
     /// # Shapes
-    /// - image and reconstruction `[b, 3, h, w]`, and their stages
+    /// - image `[b, 3, h, w]`, latents `[b, c, h/8, w/8]`, stages at strides 4, 8 and 16
     /// - output `[b, 1, h/4, w/4]`
     pub fn forward(
         &self,
         image: Tensor<4>,
-        reconstruction: Tensor<4>,
-        seen: &Stages,
-        reconstructed: &Stages,
+        latents: Compared<'_, Tensor<4>>,
+        features: Compared<'_, Stages>,
     ) -> Tensor<4> {
         let pair = |a: &Tensor<4>, b: &Tensor<4>| Tensor::cat(vec![a.clone(), (a.clone() - b.clone()).abs()], 1);
-        let pixels = space_to_depth(pair(&image, &reconstruction), 4);
-        let mut fine = mix(&self.pixels, pixels) + mix(&self.fine_features, pair(&seen[0], &reconstructed[0]));
-        for block in &self.fine_in {
-            fine = block.forward(fine, None);
-        }
-        let mut coarse = self.down.forward(fine.clone())
-            + mix(&self.middle_features, pair(&seen[1], &reconstructed[1]))
-            + double(mix(&self.coarse_features, pair(&seen[2], &reconstructed[2])));
-        for block in &self.coarse {
-            coarse = block.forward(coarse, None);
-        }
-        fine = fine + double(mix(&self.up, coarse));
-        for block in &self.fine_out {
-            fine = block.forward(fine, None);
-        }
-        mix(&self.output, self.activation.forward(fine))
+        let level = |k: usize, mut x: Tensor<4>| {
+            for block in &self.blocks[k] {
+                x = block.forward(x, None);
+            }
+            x
+        };
+        let stage = |k: usize| mix(&self.features[k], pair(&features.seen[k], &features.normal[k]));
+        let x = level(2, stage(2));
+        let x = level(1, self.up[1].forward(x) + stage(1) + mix(&self.latents, pair(latents.seen, latents.normal)));
+        let x = level(0, self.up[0].forward(x) + stage(0) + mix(&self.pixels, space_to_depth(image, 4)));
+        mix(&self.output, self.activation.forward(x))
     }
 }

@@ -14,7 +14,7 @@ use crate::model::profile::Profile;
 
 /// What may be in the file, and the fields of the network that belong to it: what one stage trains stays together.
 const PARTS: [(&str, &[&str]); 3] =
-    [("autoencoder", &["autoencoder"]), ("denoiser", &["denoiser", "guidance"]), ("refine", &["refine"])];
+    [("autoencoder", &["autoencoder"]), ("denoiser", &["denoiser", "guidance"]), ("refine", &["repair", "refine"])];
 
 /// Names of the parts.
 pub const PART_NAMES: [&str; 3] = [PARTS[0].0, PARTS[1].0, PARTS[2].0];
@@ -70,8 +70,8 @@ impl Base {
         Ok(Self { file, path: path.into(), hash, record })
     }
 
-    /// Puts the base's parts over those of a network. Its classes all start as the base's null class. A refine head that the
-    /// network lacks is left away; denoiser and guidance were trained together and are taken together, or not at all.
+    /// Puts the base's parts over those of a network. Its classes all start as the base's null class. Repair or a refine
+    /// head that the network lacks is left away; denoiser and guidance were trained together and are taken together, or not at all.
     ///
     /// # Errors
     /// A tensor that the network does not know, or of another shape.
@@ -80,8 +80,12 @@ impl Base {
             network.guidance = network.guidance.take().map(|guidance| guidance.with_classes(classes));
         };
         with(&mut network, 0);
-        let file = self.file.clone();
-        let file = if network.refine.is_none() { file.without("refine")? } else { file };
+        let mut file = self.file.clone();
+        for (field, missing) in [("repair", network.repair.is_none()), ("refine", network.refine.is_none())] {
+            if missing {
+                file = file.without(field)?;
+            }
+        }
         let mut network = file.load_over(network, NumberFormat::F32).with_context(|| {
             format!(
                 "--base {}: was made by dsad {} for other networks, or for parts that the configuration switches off; make it \
@@ -161,6 +165,7 @@ mod tests {
                 let field = name.split('.').next().expect("a field");
                 let held = match field {
                     "guidance" => parts.contains(&"denoiser"),
+                    "repair" => parts.contains(&"refine"),
                     field => parts.contains(&field),
                 };
                 taken += usize::from(held);
@@ -185,9 +190,11 @@ mod tests {
             let config = TrainConfig::with(Profile::EdgeSmall, &off).expect("fits");
             base.apply(config.model(Profile::EdgeSmall, 0).init(&device), 0)
         };
-        for key in ["refine", "prototypes"] {
+        for key in ["repair", "refine", "prototypes"] {
             let started = tensors(&without(key).expect("fits all the same"));
-            assert!(started.keys().any(|name| name.starts_with("refine.")) == (key != "refine"), "{key}");
+            for part in ["repair", "refine"] {
+                assert!(started.keys().any(|name| name.starts_with(part)) == (key != part), "{key}");
+            }
             let (name, entry) = started.iter().find(|(name, _)| name.starts_with("denoiser.")).expect("a denoiser");
             assert_eq!(*entry, tensors(&made)[name], "{key}");
         }
@@ -218,6 +225,6 @@ mod tests {
         let base = Base::open(&path, Profile::Edge).expect("says that it is for edge");
         let error = base.apply(ModelConfig::of(Profile::Edge, 0).init(&device), 0).expect_err("has other sizes");
         let error = format!("{error:#}");
-        assert!(error.contains("refine.") && error.contains("--base none") && error.contains("shape"), "{error}");
+        assert!(error.contains("repair.") && error.contains("--base none") && error.contains("shape"), "{error}");
     }
 }

@@ -25,6 +25,8 @@ pub struct TrainConfig {
     pub sketch: bool,
     /// Fuse the levels of the guidance.
     pub multi_scale: bool,
+    /// Have a part that predicts the features of the good part.
+    pub repair: bool,
     /// Have a refine head.
     pub refine: bool,
     /// Have prototypes.
@@ -33,19 +35,19 @@ pub struct TrainConfig {
     pub autoencoder_share: f64,
     /// Share of the time budget for the guided denoiser.
     pub denoiser_share: f64,
-    /// Share of the time budget for the refine head.
+    /// Share of the time budget for repair and refine head.
     pub refine_share: f64,
     /// Pictures per step of the autoencoder.
     pub autoencoder_batch: usize,
     /// Pictures per step of the guided denoiser.
     pub denoiser_batch: usize,
-    /// Pictures per step of the refine head.
+    /// Pictures per step of repair and refine head.
     pub refine_batch: usize,
     /// Peak learning rate of the autoencoder.
     pub autoencoder_rate: f64,
     /// Peak learning rate of the guided denoiser.
     pub denoiser_rate: f64,
-    /// Peak learning rate of the refine head.
+    /// Peak learning rate of repair and refine head.
     pub refine_rate: f64,
     /// Decoupled weight decay of AdamW.
     pub weight_decay: f64,
@@ -108,15 +110,16 @@ impl TrainConfig {
             guidance.sketch = guidance.sketch.filter(|_| self.sketch);
             guidance.multi_scale &= self.multi_scale;
         }
+        model.repair = model.repair.filter(|_| self.repair);
         model.refine = model.refine.filter(|_| self.refine);
         model.prototypes = model.prototypes.filter(|_| self.prototypes);
         model
     }
 
-    /// Share of the time budget of the three stages. A refine head that is switched off leaves its share to the others.
+    /// Share of the time budget of the three stages. Without repair and refine head, their share goes to the others.
     pub fn shares(&self) -> [f64; 3] {
         let Self { autoencoder_share, denoiser_share, refine_share, .. } = *self;
-        if self.refine {
+        if self.repair || self.refine {
             return [autoencoder_share, denoiser_share, refine_share];
         }
         let whole = autoencoder_share + denoiser_share;
@@ -140,8 +143,9 @@ impl TrainConfig {
             ensure!((0.0..=1.0).contains(&share), "{name} = {share}: must be 0 to 1");
         }
         ensure!(
-            config.refine || config.refine_share < 1.0,
-            "refine = false with refine_share = 1: no stage is left to train; give the other *_share keys time"
+            config.repair || config.refine || config.refine_share < 1.0,
+            "repair = false and refine = false with refine_share = 1: no stage is left to train; give the other *_share keys \
+             time"
         );
         let shares = config.autoencoder_share + config.denoiser_share + config.refine_share;
         ensure!((shares - 1.0).abs() < 1e-6, "the three *_share keys add up to {shares}, they must add up to 1");
@@ -188,7 +192,7 @@ mod tests {
         let error =
             |from: &str, to: &str| TrainConfig::parse(&text.replace(from, to)).expect_err("refused").to_string();
         assert!(error("grid = 65536", "grid = [256, 250]").contains("250"));
-        assert!(error("refine_share = 0.30", "refine_share = 0.5").contains("add up to"));
+        assert!(error("refine_share = 0.55", "refine_share = 0.6").contains("add up to"));
         assert!(error("ema_decay", "ema_dcay").contains("ema_dcay"));
     }
 
@@ -207,17 +211,18 @@ mod tests {
 
     #[test]
     fn a_part_that_is_switched_off_is_not_made_and_its_time_is_given_away() {
-        let off = "semantic = false\nsketch = false\nmulti_scale = false\nrefine = false\nprototypes = false";
+        let off =
+            "semantic = false\nsketch = false\nmulti_scale = false\nrepair = false\nrefine = false\nprototypes = false";
         let config = TrainConfig::with(Profile::EdgeSmall, &toml::from_str(off).expect("is TOML")).expect("fits");
         let model = config.model(Profile::EdgeSmall, 2);
         let guidance = model.guidance.expect("the picture itself still guides");
         assert_eq!((guidance.semantic, guidance.sketch, guidance.multi_scale), (false, None, false));
-        assert_eq!((model.refine, model.prototypes), (None, None));
+        assert_eq!((model.repair, model.refine, model.prototypes), (None, None, None));
         let [autoencoder, denoiser, refine] = config.shares();
         assert!((autoencoder + denoiser - 1.0).abs() < 1e-12 && refine == 0.0, "{:?}", config.shares());
-        assert!((autoencoder / denoiser - 0.40 / 0.30).abs() < 1e-12);
+        assert!((autoencoder / denoiser - 0.25 / 0.20).abs() < 1e-12);
         let whole = TrainConfig::of(Profile::EdgeSmall).expect("ships");
         assert_eq!(whole.model(Profile::EdgeSmall, 2), ModelConfig::of(Profile::EdgeSmall, 2));
-        assert_eq!(whole.shares(), [0.40, 0.30, 0.30]);
+        assert_eq!(whole.shares(), [0.25, 0.20, 0.55]);
     }
 }

@@ -9,11 +9,14 @@ const SIDES: std::ops::RangeInclusive<usize> = 64..=2048;
 /// A grid may have this share of the pixels asked for: a frame must not cost more than was meant, nor see much less.
 const AREA: std::ops::RangeInclusive<f64> = 0.85..=1.02;
 
+/// Pixels that a grid has even if pictures have fewer: the backbone knows things of the size that they have there.
+const LEAST: f64 = 65_536.0;
+
 /// The model grid as a configuration says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "grid: must be a number of pixels, as 65536, or columns and rows, as [256, 256]")]
 pub enum Grid {
-    /// About so many pixels; columns and rows follow the pictures.
+    /// About so many pixels, fewer where the pictures have fewer; columns and rows follow the pictures.
     Pixels(usize),
     /// Columns and rows.
     Fixed([usize; 2]),
@@ -33,12 +36,12 @@ impl Grid {
         }
     }
 
-    /// Columns and rows for pictures of this aspect (columns over rows): of all grids with about as many pixels the one
-    /// whose aspect is nearest, and of two such the larger.
-    pub fn size(self, aspect: f64) -> (usize, usize) {
+    /// Columns and rows for pictures of this aspect (columns over rows) and with so many pixels: of all grids with about as
+    /// many as asked for the one whose aspect is nearest, and of two such the larger.
+    pub fn size(self, aspect: f64, native: f64) -> (usize, usize) {
         let pixels = match self {
             Self::Fixed([width, height]) => return (width, height),
-            Self::Pixels(pixels) => pixels as f64,
+            Self::Pixels(pixels) => (pixels as f64).min(native.max(LEAST)),
         };
         let sides = || SIDES.step_by(STEP);
         let share = |(width, height): (usize, usize)| (width * height) as f64 / pixels;
@@ -61,18 +64,24 @@ mod tests {
     #[test]
     fn a_grid_follows_the_pictures_and_costs_no_more() {
         let auto = Grid::Pixels(65_536);
-        assert_eq!(auto.size(1.0), (256, 256));
-        assert_eq!(auto.size(640.0 / 261.0), (384, 160));
-        assert_eq!(auto.size(384.0 / 512.0), (224, 288));
-        assert_eq!(auto.size(512.0 / 384.0), (288, 224));
+        let many = f64::INFINITY;
+        assert_eq!(auto.size(1.0, many), (256, 256));
+        assert_eq!(auto.size(640.0 / 261.0, many), (384, 160));
+        assert_eq!(auto.size(384.0 / 512.0, many), (224, 288));
+        assert_eq!(auto.size(512.0 / 384.0, many), (288, 224));
         for aspect in [0.01, 0.3, 0.5, 0.9, 1.1, 1.5, 16.0 / 9.0, 2.0, 4.0, 40.0] {
-            let (width, height) = auto.size(aspect);
+            let (width, height) = auto.size(aspect, many);
             assert!((width * height) as f64 <= 65_536.0 * 1.02 && width * height >= 55_000, "{width}x{height}");
             let off = (width as f64 / height as f64 / aspect).ln().abs();
             assert!(off < 0.15 || !(0.1..=10.0).contains(&aspect), "{aspect}: {width}x{height}");
         }
-        assert_eq!(Grid::Pixels(5_000).size(1.0), (64, 64));
-        assert_eq!(Grid::Fixed([64, 96]).size(3.0), (64, 96));
+        assert_eq!(Grid::Pixels(5_000).size(1.0, many), (64, 64));
+        assert_eq!(Grid::Fixed([64, 96]).size(3.0, many), (64, 96));
+        // Pictures with fewer pixels are not enlarged, unless they are very small.
+        assert_eq!(Grid::Pixels(147_456).size(1.0, many), (384, 384));
+        assert_eq!(Grid::Pixels(147_456).size(1.0, 300.0 * 300.0), (288, 288));
+        assert_eq!(Grid::Pixels(147_456).size(1.0, 100.0 * 100.0), (256, 256));
+        assert_eq!(Grid::Pixels(5_000).size(1.0, 100.0 * 100.0), (64, 64));
     }
 
     #[test]

@@ -6,10 +6,12 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::batches::Batch;
 use super::config::TrainConfig;
 use crate::model::autoencoder::Autoencoder;
+use crate::model::features::Stages;
 use crate::model::guidance::GuidanceNetwork;
 use crate::model::loss::{dice, feature_distance, focal, l1};
 use crate::model::network::Network;
-use crate::model::refine::RefineHead;
+use crate::model::refine::{Compared, RefineHead};
+use crate::model::repair::{Repair, RepairNetwork};
 use crate::model::sketch::soft_sketch;
 use crate::model::unet::{Conditions, Denoiser, Guidance};
 
@@ -190,7 +192,17 @@ impl Objective for DenoiserObjective {
     }
 }
 
-/// Where are the synthetic defects, given a picture and its reconstruction?
+/// What the third stage trains together.
+#[derive(Module, Debug)]
+pub struct Judges {
+    repair: Option<RepairNetwork>,
+    refine: Option<RefineHead>,
+}
+
+/// Which features would the picture have without its synthetic defect, and where is that defect?
+///
+/// Both learn from the same features of the frozen backbone, most of this stage's work. The refine head sees what the
+/// repair says at the time, but does not teach it.
 #[derive(Debug)]
 pub struct RefineObjective<'a> {
     /// The step counts.
@@ -200,34 +212,54 @@ pub struct RefineObjective<'a> {
 }
 
 impl Objective for RefineObjective<'_> {
-    type Trained = RefineHead;
+    type Trained = Judges;
 
     fn name(&self) -> &'static str {
         "refine"
     }
 
-    fn extract(&self, network: &Network) -> RefineHead {
-        network.refine.clone().expect("this stage runs for profiles with a refine head")
+    fn extract(&self, network: &Network) -> Judges {
+        Judges { repair: network.repair.as_ref().map(|repair| repair.network.clone()), refine: network.refine.clone() }
     }
 
-    fn install(&self, mut network: Network, trained: RefineHead) -> Network {
-        network.refine = Some(trained);
+    fn install(&self, mut network: Network, trained: Judges) -> Network {
+        network.repair = network.repair.zip(trained.repair).map(|(repair, network)| Repair { network, ..repair });
+        network.refine = trained.refine;
         network
     }
 
-    fn loss(&self, network: &Network, trained: &RefineHead, batch: &Batch, device: &Device) -> Tensor<1> {
-        let (_, seen) = images(batch, device);
-        let classes: Vec<usize> = (0..batch.size)
+    fn loss(&self, network: &Network, trained: &Judges, batch: &Batch, device: &Device) -> Tensor<1> {
+        let size = batch.size;
+        let (clean, seen) = images(batch, device);
+        let classes: Vec<usize> = (0..size)
             .map(|k| if self.classes && batch.draws[k][2] >= CLASS_DROP { batch.sets[k] + 1 } else { 0 })
             .collect();
-        // All step counts are met in turn: the head must not depend on one.
+        // All step counts are met, the small ones more often: they cost less, and the lines ask for them.
         let listed = &self.config.steps;
-        let steps = listed[(batch.draws[0][0] * listed.len() as f64) as usize % listed.len()];
-        let redrawn = network.reconstruct(seen.clone(), None, &classes, steps.0, None);
-        let features = network.features.forward(redrawn.image.clone());
-        let logits = trained.forward(seen, redrawn.image, &redrawn.seen, &features);
-        let shape = [batch.size, 1, batch.height / 4, batch.width / 4];
-        let mask = upload(&batch.mask, shape, device).greater_elem(0.2).float();
-        focal(logits.clone(), mask.clone()) * 10.0 + dice(logits, mask) * 0.5
+        let steps = listed[(batch.draws[0][0].powi(2) * listed.len() as f64) as usize % listed.len()];
+        let refine = |refine: &RefineHead, latents: (Tensor<4>, Tensor<4>), features: (&Stages, &Stages)| {
+            let latents = Compared { seen: &latents.0, normal: &latents.1 };
+            let features = Compared { seen: features.0, normal: features.1 };
+            let logits = refine.forward(seen.clone(), latents, features);
+            let mask = upload(&batch.mask, [size, 1, batch.height / 4, batch.width / 4], device);
+            let mask = mask.greater_elem(0.2).float();
+            focal(logits.clone(), mask.clone()) * 10.0 + dice(logits, mask) * 0.5
+        };
+        let Some((scale, repair)) = network.repair.as_ref().map(|repair| &repair.scale).zip(trained.repair.as_ref())
+        else {
+            let head = trained.refine.as_ref().expect("this stage runs for networks with repair or a refine head");
+            let redrawn = network.reconstruct(seen.clone(), None, &classes, steps.0, None);
+            let (shown, normal) = network.redrawn_features(&redrawn);
+            return refine(head, (redrawn.seen_latent, redrawn.latent), (&shown, &normal));
+        };
+        let both = network.features.forward(Tensor::cat(vec![clean, seen.clone()], 0));
+        let good = both.clone().map(|stage| stage.narrow(0, 0, size));
+        let stages = both.map(|stage| stage.narrow(0, size, size));
+        let found = scale.standardise(&stages);
+        let repaired = repair.forward(&found);
+        let loss = feature_distance(&repaired, &scale.standardise(&good)) * 3.0;
+        let Some(head) = &trained.refine else { return loss };
+        let latents = network.restore(seen.clone(), None, &stages, &classes, steps.0, None);
+        loss + refine(head, latents, (&found, &repaired.map(Tensor::inner)))
     }
 }

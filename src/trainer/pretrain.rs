@@ -72,7 +72,7 @@ pub struct Pretrained {
 pub fn pretrain(request: &PretrainRequest, compute: &Compute) -> anyhow::Result<Pretrained> {
     let config = &request.config;
     let features = backbone::load(&request.backbone, &compute.device)?;
-    let size = config.grid.size(1.0);
+    let size = config.grid.size(1.0, f64::INFINITY);
     let pictures = render(request, size);
     // The pictures of a product vary by themselves.
     let varied = vec![Augmentation::LEAST; request.products];

@@ -9,7 +9,7 @@ use super::augment::Augmentation;
 use super::metric::Spread;
 use super::pictures::{Picture, picture_tensor};
 use crate::model::network::Network;
-use crate::model::prototypes::{Metric, PrototypesConfig, patches};
+use crate::model::prototypes::{Metric, PrototypesConfig};
 
 /// Patches per class that the prototypes are chosen from, at most.
 const MAX_PATCHES: usize = 20_000;
@@ -47,7 +47,7 @@ pub fn choose_prototypes(
                     break;
                 }
                 let image = picture_tensor(rgb, width, height, device);
-                let found = patches(&network.features.forward(image), config.border_counts);
+                let found = config.patches(&network.features.forward(image));
                 let cells = found.dims()[1];
                 channels = found.dims()[2];
                 let found = found.try_into_vec_as::<f32>()?;

@@ -114,7 +114,7 @@ pub enum Training {
         autoencoder: f64,
         /// The guided denoiser.
         denoiser: f64,
-        /// The refine head.
+        /// Repair and refine head.
         refine: f64,
     },
     /// So many steps each.
@@ -189,14 +189,20 @@ pub fn prepare(found: Discovered, request: &FitRequest, compute: &Compute) -> an
     Ok(Setup { surveys, skipped, remarks, data, spec, classes, model, features, chosen, seconds })
 }
 
-/// How pictures come to the model: a grid of the median aspect of all good pictures, or of their tiles.
+/// How pictures come to the model: a grid of the median aspect of all good pictures, or of their tiles, and not of more
+/// pixels than they have.
 fn spec(surveys: &[Survey], config: &TrainConfig, tiles: Option<TileGrid>) -> PreprocessSpec {
-    let sizes = surveys.iter().flat_map(|survey| &survey.sizes);
-    let aspects =
-        sizes.flat_map(|((width, height), count)| std::iter::repeat_n(*width as f32 / *height as f32, *count));
-    let aspect = Spread::of(aspects).map_or(1.0, |spread| spread.median);
-    let shape = tiles.map_or(1.0, |tiles| f64::from(tiles.rows) / f64::from(tiles.columns));
-    let (width, height) = config.grid.size(aspect * shape);
+    let median = |of: fn(f64, f64) -> f64| {
+        let sizes = surveys.iter().flat_map(|survey| &survey.sizes);
+        let values = sizes.flat_map(|((width, height), count)| {
+            std::iter::repeat_n(of(f64::from(*width), f64::from(*height)) as f32, *count)
+        });
+        Spread::of(values).map(|spread| spread.median)
+    };
+    let aspect = median(|width, height| width / height).unwrap_or(1.0);
+    let pixels = median(|width, height| width * height).unwrap_or(f64::INFINITY);
+    let (columns, rows) = tiles.map_or((1.0, 1.0), |tiles| (f64::from(tiles.columns), f64::from(tiles.rows)));
+    let (width, height) = config.grid.size(aspect * rows / columns, pixels / (rows * columns));
     let (geometry, normalisation) = (config.geometry, Normalisation::SymmetricOne);
     PreprocessSpec { width, height, geometry, normalisation, sketch: SketchPlane::None, tiles }
 }
@@ -341,7 +347,7 @@ impl fmt::Display for Training {
             Training::StageSteps(steps) => write!(f, "{steps} steps a stage"),
             Training::Minutes { autoencoder, denoiser, refine } => write!(
                 f,
-                "{:.1} minutes: autoencoder {autoencoder:.1}, denoiser {denoiser:.1}, refine head {refine:.1}",
+                "{:.1} minutes: autoencoder {autoencoder:.1}, denoiser {denoiser:.1}, repair and refine {refine:.1}",
                 autoencoder + denoiser + refine
             ),
         }

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use burn::module::Module;
 use burn::store::ModuleRecord;
+use burn::tensor::Tensor;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
@@ -20,6 +21,7 @@ use crate::device::Compute;
 use crate::model::features::FeatureExtractor;
 use crate::model::network::Network;
 use crate::model::profile::ModelConfig;
+use crate::model::repair::FeatureScale;
 use crate::synthetic::corrupt::CorruptionFamily;
 
 /// Stages of a run.
@@ -130,7 +132,12 @@ impl Stages<'_> {
                     progress.set_prefix(objective.name());
                     stage::run(&objective, network, &settings, run, state, &progress)?
                 }
-                _ if network.refine.is_some() => {
+                _ if network.repair.is_some() || network.refine.is_some() => {
+                    if state.step == 0
+                        && let Some(repair) = &mut network.repair
+                    {
+                        repair.scale = self.measure_features(&network.features)?;
+                    }
                     let objective = RefineObjective { config, classes };
                     progress.set_prefix(objective.name());
                     stage::run(&objective, network, &settings, run, state, &progress)?
@@ -146,6 +153,31 @@ impl Stages<'_> {
             run.save(state, |path| stage::write(network.clone(), path, "network.bpk"))?;
         }
         Ok(network)
+    }
+
+    /// Mean and spread of the feature channels of some training pictures.
+    fn measure_features(&self, features: &FeatureExtractor) -> anyhow::Result<FeatureScale> {
+        let device = &self.compute.device;
+        let mut sums: [Vec<(f64, f64)>; 3] = self.model.backbone.channels().map(|channels| vec![(0.0, 0.0); channels]);
+        let mut cells = [0.0; 3];
+        for picture in spread(self.pictures, 64) {
+            let stages = features.forward(picture_tensor(&picture.rgb, self.size.0, self.size.1, device));
+            for ((stage, sums), cells) in stages.into_iter().zip(&mut sums).zip(&mut cells) {
+                let plane = stage.dims()[2] * stage.dims()[3];
+                *cells += plane as f64;
+                for (values, sum) in stage.try_into_vec_as::<f32>()?.chunks_exact(plane).zip(sums) {
+                    sum.0 += values.iter().map(|value| f64::from(*value)).sum::<f64>();
+                    sum.1 += values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
+                }
+            }
+        }
+        let row = |stage: usize, of: fn(f64, f64) -> f64| {
+            let values = sums[stage].iter().map(|(sum, squares)| of(sum / cells[stage], squares / cells[stage]) as f32);
+            Tensor::<1>::from_floats(values.collect::<Vec<f32>>().as_slice(), device)
+        };
+        // A channel that never varies has nothing to say: its noise must not count.
+        let factor = |mean: f64, square: f64| 1.0 / (square - mean * mean).max(1e-4).sqrt();
+        Ok(FeatureScale::new(std::array::from_fn(|k| row(k, |mean, _| mean)), std::array::from_fn(|k| row(k, factor))))
     }
 
     /// One over the standard deviation of the latents of some training pictures.

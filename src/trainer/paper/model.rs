@@ -135,7 +135,14 @@ pub fn preprocess(config: &ModelConfig, width: usize, height: usize) -> Preproce
 /// The paper's anomaly map and score: the sum of the cosine distances of the features, smoothed, and the largest mean.
 pub fn map() -> MapSpec {
     MapSpec {
-        weights: MapWeights { features: 1.0, latent: 0.0, refine: 0.0, prototypes: 0.0, prototypes_floor: 0.0 },
+        weights: MapWeights {
+            features: 1.0,
+            features_floor: 0.0,
+            latent: 0.0,
+            refine: 0.0,
+            prototypes: 0.0,
+            prototypes_floor: 0.0,
+        },
         sigma: SIGMA,
         pooling: Pooling::BoxMax,
     }

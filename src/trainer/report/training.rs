@@ -6,7 +6,7 @@ use super::{Report, svg};
 use crate::trainer::usage::peak_rss_mb;
 
 /// Names of the stages.
-const STAGES: [&str; 3] = ["autoencoder", "denoiser", "refine head"];
+const STAGES: [&str; 3] = ["autoencoder", "denoiser", "repair and refine"];
 
 /// Writes the section.
 pub fn write(html: &mut String, report: &Report<'_>) -> anyhow::Result<()> {

@@ -5,7 +5,7 @@
     python tests/data/golden/generate.py
 
 The reference is `diffusers` wherever it has the layer: ResnetBlock2D, Attention, Downsample2D, Upsample2D,
-AutoencoderKL, UNet2DModel, UNet2DConditionModel, ControlNetModel, DDPMScheduler, DDIMScheduler; the backbones are timm's. Where it has none (edge networks, guidance, refine head, maps,
+AutoencoderKL, UNet2DModel, UNet2DConditionModel, ControlNetModel, DDPMScheduler, DDIMScheduler; the backbones are timm's. Where it has none (edge networks, guidance, repair, refine head, maps,
 sketch, losses, deviation correction) the reference is the formula in plain torch or numpy operations.
 
 Weights are seeded random numbers, also in the norms, so that no parameter is neutral. They are stored under our names,
@@ -568,6 +568,15 @@ class Fold(torch.nn.Module):
         return self.conv(F.pixel_unshuffle(x, 2))
 
 
+class Grow(torch.nn.Module):
+    def __init__(self, channels, output):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(channels, output, 1)
+
+    def forward(self, x):
+        return F.interpolate(self.conv(x), scale_factor=2, mode="nearest")
+
+
 def tree(**parts):
     """A module with named parts: its state has the names of our modules."""
     module = torch.nn.Module()
@@ -586,11 +595,11 @@ run = lambda blocks, x: [x := block(x) for block in blocks][-1]
 def edge_networks():
     """The networks of the edge profiles, small, from their description: nothing published has this shape."""
     out = {}
-    image, again = torch.rand(2, 3, 32, 64) * 2 - 1, torch.rand(2, 3, 32, 64) * 2 - 1
+    image = torch.rand(2, 3, 32, 64) * 2 - 1
     sketch = torch.rand(2, 1, 32, 64)
     seen = [torch.randn(2, c, h, w) for c, h, w in [(6, 8, 16), (10, 4, 8), (12, 2, 4)]]
     redrawn = [torch.randn_like(stage) for stage in seen]
-    out.update({"image": image, "again": again, "sketch": sketch})
+    out.update({"image": image, "sketch": sketch})
     out.update({f"seen.{k}": stage for k, stage in enumerate(seen)})
     out.update({f"redrawn.{k}": stage for k, stage in enumerate(redrawn)})
 
@@ -686,29 +695,49 @@ def edge_networks():
     out.update({f"control.{k}": control for k, control in enumerate(controls)})
     out["class_embedding"] = guide.classes(torch.tensor([2, 0]))
 
-    # Refine head: 8 channels fine, 12 coarse, one block on each run.
+    # Repair: 8, 12, 16 and 20 channels at strides 4 to 32, 4 in the bottleneck, two blocks each.
+    repair = randomise(
+        tree(
+            down=parts([Fold(6, 12), Fold(22, 16), Fold(28, 20)]),
+            narrow=conv1(20, 4),
+            coarsest=parts([EdgeBlock(4, 20), EdgeBlock(20, 20)]),
+            levels=parts(
+                [
+                    tree(up=Grow(wide, width), blocks=parts([EdgeBlock(width, width) for _ in range(2)]), output=conv1(width, features))
+                    for wide, width, features in [(20, 16, 12), (16, 12, 10), (12, 8, 6)]
+                ]
+            ),
+        )
+    )
+    fold = lambda k, x: F.relu(repair.down[k](x))
+    x = fold(2, torch.cat([fold(1, torch.cat([fold(0, seen[0]), seen[1]], 1)), seen[2]], 1))
+    x, repaired = run(repair.coarsest, repair.narrow(x)), []
+    for level in repair.levels:
+        x = run(level.blocks, level.up(x))
+        repaired.insert(0, level.output(F.relu(x)))
+    out.update(weights("repair", repair, []))
+    out.update({f"repaired.{k}": stage for k, stage in enumerate(repaired)})
+
+    # Refine head: 8, 12 and 16 channels at strides 4, 8 and 16, one block each, 5 latent channels.
     refine = randomise(
         tree(
-            pixels=conv1(96, 8),
-            fine_features=conv1(12, 8),
-            middle_features=conv1(20, 12),
-            coarse_features=conv1(24, 12),
-            fine_in=parts([EdgeBlock(8, 8)]),
-            down=Fold(8, 12),
-            coarse=parts([EdgeBlock(12, 12)]),
-            up=conv1(12, 8),
-            fine_out=parts([EdgeBlock(8, 8)]),
+            pixels=conv1(48, 8),
+            latents=conv1(10, 12),
+            features=parts([conv1(12, 8), conv1(20, 12), conv1(24, 16)]),
+            blocks=parts([parts([EdgeBlock(width, width)]) for width in (8, 12, 16)]),
+            up=parts([Grow(12, 8), Grow(16, 12)]),
             output=conv1(8, 1),
         )
     )
+    latents = torch.randn(2, 5, 4, 8), torch.randn(2, 5, 4, 8)
+    out.update({"latent.seen": latents[0], "latent.normal": latents[1]})
     pair = lambda a, b: torch.cat([a, (a - b).abs()], 1)
-    fine = refine.pixels(F.pixel_unshuffle(pair(image, again), 4)) + refine.fine_features(pair(seen[0], redrawn[0]))
-    fine = run(refine.fine_in, fine)
-    low = refine.down(fine) + refine.middle_features(pair(seen[1], redrawn[1]))
-    low = run(refine.coarse, low + double(refine.coarse_features(pair(seen[2], redrawn[2]))))
-    fine = run(refine.fine_out, fine + double(refine.up(low)))
+    stage = lambda k: refine.features[k](pair(seen[k], redrawn[k]))
+    x = run(refine.blocks[2], stage(2))
+    x = run(refine.blocks[1], refine.up[1](x) + stage(1) + refine.latents(pair(*latents)))
+    x = run(refine.blocks[0], refine.up[0](x) + stage(0) + refine.pixels(F.pixel_unshuffle(image, 4)))
     out.update(weights("refine", refine, []))
-    out["logits"] = refine.output(F.relu(fine))
+    out["logits"] = refine.output(F.relu(x))
     save("edge", out)
 
 
