@@ -32,6 +32,28 @@ fn wrong_usage_is_exit_2() {
 }
 
 #[test]
+fn bench_times_every_part_and_every_stage() {
+    let dir = home();
+    let args = ["bench", "--profile", "edge-small", "--size", "64", "32", "--batch", "2", "--train", "--json"];
+    let (code, out, error) = run(TRAINER, &args, dir.path());
+    assert_eq!(code, 0, "{error}");
+    let rows = lines(&out);
+    let (summary, rows) = rows.split_last().expect("lines");
+    let row = |what: &str| rows.iter().find(|row| row["what"] == what).unwrap_or_else(|| panic!("{what}: {out}"));
+    for what in ["features", "encode", "guidance", "denoise", "decode", "refine", "prototypes"] {
+        assert!(row(what)["ms"].as_f64().is_some_and(|ms| ms > 0.0) && row(what)["pictures"] == 2, "{what}");
+    }
+    for stage in ["autoencoder", "denoiser", "refine"] {
+        row(&format!("training step: {stage}"));
+    }
+    assert_eq!(summary["frame_ms"], row("frame at 2 steps")["ms"]);
+    let ms = |what: &str| row(what)["ms"].as_f64().expect("a time");
+    assert!(ms("frame at 8 steps") > ms("frame at 1 steps"), "{out}");
+    let (code, _, error) = run(TRAINER, &["bench", "--size", "64", "33"], dir.path());
+    assert!(code == 1 && error.contains("33 is not a multiple of 32"), "{code}: {error}");
+}
+
+#[test]
 fn inspect_judges_files_and_says_so_by_its_exit_code() {
     let (bundle, parts) = tiny_bundle();
     let dir = home();

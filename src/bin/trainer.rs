@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use dsad::trainer::commands::{
-    backbone, baseline, build_model, calibrate, describe, export, finetune_autoencoder, fit, keygen, pretrain, sign,
-    sweep, synth, test, train,
+    backbone, baseline, bench, build_model, calibrate, describe, export, finetune_autoencoder, fit, keygen, pretrain,
+    sign, sweep, synth, test, train,
 };
 
 /// Makes bundles for dsad from pictures of good parts
@@ -42,6 +42,8 @@ enum Verb {
     Export(export::ExportArgs),
     /// Parameters, operations and bytes of a profile, part by part
     Describe(describe::DescribeArgs),
+    /// How long parts, frames and training steps take on this machine
+    Bench(bench::BenchArgs),
     /// The frozen feature extractor
     Backbone(backbone::BackboneArgs),
     /// Make a key pair for signing bundles
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
         Verb::Train(args) => train::run(&args),
         Verb::Export(args) => export::run(&args),
         Verb::Describe(args) => describe::run(&args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Backbone(args) => backbone::run(&args),
         Verb::Keygen(args) => keygen::run(&args),
         Verb::Sign(args) => sign::run(&args),

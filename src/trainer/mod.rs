@@ -12,6 +12,7 @@
 //! | `prototypes`, `select`, `calibrate`, `export`, `report` | from trained networks to a bundle |
 //! | `fit` | all of it in one go |
 //! | `judge`, `evaluate`, `bootstrap`, `gallery` | metrics on a test split, and pictures |
+//! | `bench` | times of parts, frames and training steps |
 //! | `sweep` | experiments: variants on several sets, one table |
 //! | `import` | public checkpoints in and out |
 //! | `paper` | the paper's own training |
@@ -22,6 +23,7 @@ pub mod augment;
 pub mod backbone;
 pub mod base;
 pub mod batches;
+pub mod bench;
 pub mod bootstrap;
 pub mod calibrate;
 pub mod checkpoint;

@@ -2,6 +2,7 @@
 
 pub mod backbone;
 pub mod baseline;
+pub mod bench;
 pub mod build_model;
 pub mod calibrate;
 pub mod describe;
