@@ -7,16 +7,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use burn::module::Module;
-use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::optim::{AdamWConfig, ModuleOptimizer};
 use serde::Serialize;
 
 use super::augment::Augmentation;
-use super::batches::{Batch, BatchSpec, make};
+use super::batches::{Batch, make};
 use super::config::TrainConfig;
+use super::ema::Ema;
 use super::judge::TrainerClock;
 use super::objective::{AutoencoderObjective, DenoiserObjective, Objective, RefineObjective};
 use super::paper::data::prepared;
 use super::pictures::{Picture, picture_tensor};
+use super::stage::descend;
+use super::stages::Stages;
 use crate::bundle::manifest::{MapSpec, NumberFormat};
 use crate::detector::{DetectorSpec, DiffusionDetector};
 use crate::device::Compute;
@@ -27,7 +30,6 @@ use crate::model::profile::{ModelConfig, Profile};
 use crate::model::refine::Compared;
 use crate::model::score::{feature_map, resize};
 use crate::preprocess::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
-use crate::synthetic::corrupt::CorruptionFamily;
 use crate::synthetic::procedural;
 
 /// Runs of one thing at least, and how long it is repeated.
@@ -68,164 +70,152 @@ pub struct Timed {
 ///
 /// # Errors
 /// What the device says.
-pub fn bench(request: &BenchRequest, compute: &Compute, mut said: impl FnMut(&Timed)) -> anyhow::Result<Vec<Timed>> {
+pub fn bench(request: &BenchRequest, compute: &Compute, said: impl FnMut(&Timed)) -> anyhow::Result<Vec<Timed>> {
     let model = ModelConfig::of(request.profile, 0);
     let network = model.init(&compute.device).materialize().valid();
     let picture = procedural::product(0).render(0, request.size.0, request.size.1);
-    let mut all = Vec::new();
-    let mut note = |timed: anyhow::Result<Timed>| -> anyhow::Result<()> {
-        let timed = timed?;
-        said(&timed);
-        all.push(timed);
-        Ok(())
-    };
-    parts(request, &network, &picture, compute, &mut note)?;
-    frames(request, &model, network.clone(), &picture, compute, &mut note)?;
+    let mut bench = Bench { request, compute, model, network, picture, said, all: Vec::new() };
+    bench.parts()?;
+    bench.frames()?;
     if request.train {
-        training(request, &model, &network, &picture, compute, &mut note)?;
+        bench.training()?;
     }
-    Ok(all)
+    Ok(bench.all)
 }
 
-type Note<'a> = dyn FnMut(anyhow::Result<Timed>) -> anyhow::Result<()> + 'a;
-
-fn time(what: &str, pictures: usize, compute: &Compute, mut work: impl FnMut()) -> anyhow::Result<Timed> {
-    let mut run = || -> anyhow::Result<f64> {
-        let started = Instant::now();
-        work();
-        compute.device.sync().context("device")?;
-        Ok(started.elapsed().as_secs_f64() * 1e3)
-    };
-    let first_ms = run()?;
-    let started = Instant::now();
-    let mut times = Vec::new();
-    while times.len() < RUNS || started.elapsed() < REPEAT {
-        times.push(run()?);
-    }
-    times.sort_by(f64::total_cmp);
-    Ok(Timed { what: what.into(), pictures, ms: times[times.len() / 2], first_ms, runs: times.len() })
-}
-
-/// Every part of a frame alone.
-fn parts(
-    request: &BenchRequest,
-    network: &Network,
-    picture: &[u8],
-    compute: &Compute,
-    note: &mut Note<'_>,
-) -> anyhow::Result<()> {
-    let (width, height) = request.size;
-    let count = request.batch;
-    let image = picture_tensor(picture, width, height, &compute.device).repeat_dim(0, count);
-    let classes = vec![0; count];
-    let mut timed = |what: &str, work: &mut dyn FnMut()| note(time(what, count, compute, work));
-    timed("features", &mut || drop(network.features.forward(image.clone())))?;
-    let stages = network.features.forward(image.clone());
-    timed("encode", &mut || drop(network.autoencoder.encode(image.clone(), 1.0)))?;
-    let latent = network.autoencoder.encode(image.clone(), 1.0);
-    timed("guidance", &mut || drop(network.steer(image.clone(), None, &stages, &classes)))?;
-    let steering = network.steer(image.clone(), None, &stages, &classes);
-    timed("denoise", &mut || drop(network.denoise(latent.clone(), &vec![9.0; count], &steering)))?;
-    timed("decode", &mut || drop(network.decode(latent.clone())))?;
-    let mut normal = stages.clone();
-    if let Some(repair) = &network.repair {
-        let repaired = || repair.network.forward(&repair.scale.standardise(&stages));
-        timed("repair", &mut || drop(repaired()))?;
-        normal = repaired();
-    }
-    if let Some(refine) = &network.refine {
-        timed("refine", &mut || {
-            let latents = Compared { seen: &latent, normal: &latent };
-            let features = Compared { seen: &stages, normal: &normal };
-            drop(resize(refine.forward(image.clone(), latents, features), height, width));
-        })?;
-    }
-    if let Some(prototypes) = &network.prototypes {
-        timed("prototypes", &mut || drop(prototypes.distance(&stages, &classes, height, width)))?;
-    }
-    timed("feature map", &mut || drop(feature_map(&stages, &normal, height, width)))
-}
-
-/// Prepared frames to maps and scores, as the daemon asks for them.
-fn frames(
-    request: &BenchRequest,
-    model: &ModelConfig,
+struct Bench<'a, S> {
+    request: &'a BenchRequest,
+    compute: &'a Compute,
+    model: ModelConfig,
     network: Network,
-    picture: &[u8],
-    compute: &Compute,
-    note: &mut Note<'_>,
-) -> anyhow::Result<()> {
-    let (width, height) = request.size;
-    let (geometry, normalisation) = (Geometry::Stretch, Normalisation::SymmetricOne);
-    let spec = PreprocessSpec { width, height, geometry, normalisation, sketch: SketchPlane::None, tiles: None };
-    let prepared = vec![prepared(picture, &spec)?; request.batch];
-    let weights = MapWeights {
-        features: 1.0,
-        features_floor: 0.0,
-        latent: 1.0,
-        refine: 1.0,
-        prototypes: 1.0,
-        prototypes_floor: 0.0,
-    };
-    let map = MapSpec { weights, sigma: 2.5, pooling: Pooling::TopFraction { fraction: 0.005 } };
-    let latent_channels = model.autoencoder.latent_channels;
-    let spec = DetectorSpec { classes: Vec::new(), map, seed: 0, latent_channels, normalisation };
-    let clock = TrainerClock::start();
-    let mut detector = DiffusionDetector::new(network, spec, &compute.device, NumberFormat::F32, clock);
-    for steps in STEPS {
-        let plan = Plan { steps: StepPlan::Fixed(Steps(steps)), class: None };
-        let mut failed = None;
-        let timed = time(&format!("frame at {steps} steps"), request.batch, compute, || {
-            failed = failed.take().or(detector.detect(&prepared, &plan).err());
-        });
-        failed.map_or(Ok(()), Err)?;
-        note(timed)?;
-    }
-    Ok(())
+    picture: Vec<u8>,
+    said: S,
+    all: Vec<Timed>,
 }
 
-/// A step of every stage, with the batch that `fit` takes: making it on one core, and what the device does with it.
-fn training(
-    request: &BenchRequest,
-    model: &ModelConfig,
-    network: &Network,
-    picture: &[u8],
-    compute: &Compute,
-    note: &mut Note<'_>,
-) -> anyhow::Result<()> {
-    let config = &TrainConfig::of(request.profile)?;
-    let pictures = [Picture { path: "procedural".into(), rgb: picture.to_vec(), set: 0 }];
-    let batch = |size: usize, latent_share: f64| {
-        let spec = BatchSpec {
-            width: request.size.0,
-            height: request.size.1,
-            size,
-            defect_share: config.defect_share,
-            families: CorruptionFamily::TRAINING.to_vec(),
-            latent_share,
-            latent_channels: model.autoencoder.latent_channels,
-            seed: 0,
-            augmentations: vec![Augmentation::LEAST],
+impl<S: FnMut(&Timed)> Bench<'_, S> {
+    fn time(&mut self, what: &str, pictures: usize, mut work: impl FnMut()) -> anyhow::Result<()> {
+        let mut run = || -> anyhow::Result<f64> {
+            let started = Instant::now();
+            work();
+            self.compute.device.sync().context("device")?;
+            Ok(started.elapsed().as_secs_f64() * 1e3)
         };
-        make(&pictures, &spec, 0)
-    };
-    let size = config.refine_batch;
-    note(time("making a batch", size, compute, || drop(batch(size, 0.0))))?;
-    let (autoencoder, denoiser) = (config.autoencoder_batch, config.denoiser_batch);
-    note(step(&AutoencoderObjective { config }, network, &batch(autoencoder, 0.0), compute))?;
-    note(step(&DenoiserObjective { classes: false }, network, &batch(denoiser, 0.3), compute))?;
-    note(step(&RefineObjective { config, classes: false }, network, &batch(size, 0.0), compute))
-}
-
-fn step<O: Objective>(objective: &O, network: &Network, batch: &Batch, compute: &Compute) -> anyhow::Result<Timed> {
-    let device = &compute.device;
-    let mut trained = Some(objective.extract(network).to_device(&device.clone().autodiff()).train());
-    let mut optimizer: ModuleOptimizer = AdamWConfig::new().init();
-    time(&format!("training step: {}", objective.name()), batch.size, compute, || {
-        if let Some(part) = trained.take() {
-            let loss = objective.loss(network, &part, batch, device);
-            let gradients = GradientsParams::from_grads(loss.backward(), &part);
-            trained = Some(optimizer.step(1e-5, part, gradients));
+        let first_ms = run()?;
+        let started = Instant::now();
+        let mut times = Vec::new();
+        while times.len() < RUNS || started.elapsed() < REPEAT {
+            times.push(run()?);
         }
-    })
+        times.sort_by(f64::total_cmp);
+        let timed = Timed { what: what.into(), pictures, ms: times[times.len() / 2], first_ms, runs: times.len() };
+        (self.said)(&timed);
+        self.all.push(timed);
+        Ok(())
+    }
+
+    /// Every part of a frame alone.
+    fn parts(&mut self) -> anyhow::Result<()> {
+        let (width, height) = self.request.size;
+        let count = self.request.batch;
+        let network = self.network.clone();
+        let image = picture_tensor(&self.picture, width, height, &self.compute.device).repeat_dim(0, count);
+        let classes = vec![0; count];
+        let mut timed = |what: &str, work: &mut dyn FnMut()| self.time(what, count, work);
+        timed("features", &mut || drop(network.features.forward(image.clone())))?;
+        let stages = network.features.forward(image.clone());
+        timed("encode", &mut || drop(network.autoencoder.encode(image.clone(), 1.0)))?;
+        let latent = network.autoencoder.encode(image.clone(), 1.0);
+        timed("guidance", &mut || drop(network.steer(image.clone(), None, &stages, &classes)))?;
+        let steering = network.steer(image.clone(), None, &stages, &classes);
+        timed("denoise", &mut || drop(network.denoise(latent.clone(), &vec![9.0; count], &steering)))?;
+        timed("decode", &mut || drop(network.decode(latent.clone())))?;
+        let mut normal = stages.clone();
+        if let Some(repair) = &network.repair {
+            let repaired = || repair.network.forward(&repair.scale.standardise(&stages));
+            timed("repair", &mut || drop(repaired()))?;
+            normal = repaired();
+        }
+        if let Some(refine) = &network.refine {
+            let logits = || {
+                let latents = Compared { seen: &latent, normal: &latent };
+                refine.forward(image.clone(), latents, Compared { seen: &stages, normal: &normal })
+            };
+            timed("refine", &mut || drop(resize(logits(), height, width)))?;
+        }
+        if let Some(prototypes) = &network.prototypes {
+            timed("prototypes", &mut || drop(prototypes.distance(&stages, &classes, height, width)))?;
+        }
+        timed("feature map", &mut || drop(feature_map(&stages, &normal, height, width)))
+    }
+
+    /// Prepared frames to maps and scores, as the daemon asks for them.
+    fn frames(&mut self) -> anyhow::Result<()> {
+        let (width, height) = self.request.size;
+        let (geometry, normalisation) = (Geometry::Stretch, Normalisation::SymmetricOne);
+        let spec = PreprocessSpec { width, height, geometry, normalisation, sketch: SketchPlane::None, tiles: None };
+        let prepared = vec![prepared(&self.picture, &spec)?; self.request.batch];
+        let weights = MapWeights {
+            features: 1.0,
+            features_floor: 0.0,
+            latent: 1.0,
+            refine: 1.0,
+            prototypes: 1.0,
+            prototypes_floor: 0.0,
+        };
+        let map = MapSpec { weights, sigma: 2.5, pooling: Pooling::TopFraction { fraction: 0.005 } };
+        let latent_channels = self.model.autoencoder.latent_channels;
+        let spec = DetectorSpec { classes: Vec::new(), map, seed: 0, latent_channels, normalisation };
+        let (network, device) = (self.network.clone(), &self.compute.device);
+        let mut detector = DiffusionDetector::new(network, spec, device, NumberFormat::F32, TrainerClock::start());
+        for steps in STEPS {
+            let plan = Plan { steps: StepPlan::Fixed(Steps(steps)), class: None };
+            let mut failed = None;
+            self.time(&format!("frame at {steps} steps"), prepared.len(), || {
+                failed = failed.take().or(detector.detect(&prepared, &plan).err());
+            })?;
+            failed.map_or(Ok(()), Err)?;
+        }
+        Ok(())
+    }
+
+    /// A step of every stage, as `fit` makes it with a batch of its size; and making such a batch on one core.
+    fn training(&mut self) -> anyhow::Result<()> {
+        let config = &TrainConfig::of(self.request.profile)?;
+        let pictures = [Picture { path: "procedural".into(), rgb: self.picture.clone(), set: 0 }];
+        let model = self.model.clone();
+        let stages = Stages {
+            model: &model,
+            config,
+            size: self.request.size,
+            minutes: 0.0,
+            stage_steps: None,
+            seed: 0,
+            pictures: &pictures,
+            augmentations: &[Augmentation::LEAST],
+            compute: self.compute,
+        };
+        let batch = |stage: usize| make(&pictures, &stages.batch(stage), 0);
+        let last = batch(2);
+        self.time("making a batch", last.size, || drop(batch(2)))?;
+        self.step(&AutoencoderObjective { config }, &batch(0), config)?;
+        self.step(&DenoiserObjective { classes: false }, &batch(1), config)?;
+        self.step(&RefineObjective { config, classes: false }, &last, config)
+    }
+
+    fn step<O: Objective>(&mut self, objective: &O, batch: &Batch, config: &TrainConfig) -> anyhow::Result<()> {
+        let (network, device) = (self.network.clone(), &self.compute.device);
+        let trained = objective.extract(&network).to_device(&device.clone().autodiff()).train();
+        let mut ema = Ema::new(&trained, config.ema_decay);
+        let mut trained = Some(trained);
+        let mut optimizer: ModuleOptimizer = AdamWConfig::new().with_weight_decay(config.weight_decay as f32).init();
+        self.time(&format!("training step: {}", objective.name()), batch.size, || {
+            if let Some(part) = trained.take() {
+                let loss = objective.loss(&network, &part, batch, device);
+                let part = descend(&loss, part, &mut optimizer, 1e-5);
+                ema.update(&part, 1);
+                trained = Some(part);
+            }
+        })
+    }
 }

@@ -92,9 +92,7 @@ pub fn run<O: Objective>(
             let total = state.total.unwrap_or(usize::MAX);
             let rate = settings.rate * rate_factor(state.step, total);
             let loss = objective.loss(&network, &trained, &batch, device);
-            let gradients = GradientsParams::from_grads(loss.backward(), &trained);
-            let gradients = clip(&trained, gradients);
-            trained = optimizer.step(rate, trained, gradients);
+            trained = descend(&loss, trained, &mut optimizer, rate);
             ema.update(&trained, state.step);
             state.step += 1;
             let loss = loss.inner();
@@ -146,6 +144,12 @@ pub fn run<O: Objective>(
     outcome?;
     network = objective.install(network, ema.module().clone());
     Ok(network)
+}
+
+/// One step down the gradient of `loss`.
+pub(super) fn descend<M: Module>(loss: &Tensor<1>, trained: M, optimizer: &mut ModuleOptimizer, rate: f64) -> M {
+    let gradients = clip(&trained, GradientsParams::from_grads(loss.backward(), &trained));
+    optimizer.step(rate, trained, gradients)
 }
 
 /// The learning rate's course: a rise over the first 5 %, then a cosine down to 2 %.

@@ -88,24 +88,10 @@ impl Stages<'_> {
         let config = self.config;
         let classes = self.model.classes > 0;
         let shares = config.shares();
-        let batches = |stage: u64, size: usize, latent_share: f64, defect_share: f64| BatchSpec {
-            width: self.size.0,
-            height: self.size.1,
-            size,
-            defect_share,
-            families: CorruptionFamily::TRAINING.to_vec(),
-            latent_share,
-            latent_channels: self.model.autoencoder.latent_channels,
-            seed: self.seed.wrapping_mul(0x0100_0193).wrapping_add(stage),
-            augmentations: self.augmentations.to_vec(),
-        };
         let style = ProgressStyle::with_template("{prefix:>12} {wide_bar} {pos}/{len} {msg} [{elapsed}]")?;
         while state.stage < STAGES {
-            let (rate, batch) = match state.stage {
-                0 => (config.autoencoder_rate, batches(0, config.autoencoder_batch, 0.0, 0.5)),
-                1 => (config.denoiser_rate, batches(1, config.denoiser_batch, 0.3, config.defect_share)),
-                _ => (config.refine_rate, batches(2, config.refine_batch, 0.0, config.defect_share)),
-            };
+            let rate = [config.autoencoder_rate, config.denoiser_rate, config.refine_rate][state.stage];
+            let batch = self.batch(state.stage);
             let settings = StageSettings {
                 index: state.stage,
                 seconds: self.minutes * 60.0 * shares[state.stage],
@@ -178,6 +164,27 @@ impl Stages<'_> {
         // A channel that never varies has nothing to say: its noise must not count.
         let factor = |mean: f64, square: f64| 1.0 / (square - mean * mean).max(1e-4).sqrt();
         Ok(FeatureScale::new(std::array::from_fn(|k| row(k, |mean, _| mean)), std::array::from_fn(|k| row(k, factor))))
+    }
+
+    /// What a batch of a stage is made of.
+    pub(super) fn batch(&self, stage: usize) -> BatchSpec {
+        let config = self.config;
+        let (size, latent_share, defect_share) = match stage {
+            0 => (config.autoencoder_batch, 0.0, 0.5),
+            1 => (config.denoiser_batch, 0.3, config.defect_share),
+            _ => (config.refine_batch, 0.0, config.defect_share),
+        };
+        BatchSpec {
+            width: self.size.0,
+            height: self.size.1,
+            size,
+            defect_share,
+            families: CorruptionFamily::TRAINING.to_vec(),
+            latent_share,
+            latent_channels: self.model.autoencoder.latent_channels,
+            seed: self.seed.wrapping_mul(0x0100_0193).wrapping_add(stage as u64),
+            augmentations: self.augmentations.to_vec(),
+        }
     }
 
     /// One over the standard deviation of the latents of some training pictures.
