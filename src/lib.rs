@@ -8,7 +8,8 @@
 //! |---|---|---|
 //! | [`inspection`] | the domain: frames, detections, calibrations, verdicts | nothing |
 //! | [`preprocess`] | sensor bytes to model input | `inspection` |
-//! | [`model`] | networks and diffusion mathematics | burn |
+//! | [`kernels`] | operations that burn lacks, on the CPU and on CUDA | burn |
+//! | [`model`] | networks and diffusion mathematics | `kernels`, burn |
 //! | [`bundle`] | the artifact that travels from `trainer` to `dsad` | `model`, `preprocess`, `inspection` |
 //! | [`detector`] | a bundle on a device: the only place where tensors meet frames | `bundle`, `model`, `preprocess`, `device` |
 //! | [`device`] | the backends that are built in | burn, `config` |
@@ -21,7 +22,7 @@
 //! | `trainer` | the verbs of `trainer` | everything but the station |
 //!
 //! Invariants, checked by `tests/architecture.rs` where a test can: no file, thread or clock in the domain; burn only in
-//! `model`, `bundle`, `detector`, `device` and `trainer`; clocks are read in `platform` and `trainer` alone. Every frame
+//! `kernels`, `model`, `bundle`, `detector`, `device` and `trainer`; clocks are read in `platform` and `trainer` alone. Every frame
 //! that a camera gave ends as exactly one [`inspection::verdict::Inspection`], and nothing but a completed, calibrated
 //! detection is a Pass.
 
@@ -36,6 +37,7 @@ pub mod daemon;
 pub mod detector;
 pub mod device;
 pub mod inspection;
+pub mod kernels;
 pub mod model;
 #[cfg(feature = "station")]
 pub mod output;

@@ -21,6 +21,7 @@ use super::features::Stages;
 use super::fusion::{Gates, SemanticBranch};
 use super::guidance::SketchOperator;
 use super::unet::{Conditions, DenoiserConfig, Guidance, Level, Read, Reader, Reading, Unit};
+use crate::kernels::group_norm;
 
 /// Strides of the hint encoder's convolutions but the last.
 const HINT_STRIDES: [usize; 7] = [1, 1, 2, 1, 2, 1, 2];
@@ -265,8 +266,8 @@ impl Fusion {
         if let Some(branch) = &self.semantic {
             views.push(branch.forward(stages));
         }
-        let mixed = act.forward(self.norm1.forward(mix(&self.mix, Tensor::cat(views, 1))));
-        let mixed = act.forward(self.norm2.forward(self.conv.forward(mixed)));
+        let mixed = act.forward(group_norm(&self.norm1, mix(&self.mix, Tensor::cat(views, 1))));
+        let mixed = act.forward(group_norm(&self.norm2, self.conv.forward(mixed)));
         self.gates.forward(mixed)
     }
 }

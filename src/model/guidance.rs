@@ -18,6 +18,7 @@ use super::blocks::stage::{Block, BlockStyle};
 use super::features::Stages;
 use super::fusion::{Gates, SemanticBranch};
 use super::unet::Guidance;
+use crate::kernels::group_norm;
 
 /// Which sketch of the picture guides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -237,7 +238,7 @@ impl GuidanceNetwork {
         if let Some(branch) = &fusion.semantic {
             views.push(branch.forward(stages.expect("this network is guided by features")));
         }
-        let mixed = fusion.activation.forward(fusion.norm.forward(mix(&fusion.mix, Tensor::cat(views, 1))));
+        let mixed = fusion.activation.forward(group_norm(&fusion.norm, mix(&fusion.mix, Tensor::cat(views, 1))));
         let mut x = fusion.gates.forward(mixed);
         let mut levels = Vec::with_capacity(self.trunk.len());
         for level in &self.trunk {

@@ -12,6 +12,7 @@ use super::blocks::resample::{Downsample, Upsample};
 use super::blocks::stage::{Block, BlockStyle};
 use super::blocks::timestep::TimestepEmbedding;
 use super::blocks::transformer::{ContextConfig, TransformerBlock, TransformerBlockConfig};
+use crate::kernels::group_norm;
 
 /// Configuration of a [`Denoiser`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -316,7 +317,7 @@ impl Denoiser {
                 x = up.forward(x);
             }
         }
-        self.conv_out.forward(self.activation.forward(self.norm.forward(x)))
+        self.conv_out.forward(self.activation.forward(group_norm(&self.norm, x)))
     }
 
     /// Excludes the half that reads from training: it stays what it was trained to be.

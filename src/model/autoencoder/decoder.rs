@@ -10,6 +10,7 @@ use super::super::blocks::resample::{Upsample, depth_to_space};
 use super::super::blocks::stage::Block;
 use super::AutoencoderConfig;
 use super::encoder::Middle;
+use crate::kernels::group_norm;
 
 /// One resolution of the decoder.
 #[derive(Module, Debug)]
@@ -74,6 +75,6 @@ impl Decoder {
                 x = up.forward(x);
             }
         }
-        depth_to_space(self.conv_out.forward(self.activation.forward(self.norm.forward(x))), self.patch)
+        depth_to_space(self.conv_out.forward(self.activation.forward(group_norm(&self.norm, x))), self.patch)
     }
 }

@@ -10,6 +10,7 @@ use super::super::blocks::attention::{AttentionBlock, AttentionBlockConfig};
 use super::super::blocks::resample::{Downsample, space_to_depth};
 use super::super::blocks::stage::{Block, BlockKind, BlockStyle};
 use super::AutoencoderConfig;
+use crate::kernels::group_norm;
 
 /// Blocks around an optional attention at the coarsest level; shared with the decoder.
 #[derive(Module, Debug)]
@@ -106,6 +107,6 @@ impl Encoder {
             }
         }
         let x = self.middle.forward(x);
-        self.conv_out.forward(self.activation.forward(self.norm.forward(x)))
+        self.conv_out.forward(self.activation.forward(group_norm(&self.norm, x)))
     }
 }

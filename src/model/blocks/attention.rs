@@ -6,6 +6,7 @@ use burn::nn::{GroupNorm, GroupNormConfig};
 use burn::tensor::{Device, Tensor, assert_shape, module::attention, ops::AttentionModuleOptions};
 
 use super::pointwise::mix;
+use crate::kernels::group_norm;
 
 /// Configuration of an [`AttentionBlock`].
 #[derive(Debug, Clone)]
@@ -60,7 +61,7 @@ impl AttentionBlock {
         let [batch, channels, height, width] = input.dims();
         let tokens =
             |x: Tensor<4>| x.reshape([batch, self.heads, channels / self.heads, height * width]).swap_dims(2, 3);
-        let x = self.norm.forward(input.clone());
+        let x = group_norm(&self.norm, input.clone());
         let query = tokens(mix(&self.query, x.clone()));
         let key = tokens(mix(&self.key, x.clone()));
         let value = tokens(mix(&self.value, x));

@@ -1,8 +1,9 @@
 //! Depthwise convolution: every channel is filtered by its own small kernel.
 
 use burn::module::{Initializer, Module, Param};
-use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Device, Slice, Tensor, assert_shape, module::conv2d, ops::PadMode};
+use burn::tensor::{Device, Tensor, assert_shape};
+
+use crate::kernels::{Window, depthwise};
 
 /// Configuration of a [`Depthwise`] convolution.
 #[derive(Debug, Clone)]
@@ -59,70 +60,16 @@ impl Depthwise {
     /// If the channels differ.
     pub fn forward(&self, input: Tensor<4>) -> Tensor<4> {
         let weight = self.weight.val();
-        let [channels, _, _, _] = weight.dims();
-        assert_shape!(input, [_, channels, _, _]);
-        if weight.device().is_autodiff() { self.by_taps(input, weight) } else { self.by_convolution(input, weight) }
-    }
-
-    fn by_convolution(&self, input: Tensor<4>, weight: Tensor<4>) -> Tensor<4> {
-        let channels = weight.dims()[0];
-        let [before, after] = self.padding;
-        let options = ConvOptions::new_with_padding(
-            [self.stride, self.stride],
-            [(before, after), (before, after)],
-            [1, 1],
-            channels,
-        );
-        conv2d(input, weight, Some(self.bias.val()), options)
-    }
-
-    /// A sum over the taps of the kernel, for training: burn 0.22.1 computes the weight gradient of a grouped
-    /// convolution with one convolution per group (burn-backend, ops/modules/conv.rs), that is one launch per channel.
-    fn by_taps(&self, input: Tensor<4>, weight: Tensor<4>) -> Tensor<4> {
         let [channels, _, kernel, _] = weight.dims();
+        assert_shape!(input, [_, channels, _, _]);
         let [before, after] = self.padding;
-        let padded = input.pad([(before, after), (before, after)], PadMode::Constant(0.0));
-        let [_, _, height, width] = padded.dims();
-        let rows = (height - kernel) / self.stride + 1;
-        let columns = (width - kernel) / self.stride + 1;
-        let span = |start: usize, count: usize| {
-            Slice::new(start as isize, Some((start + (count - 1) * self.stride + 1) as isize), self.stride as isize)
-        };
-        let mut sum = self.bias.val().reshape([1, channels, 1, 1]);
-        for row in 0..kernel {
-            for column in 0..kernel {
-                let tap = weight.clone().slice([0..channels, 0..1, row..row + 1, column..column + 1]);
-                let window =
-                    padded.clone().slice([Slice::full(), Slice::full(), span(row, rows), span(column, columns)]);
-                sum = sum + window * tap.reshape([1, channels, 1, 1]);
-            }
-        }
-        sum
+        depthwise(input, weight, self.bias.val(), Window { kernel, stride: self.stride, before, after })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Distribution, Tolerance};
-
     use super::*;
-
-    fn check(config: DepthwiseConfig) {
-        let device = Device::flex();
-        let layer = config.init(&device);
-        let x = Tensor::random([2, config.channels, 8, 8], Distribution::Uniform(-1.0, 1.0), &device);
-        let by_convolution = layer.by_convolution(x.clone(), layer.weight.val()).into_data();
-        let by_taps = layer.by_taps(x, layer.weight.val()).into_data();
-        by_taps.assert_approx_eq::<f32>(&by_convolution, Tolerance::rel_abs(1e-5, 1e-5));
-    }
-
-    #[test]
-    fn both_ways_agree() {
-        check(DepthwiseConfig::same(4, 3));
-        check(DepthwiseConfig::same(3, 5));
-        check(DepthwiseConfig { channels: 4, kernel: 3, stride: 2, padding: (0, 1) });
-        check(DepthwiseConfig { channels: 2, kernel: 5, stride: 2, padding: (1, 2) });
-    }
 
     #[test]
     fn averaging_kernel_averages() {

@@ -10,6 +10,7 @@ use burn::tensor::{Device, Tensor, assert_shape};
 use super::activation::Activation;
 use super::depthwise::{Depthwise, DepthwiseConfig};
 use super::pointwise::mix;
+use crate::kernels::group_norm;
 
 /// Configuration of an [`EdgeBlock`].
 #[derive(Debug, Clone)]
@@ -69,7 +70,7 @@ impl EdgeBlock {
     /// If an embedding is given to a block without one, or the other way round.
     pub fn forward(&self, input: Tensor<4>, embedding: Option<Tensor<2>>) -> Tensor<4> {
         let [batch, channels, _, _] = input.dims();
-        let mut x = mix(&self.expand, self.norm.forward(self.depthwise.forward(input.clone())));
+        let mut x = mix(&self.expand, group_norm(&self.norm, self.depthwise.forward(input.clone())));
         match (&self.embedding, embedding) {
             (Some(linear), Some(embedding)) => {
                 assert_shape!(embedding, [batch, _]);

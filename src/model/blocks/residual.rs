@@ -7,6 +7,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::activation::Activation;
 use super::pointwise::mix;
+use crate::kernels::group_norm;
 
 /// Configuration of a [`ResidualBlock`].
 #[derive(Debug, Clone)]
@@ -71,7 +72,7 @@ impl ResidualBlock {
     /// If an embedding is given to a block without one, or the other way round.
     pub fn forward(&self, input: Tensor<4>, embedding: Option<Tensor<2>>) -> Tensor<4> {
         let [batch, channels, _, _] = input.dims();
-        let mut x = self.conv1.forward(self.activation.forward(self.norm1.forward(input.clone())));
+        let mut x = self.conv1.forward(self.activation.forward(group_norm(&self.norm1, input.clone())));
         match (&self.embedding, embedding) {
             (Some(linear), Some(embedding)) => {
                 let shift = linear.forward(self.activation.forward(embedding));
@@ -81,7 +82,7 @@ impl ResidualBlock {
             (None, None) => {}
             _ => panic!("residual block of {channels} channels: embedding and configuration disagree"),
         }
-        let x = self.conv2.forward(self.activation.forward(self.norm2.forward(x)));
+        let x = self.conv2.forward(self.activation.forward(group_norm(&self.norm2, x)));
         x + match &self.shortcut {
             Some(shortcut) => mix(shortcut, input),
             None => input,

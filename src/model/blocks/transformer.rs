@@ -7,6 +7,7 @@ use burn::tensor::{Device, Tensor, activation::gelu, assert_shape, module::atten
 use serde::{Deserialize, Serialize};
 
 use super::pointwise::mix;
+use crate::kernels::group_norm;
 
 /// Epsilon of the block's GroupNorm; the residual blocks around it have another.
 const GROUP_EPSILON: f64 = 1e-6;
@@ -179,7 +180,7 @@ impl TransformerBlock {
     pub fn forward(&self, input: Tensor<4>, context: Option<&Tensor<2>>) -> Tensor<4> {
         assert_shape!(input, [_, self.norm.num_channels, _, _]);
         let [batch, channels, height, width] = input.dims();
-        let x = mix(&self.project_in, self.norm.forward(input.clone()));
+        let x = mix(&self.project_in, group_norm(&self.norm, input.clone()));
         let mut x: Tensor<3> = x.reshape([batch, channels, height * width]).swap_dims(1, 2);
         let normed = self.norm1.forward(x.clone());
         x = x + self.own.forward(normed.clone(), normed);

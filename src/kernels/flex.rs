@@ -1,0 +1,248 @@
+//! The operations on the CPU: plain loops over rows, which the compiler vectorises, one plane or group of planes per task.
+
+use burn::backend::flex::FlexTensor;
+use burn::backend::ops::{ConvOptions, FloatTensorOps, ModuleOps};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{DType, Flex, FloatDType, TensorData, TensorMetadata};
+use burn::tensor::Shape;
+use rayon::prelude::*;
+
+use super::{Gradients, Kernels, Window};
+
+/// Sums that are carried side by side, for the compiler to keep in vector registers.
+const LANES: usize = 16;
+
+impl Kernels for Flex {
+    fn depthwise(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        window: Window,
+    ) -> FloatTensor<Self> {
+        let channels = weight.shape()[0];
+        let padding = (window.before, window.after);
+        let options =
+            ConvOptions::new_with_padding([window.stride, window.stride], [padding, padding], [1, 1], channels);
+        Self::conv2d(input, weight, Some(bias), options)
+    }
+
+    fn group_norm(
+        input: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        groups: usize,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        let dtype = input.dtype();
+        let [_, channels, height, width] = input.shape().dims();
+        let (input, gamma, beta) = (Plain::new(input), Plain::new(gamma), Plain::new(beta));
+        let (plane, per_group) = (height * width, channels / groups);
+        let mut output = vec![0.0; input.values().len()];
+        let parts = output.par_chunks_mut(per_group * plane).zip(input.values().par_chunks(per_group * plane));
+        parts.enumerate().for_each(|(index, (output, input))| {
+            let (mean, factor) = moments(input, epsilon);
+            let planes = output.chunks_mut(plane).zip(input.chunks(plane));
+            for (channel, (output, input)) in planes.enumerate() {
+                let channel = index % groups * per_group + channel;
+                let factor = factor * gamma.values()[channel];
+                let shift = beta.values()[channel] - mean * factor;
+                for (output, input) in output.iter_mut().zip(input) {
+                    *output = input * factor + shift;
+                }
+            }
+        });
+        tensor(output, input.0.shape(), dtype)
+    }
+
+    fn pointwise(input: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::conv2d(input, weight, Some(bias), ConvOptions::new([1, 1], [0, 0], [1, 1], 1))
+    }
+}
+
+impl Gradients for Flex {
+    fn depthwise_input(
+        gradient: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        window: Window,
+        height: usize,
+        width: usize,
+    ) -> FloatTensor<Self> {
+        let dtype = gradient.dtype();
+        let [batch, channels, rows, columns] = gradient.shape().dims();
+        let (gradient, weight) = (Plain::new(gradient), Plain::new(weight));
+        let taps = window.kernel * window.kernel;
+        let mut inner = vec![0.0; batch * channels * height * width];
+        let planes = inner.par_chunks_mut(height * width).zip(gradient.values().par_chunks(rows * columns));
+        planes.enumerate().for_each(|(index, (inner, gradient))| {
+            let weight = &weight.values()[index % channels * taps..][..taps];
+            for (row, ky, seen) in window.overlapping_rows(rows, height) {
+                let gradient = &gradient[row * columns..][..columns];
+                let inner = &mut inner[seen * width..][..width];
+                for kx in 0..window.kernel {
+                    let (positions, start) = window.overlap(columns, width, kx);
+                    let (weight, gradient) = (weight[ky * window.kernel + kx], &gradient[positions]);
+                    let add = |(inner, gradient): (&mut f32, &f32)| *inner += weight * gradient;
+                    if window.stride == 1 {
+                        inner[start..].iter_mut().zip(gradient).for_each(add);
+                    } else {
+                        inner[start..].iter_mut().step_by(window.stride).zip(gradient).for_each(add);
+                    }
+                }
+            }
+        });
+        tensor(inner, Shape::new([batch, channels, height, width]), dtype)
+    }
+
+    fn depthwise_parameters(
+        gradient: FloatTensor<Self>,
+        input: FloatTensor<Self>,
+        window: Window,
+    ) -> FloatTensor<Self> {
+        let dtype = gradient.dtype();
+        let [batch, channels, rows, columns] = gradient.shape().dims();
+        let [_, _, height, width] = input.shape().dims();
+        let (gradient, input) = (Plain::new(gradient), Plain::new(input));
+        let taps = window.kernel * window.kernel;
+        let mut sums = vec![0.0; batch * channels * (taps + 1)];
+        let planes = gradient.values().par_chunks(rows * columns).zip(input.values().par_chunks(height * width));
+        sums.par_chunks_mut(taps + 1).zip(planes).for_each(|(sums, (gradient, input))| {
+            for (row, ky, seen) in window.overlapping_rows(rows, height) {
+                let gradient = &gradient[row * columns..][..columns];
+                let input = &input[seen * width..][..width];
+                for kx in 0..window.kernel {
+                    let (positions, start) = window.overlap(columns, width, kx);
+                    let gradient = &gradient[positions];
+                    sums[ky * window.kernel + kx] += if window.stride == 1 {
+                        dot(gradient, &input[start..][..gradient.len()])
+                    } else {
+                        let input = input[start..].iter().step_by(window.stride);
+                        gradient.iter().zip(input).map(|(a, b)| a * b).sum()
+                    };
+                }
+            }
+            sums[taps] = sum(gradient);
+        });
+        tensor(sums, Shape::new([batch, channels, taps + 1]), dtype)
+    }
+
+    fn group_norm_gradients(
+        gradient: FloatTensor<Self>,
+        input: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        groups: usize,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let dtype = gradient.dtype();
+        let shape = gradient.shape();
+        let [batch, channels, height, width] = shape.dims();
+        let (gradient, input, gamma) = (Plain::new(gradient), Plain::new(input), Plain::new(gamma));
+        let (plane, per_group) = (height * width, channels / groups);
+        let part = per_group * plane;
+        let mut inner = vec![0.0; gradient.values().len()];
+        let (mut betas, mut gammas) = (vec![0.0; batch * channels], vec![0.0; batch * channels]);
+        let parameters = betas.par_chunks_mut(per_group).zip(gammas.par_chunks_mut(per_group));
+        let seen = gradient.values().par_chunks(part).zip(input.values().par_chunks(part));
+        let parts = inner.par_chunks_mut(part).zip(seen).zip(parameters);
+        parts.enumerate().for_each(|(index, ((inner, (gradient, input)), (betas, gammas)))| {
+            let (mean, factor) = moments(input, epsilon);
+            let gamma = &gamma.values()[index % groups * per_group..][..per_group];
+            // Sums over the group of what arrives at the normalised values, alone and times these values.
+            let (mut arriving, mut aligned) = (0.0, 0.0);
+            for (channel, (gradient, input)) in gradient.chunks(plane).zip(input.chunks(plane)).enumerate() {
+                betas[channel] = sum(gradient);
+                gammas[channel] = (dot(gradient, input) - mean * betas[channel]) * factor;
+                arriving += gamma[channel] * betas[channel];
+                aligned += gamma[channel] * gammas[channel];
+            }
+            let (arriving, aligned) = (arriving / part as f32, aligned / part as f32);
+            let slope = -factor * factor * aligned;
+            let shift = -factor * arriving - slope * mean;
+            let planes = inner.chunks_mut(plane).zip(gradient.chunks(plane).zip(input.chunks(plane)));
+            for ((inner, (gradient, input)), gamma) in planes.zip(gamma) {
+                let factor = factor * gamma;
+                for (inner, (gradient, input)) in inner.iter_mut().zip(gradient.iter().zip(input)) {
+                    *inner = factor * gradient + slope * input + shift;
+                }
+            }
+        });
+        betas.extend(gammas);
+        (tensor(inner, shape, dtype), tensor(betas, Shape::new([2, batch, channels]), dtype))
+    }
+}
+
+impl Window {
+    /// Every position of the kernel and row of it that lies on the input: position, kernel row, input row.
+    fn overlapping_rows(self, positions: usize, cells: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+        (0..positions).flat_map(move |row| {
+            (0..self.kernel).filter_map(move |ky| {
+                let seen = (row * self.stride + ky).checked_sub(self.before).filter(|seen| *seen < cells)?;
+                Some((row, ky, seen))
+            })
+        })
+    }
+
+    /// The positions for which a column of the kernel lies on the input, and the first input column.
+    fn overlap(self, positions: usize, cells: usize, kx: usize) -> (std::ops::Range<usize>, usize) {
+        let first = self.before.saturating_sub(kx).div_ceil(self.stride);
+        let end = ((cells + self.before).saturating_sub(kx)).div_ceil(self.stride).min(positions);
+        (first..end.max(first), first * self.stride + kx - self.before.min(first * self.stride + kx))
+    }
+}
+
+/// Values of a tensor in row-major order, single precision.
+struct Plain(FlexTensor);
+
+impl Plain {
+    fn new(tensor: FlexTensor) -> Self {
+        let tensor = if tensor.dtype() == DType::F32 { tensor } else { Flex::float_cast(tensor, FloatDType::F32) };
+        Self(tensor.to_contiguous())
+    }
+
+    fn values(&self) -> &[f32] {
+        self.0.as_slice().expect("contiguous and single precision")
+    }
+}
+
+fn tensor(values: Vec<f32>, shape: Shape, dtype: DType) -> FlexTensor {
+    let tensor = FlexTensor::from_data(TensorData::new(values, shape));
+    if dtype == DType::F32 { tensor } else { Flex::float_cast(tensor, dtype.into()) }
+}
+
+/// Mean, and one over the standard deviation.
+fn moments(values: &[f32], epsilon: f64) -> (f32, f32) {
+    let mean = sum(values) / values.len() as f32;
+    let mut lanes = [0.0f32; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let rest: f32 = chunks.remainder().iter().map(|value| (value - mean) * (value - mean)).sum();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane += (value - mean) * (value - mean);
+        }
+    }
+    let variance = (lanes.iter().sum::<f32>() + rest) / values.len() as f32;
+    (mean, 1.0 / (variance + epsilon as f32).sqrt())
+}
+
+fn sum(values: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let rest: f32 = chunks.remainder().iter().sum();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane += value;
+        }
+    }
+    lanes.iter().sum::<f32>() + rest
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in a.zip(b) {
+        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += a * b;
+        }
+    }
+    lanes.iter().sum::<f32>() + rest
+}
