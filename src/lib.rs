@@ -22,9 +22,9 @@
 //! | `trainer` | the verbs of `trainer` | everything but the station |
 //!
 //! Invariants, checked by `tests/architecture.rs` where a test can: no file, thread or clock in the domain; burn only in
-//! `kernels`, `model`, `bundle`, `detector`, `device` and `trainer`; clocks are read in `platform` and `trainer` alone. Every frame
-//! that a camera gave ends as exactly one [`inspection::verdict::Inspection`], and nothing but a completed, calibrated
-//! detection is a Pass.
+//! `kernels`, `model`, `bundle`, `detector`, `device` and `trainer`; clocks are read in `platform` and `trainer` alone.
+//! Every frame that a camera gave ends as exactly one [`inspection::verdict::Inspection`], and nothing but a completed,
+//! calibrated detection is a Pass.
 
 pub mod bundle;
 #[cfg(feature = "station")]

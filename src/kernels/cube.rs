@@ -278,7 +278,7 @@ fn empty(like: &CubeTensor, shape: Shape) -> CubeTensor {
     empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape, like.dtype)
 }
 
-/// The same type for all, in row-major order.
+/// In row-major order, as the kernels index them. All are of one type already, as burn's own operations ask.
 fn plain<const N: usize>(tensors: [CubeTensor; N]) -> [CubeTensor; N] {
     tensors.map(into_contiguous)
 }

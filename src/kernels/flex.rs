@@ -184,8 +184,10 @@ impl Window {
     /// The positions for which a column of the kernel lies on the input, and the first input column.
     fn overlap(self, positions: usize, cells: usize, kx: usize) -> (std::ops::Range<usize>, usize) {
         let first = self.before.saturating_sub(kx).div_ceil(self.stride);
-        let end = ((cells + self.before).saturating_sub(kx)).div_ceil(self.stride).min(positions);
-        (first..end.max(first), first * self.stride + kx - self.before.min(first * self.stride + kx))
+        let end = (cells + self.before).saturating_sub(kx).div_ceil(self.stride).min(positions);
+        let start = (first * self.stride + kx).saturating_sub(self.before);
+        // A picture narrower than the kernel has none.
+        (first.min(end)..end, start.min(cells))
     }
 }
 
@@ -210,38 +212,28 @@ fn tensor(values: Vec<f32>, shape: Shape, dtype: DType) -> FlexTensor {
 
 /// Mean, and one over the standard deviation.
 fn moments(values: &[f32], epsilon: f64) -> (f32, f32) {
-    let mean = sum(values) / values.len() as f32;
-    let mut lanes = [0.0f32; LANES];
-    let chunks = values.chunks_exact(LANES);
-    let rest: f32 = chunks.remainder().iter().map(|value| (value - mean) * (value - mean)).sum();
-    for chunk in chunks {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane += (value - mean) * (value - mean);
-        }
-    }
-    let variance = (lanes.iter().sum::<f32>() + rest) / values.len() as f32;
+    let count = values.len() as f32;
+    let mean = sum(values) / count;
+    let variance = total(values, values, |value, _| (value - mean) * (value - mean)) / count;
     (mean, 1.0 / (variance + epsilon as f32).sqrt())
 }
 
 fn sum(values: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; LANES];
-    let chunks = values.chunks_exact(LANES);
-    let rest: f32 = chunks.remainder().iter().sum();
-    for chunk in chunks {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane += value;
-        }
-    }
-    lanes.iter().sum::<f32>() + rest
+    total(values, values, |value, _| value)
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
+    total(a, b, |a, b| a * b)
+}
+
+/// The sum of a term of every pair of values.
+fn total(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
+    let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| term(*a, *b)).sum();
     for (a, b) in a.zip(b) {
         for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
-            *lane += a * b;
+            *lane += term(*a, *b);
         }
     }
     lanes.iter().sum::<f32>() + rest

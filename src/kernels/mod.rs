@@ -2,7 +2,7 @@
 //! CUDA as CubeCL kernels.
 //!
 //! burn 0.22.1 has no good form of them for training: the weight gradient of a depthwise convolution is one convolution per
-//! channel (burn-backend, ops/modules/conv.rs), and a group norm is a dozen launches each way.
+//! channel (burn-backend, ops/modules/conv.rs), and a group norm is many launches each way.
 
 #[cfg(feature = "train")]
 mod backward;
@@ -220,9 +220,19 @@ mod tests {
     }
 
     fn depthwise_agrees(device: &Device) {
-        for (kernel, stride, before, after) in [(3, 1, 1, 1), (5, 1, 2, 2), (3, 2, 0, 1), (5, 2, 1, 2), (2, 2, 0, 0)] {
+        // Also more cells in a plane than units work on it, and pictures smaller than the kernel.
+        let sizes = [
+            (3, 1, 1, 1, [10, 8]),
+            (5, 1, 2, 2, [10, 8]),
+            (3, 2, 0, 1, [10, 8]),
+            (5, 2, 1, 2, [10, 8]),
+            (2, 2, 0, 0, [10, 8]),
+            (3, 1, 1, 1, [20, 24]),
+            (5, 1, 2, 2, [2, 1]),
+        ];
+        for (kernel, stride, before, after, [height, width]) in sizes {
             let window = Window { kernel, stride, before, after };
-            let (input, weight) = (random([2, 4, 10, 8], device), random([4, 1, kernel, kernel], device));
+            let (input, weight) = (random([2, 4, height, width], device), random([4, 1, kernel, kernel], device));
             let row = random([4], device);
             let ours = |x, w, b| depthwise(x, w, b, window);
             agree(input.clone(), weight.clone(), row.clone(), [&ours, &|x, w, b| by_taps(x, w, b, window)], TOLERANCE);
@@ -235,8 +245,8 @@ mod tests {
     }
 
     fn group_norm_agrees(device: &Device) {
-        // More cells in a group than units work on it.
-        for (batch, side) in [(3, 7), (1, 40)] {
+        // Also more cells in a plane than units work on its group.
+        for (batch, side) in [(3, 7), (1, 40), (1, 300)] {
             let input = random([batch, 8, 5, side], device) * 3.0 + 1.0;
             let (gamma, beta) = (random([8], device), random([8], device));
             let ours = |x: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>| {
