@@ -3,6 +3,7 @@
 //! Weights are untrained, and the backbone's too: times do not depend on them. Every time is the median of single runs, each
 //! waited for; the first run, in which a GPU compiles and tunes its kernels, is its own figure.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -21,6 +22,8 @@ use super::pictures::{Picture, picture_tensor};
 use super::stage::descend;
 use super::stages::Stages;
 use crate::bundle::manifest::{MapSpec, NumberFormat};
+use crate::bundle::weights::{TensorFile, encode_module};
+use crate::config::device::DeviceChoice;
 use crate::detector::{DetectorSpec, DiffusionDetector};
 use crate::device::Compute;
 use crate::inspection::anomaly::Pooling;
@@ -160,21 +163,35 @@ impl<S: FnMut(&Timed)> Bench<'_, S> {
             features_floor: 0.0,
             latent: 1.0,
             refine: 1.0,
+            refine_power: 1.0,
             prototypes: 1.0,
             prototypes_floor: 0.0,
         };
         let map = MapSpec { weights, sigma: 2.5, pooling: Pooling::TopFraction { fraction: 0.005 } };
         let latent_channels = self.model.autoencoder.latent_channels;
         let spec = DetectorSpec { classes: Vec::new(), map, seed: 0, latent_channels, normalisation };
-        let (network, device) = (self.network.clone(), &self.compute.device);
-        let mut detector = DiffusionDetector::new(network, spec, device, NumberFormat::F32, TrainerClock::start());
-        for steps in STEPS {
-            let plan = Plan { steps: StepPlan::Fixed(Steps(steps)), class: None };
-            let mut failed = None;
-            self.time(&format!("frame at {steps} steps"), prepared.len(), || {
-                failed = failed.take().or(detector.detect(&prepared, &plan).err());
-            })?;
-            failed.map_or(Ok(()), Err)?;
+        let cuda = !matches!(self.compute.choice, DeviceChoice::Cpu);
+        let mut kinds = vec![(NumberFormat::F32, false, "")];
+        if cuda {
+            kinds.extend([(NumberFormat::F32, true, ", recorded"), (NumberFormat::F16, true, ", recorded, f16")]);
+        }
+        let weights = encode_module(&self.network, NumberFormat::F16, Path::new("weights"))?;
+        for (format, recorded, kind) in kinds {
+            let file = TensorFile::from_bytes(weights.clone(), Path::new("weights"))?;
+            let device = &self.compute.device;
+            let network = file.load_into(self.model.init(device), format)?;
+            let mut detector = DiffusionDetector::new(network, spec.clone(), device, format, TrainerClock::start());
+            if recorded {
+                detector = detector.recorded();
+            }
+            for steps in STEPS {
+                let plan = Plan { steps: StepPlan::Fixed(Steps(steps)), class: None };
+                let mut failed = None;
+                self.time(&format!("frame at {steps} steps{kind}"), prepared.len(), || {
+                    failed = failed.take().or(detector.detect(&prepared, &plan).err());
+                })?;
+                failed.map_or(Ok(()), Err)?;
+            }
         }
         Ok(())
     }
@@ -192,6 +209,7 @@ impl<S: FnMut(&Timed)> Bench<'_, S> {
             stage_steps: None,
             seed: 0,
             pictures: &pictures,
+            held_out: &[],
             augmentations: &[Augmentation::LEAST],
             compute: self.compute,
         };

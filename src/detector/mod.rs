@@ -2,6 +2,8 @@
 //!
 //! `trainer test` and the daemon both use it, so a good test result says something about the daemon.
 
+mod recording;
+
 use std::sync::Arc;
 
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
@@ -9,6 +11,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
+use self::recording::Recordings;
 use crate::bundle::error::BundleError;
 use crate::bundle::manifest::{Golden, MapSpec, NumberFormat};
 use crate::bundle::{Bundle, WEIGHTS};
@@ -80,6 +83,18 @@ pub struct DiffusionDetector {
     dtype: FloatDType,
     clock: Arc<dyn Clock>,
     from_noise: bool,
+    /// Where the device replays what it has done before.
+    recordings: Option<Recordings>,
+}
+
+/// What a frame's computation follows from, besides its pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    /// Frames, rows, columns.
+    shape: [usize; 3],
+    canny: bool,
+    steps: Steps,
+    class: usize,
 }
 
 impl DiffusionDetector {
@@ -105,7 +120,11 @@ impl DiffusionDetector {
             latent_channels: config.autoencoder.latent_channels,
             normalisation: manifest.preprocess.normalisation,
         };
-        Ok(Self::new(network, spec, &compute.device, format, clock))
+        let detector = Self::new(network, spec, &compute.device, format, clock);
+        Ok(match compute.choice {
+            DeviceChoice::Cpu => detector,
+            DeviceChoice::Cuda(_) => detector.recorded(),
+        })
     }
 
     /// A detector around a network that is already on its device, in the number format `format`.
@@ -120,13 +139,20 @@ impl DiffusionDetector {
             NumberFormat::F16 => FloatDType::F16,
             NumberFormat::F32 => FloatDType::F32,
         };
-        Self { network, spec, device: device.clone(), dtype, clock, from_noise: false }
+        Self { network, spec, device: device.clone(), dtype, clock, from_noise: false, recordings: None }
+    }
+
+    /// The same detector, but what it computes for a frame is recorded once per number of frames, step count and class, and
+    /// replayed as one launch. The first frame of each kind takes as long as five.
+    pub fn recorded(self) -> Self {
+        Self { recordings: Some(Recordings::default()), ..self }
     }
 
     /// The same detector, but every reconstruction starts from the picture's latent under noise, even where the sampler needs
     /// none: the control that deviation correction is compared with. Thresholds do not hold for it.
     pub fn from_noise(self) -> Self {
-        Self { from_noise: true, ..self }
+        let recordings = self.recordings.map(|_| Recordings::default());
+        Self { from_noise: true, recordings, ..self }
     }
 
     /// The number format it computes in, as events name it.
@@ -151,6 +177,12 @@ impl DiffusionDetector {
             let picture = bundle.read(&golden.picture)?;
             let prepared = prepare_picture(&picture, &bundle.manifest.preprocess.of_a_tile()).map_err(&fail)?;
             let plan = Plan { steps: StepPlan::Fixed(golden.steps), class: golden.class.clone() };
+            if self.recordings.is_some() {
+                // So that the golden picture is judged by a replay, with new pixels in old buffers.
+                let mut blank = prepared.clone();
+                blank.image.fill(0.0);
+                self.detect(&[blank], &plan).map_err(|e| fail(e.to_string()))?;
+            }
             let detections = self.detect(std::slice::from_ref(&prepared), &plan).map_err(|e| fail(e.to_string()))?;
             compare(&detections[0], &expected.values, golden).map_err(fail)?;
         }
@@ -167,18 +199,32 @@ impl DiffusionDetector {
     }
 
     /// One noise per frame from the bundle's seed alone, so that a frame judged twice, or in another batch, gets the same.
-    fn noise(&self, batch: usize, height: usize, width: usize) -> Option<Tensor<4>> {
+    fn noise(&self, [batch, height, width]: [usize; 3]) -> Option<Tensor<4>> {
         if !(self.from_noise || self.network.sampler().needs_noise()) {
             return None;
         }
         let mut rng = ChaCha8Rng::seed_from_u64(self.spec.seed);
         let shape = [1, self.spec.latent_channels, height / 8, width / 8];
         let values: Vec<f32> = (0..shape.iter().product()).map(|_| StandardNormal.sample(&mut rng)).collect();
-        Some(self.upload(values, shape).repeat_dim(0, batch))
+        let noise = Tensor::<4>::from_data(TensorData::new(values, shape), (&self.device, DType::F32));
+        Some(noise.cast(self.dtype).repeat_dim(0, batch))
     }
 
-    fn upload(&self, values: Vec<f32>, shape: [usize; 4]) -> Tensor<4> {
-        Tensor::<4>::from_data(TensorData::new(values, shape), (&self.device, DType::F32)).cast(self.dtype)
+    /// The networks' part of a batch: pictures, and edges where the model needs them, to the planes that `of` makes of them.
+    fn work(
+        &self,
+        key: Key,
+        of: impl Fn(Reconstructed, Components) -> Vec<Tensor<4>> + Send + 'static,
+    ) -> impl FnMut(&[Tensor<4>]) -> Tensor<4> + Send + 'static {
+        let (network, noise, dtype) = (self.network.clone(), self.noise(key.shape), self.dtype);
+        let classes = vec![key.class; key.shape[0]];
+        move |inputs| {
+            let mut inputs = inputs.iter().map(|input| input.clone().cast(dtype));
+            let (image, canny) = (inputs.next().expect("a batch has pictures"), inputs.next());
+            let reconstructed = network.reconstruct(image.clone(), canny, &classes, key.steps.0, noise.clone());
+            let components = network.components(image, &classes, &reconstructed);
+            Tensor::cat(of(reconstructed, components), 1).cast(FloatDType::F32)
+        }
     }
 }
 
@@ -224,12 +270,8 @@ pub struct Explanation {
 /// Tiles of a frame that go through the networks together: bounds the memory of a frame, however many tiles it has.
 const TILES: usize = 8;
 
-/// What goes through the networks together.
-struct Batch {
-    image: Tensor<4>,
-    canny: Option<Tensor<4>>,
-    classes: Vec<usize>,
-}
+/// The pictures that go through the networks together, and edges where the model needs them.
+type Inputs = Vec<TensorData>;
 
 impl DiffusionDetector {
     /// What lies behind the map of one frame: runs the network once more.
@@ -242,11 +284,15 @@ impl DiffusionDetector {
             StepPlan::Fixed(steps) => *steps,
             StepPlan::Auto(gates) => gates.last().map_or(Steps(1), |gate| gate.steps),
         };
-        let behind = |reconstructed: Reconstructed, components: Components| {
-            let autoencoded = self.network.decode(reconstructed.seen_latent);
-            vec![autoencoded, reconstructed.image, components.combine(&self.spec.map.weights)]
+        let answer = |key: Key, inputs: Inputs| {
+            let (network, weights) = (self.network.clone(), self.spec.map.weights);
+            let behind = move |reconstructed: Reconstructed, components: Components| {
+                let autoencoded = network.decode(reconstructed.seen_latent);
+                vec![autoencoded, reconstructed.image, components.combine(&weights)]
+            };
+            self.work(key, behind)(&self.upload(inputs))
         };
-        let planes = self.planes(&[prepared], steps, class, behind)?.pop().unwrap_or_default();
+        let planes = self.planes(&[prepared], steps, class, answer)?.pop().unwrap_or_default();
         let (width, height) = (prepared.width, prepared.height);
         let (autoencoded, rest) = planes.split_at(3 * width * height);
         let (reconstruction, differences) = rest.split_at(3 * width * height);
@@ -259,32 +305,47 @@ impl DiffusionDetector {
 
     /// One detection per frame at one step count.
     fn run(
-        &self,
+        &mut self,
         batch: &[&Prepared],
         steps: Steps,
         class: usize,
         started: Timestamp,
     ) -> Result<Vec<Detection>, DetectorError> {
-        let found = |reconstructed: Reconstructed, components: Components| {
-            let map = components.combine(&self.spec.map.weights);
+        let weights = self.spec.map.weights;
+        let found = move |reconstructed: Reconstructed, components: Components| {
+            let map = components.combine(&weights);
             let [count, _, height, width] = map.dims();
             let novelty = components.novelty().reshape([count, 1, 1, 1]).expand([count, 1, height, width]);
             vec![map, reconstructed.image, novelty]
         };
-        let all = self.planes(batch, steps, class, found)?;
+        let mut recordings = self.recordings.take();
+        let all = self.planes(batch, steps, class, |key, inputs| match &mut recordings {
+            Some(recordings) => recordings.run(key, inputs, &self.device, || self.work(key, found)),
+            None => self.work(key, found)(&self.upload(inputs)),
+        });
+        self.recordings = recordings;
+        let all = all?;
         let infer_ms = self.clock.now().millis_since(started);
         Ok(batch.iter().zip(all).map(|(frame, planes)| self.detection(frame, &planes, steps, infer_ms)).collect())
     }
 
-    /// Planes of every frame, one after the other, that `of` makes of what the networks say: of the frame as a whole, or
-    /// blended from its tiles.
+    fn upload(&self, inputs: Inputs) -> Vec<Tensor<4>> {
+        inputs.into_iter().map(|input| Tensor::from_data(input, (&self.device, DType::F32))).collect()
+    }
+
+    /// Planes of every frame, one after the other, as `answer` gives them: of the frame as a whole, or blended from its
+    /// tiles.
     fn planes(
         &self,
         frames: &[&Prepared],
         steps: Steps,
         class: usize,
-        of: impl Fn(Reconstructed, Components) -> Vec<Tensor<4>>,
+        mut answer: impl FnMut(Key, Inputs) -> Tensor<4>,
     ) -> Result<Vec<Vec<f32>>, DetectorError> {
+        let timesteps = self.network.sampler().schedule().timesteps();
+        if steps.0 == 0 || steps.0 as usize > timesteps {
+            return Err(DetectorError(format!("{} steps: the sampler has 1 to {timesteps}", steps.0)));
+        }
         let Some(first) = frames.first() else { return Ok(Vec::new()) };
         let (width, height) = (first.width, first.height);
         if let Some(other) = frames.iter().find(|p| (p.width, p.height, p.tiles) != (width, height, first.tiles)) {
@@ -294,18 +355,22 @@ impl DiffusionDetector {
             )));
         }
         // One read-back for all planes: the device is waited for once.
-        let read = |batch: Batch| -> Result<Vec<f32>, DetectorError> {
-            let (reconstructed, components) = self.redraw(batch, steps)?;
-            let answer = Tensor::cat(of(reconstructed, components), 1).cast(FloatDType::F32);
-            answer
-                .try_into_vec_as::<f32>()
+        let mut read = |image: Vec<&[f32]>, canny: Option<Vec<&[f32]>>, (width, height): (usize, usize)| {
+            let (count, with_edges) = (image.len(), canny.is_some());
+            let data = |planes: Vec<&[f32]>| {
+                let values = planes.concat();
+                let channels = values.len() / (count * width * height);
+                TensorData::new(values, [count, channels, height, width])
+            };
+            let inputs = [Some(image), canny].into_iter().flatten().map(data).collect();
+            let key = Key { shape: [count, height, width], canny: with_edges, steps, class };
+            (answer(key, inputs).try_into_vec_as::<f32>())
                 .map_err(|error| DetectorError(format!("the device gave no answer: {error}")))
         };
         let Some((grid, tile)) = first.tiles else {
-            let whole = |planes: fn(&Prepared) -> Option<&[f32]>| frames.iter().map(|frame| planes(frame)).collect();
-            let image = whole(|frame| Some(&frame.image));
-            let canny = whole(|frame| frame.sketch.as_deref());
-            let values = read(self.batch(image, canny, (width, height), class, frames.len()))?;
+            let image = frames.iter().map(|frame| &frame.image[..]).collect();
+            let canny = frames.iter().map(|frame| frame.sketch.as_deref()).collect();
+            let values = read(image, canny, (width, height))?;
             return Ok(values.chunks_exact(values.len() / frames.len()).map(<[f32]>::to_vec).collect());
         };
         let mut all = Vec::with_capacity(frames.len());
@@ -316,9 +381,9 @@ impl DiffusionDetector {
                     places.iter().map(|place| crop(planes, (width, height), *place, tile)).collect()
                 };
                 let (image, canny) = (cut(&frame.image), frame.sketch.as_deref().map(cut));
-                let image = Some(image.iter().map(Vec::as_slice).collect());
+                let image = image.iter().map(Vec::as_slice).collect();
                 let canny = canny.as_ref().map(|canny| canny.iter().map(Vec::as_slice).collect());
-                let values = read(self.batch(image, canny, tile, class, places.len()))?;
+                let values = read(image, canny, tile)?;
                 let each = values.len() / places.len();
                 let blend = blend.get_or_insert_with(|| Blend::new(grid, tile, each / (tile.0 * tile.1)));
                 values.chunks_exact(each).zip(places).for_each(|(values, place)| blend.add(*place, values));
@@ -326,37 +391,6 @@ impl DiffusionDetector {
             all.push(blend.map(Blend::finish).unwrap_or_default());
         }
         Ok(all)
-    }
-
-    /// Pictures, and edges where the model needs them, on the device.
-    fn batch(
-        &self,
-        image: Option<Vec<&[f32]>>,
-        canny: Option<Vec<&[f32]>>,
-        (width, height): (usize, usize),
-        class: usize,
-        count: usize,
-    ) -> Batch {
-        let upload = |planes: Vec<&[f32]>, channels| self.upload(planes.concat(), [count, channels, height, width]);
-        Batch {
-            image: upload(image.unwrap_or_default(), 3),
-            canny: canny.map(|planes| upload(planes, 1)),
-            classes: vec![class; count],
-        }
-    }
-
-    /// The guided reconstructions of a batch, and the components of their maps.
-    fn redraw(&self, batch: Batch, steps: Steps) -> Result<(Reconstructed, Components), DetectorError> {
-        let timesteps = self.network.sampler().schedule().timesteps();
-        if steps.0 == 0 || steps.0 as usize > timesteps {
-            return Err(DetectorError(format!("{} steps: the sampler has 1 to {timesteps}", steps.0)));
-        }
-        let Batch { image, canny, classes } = batch;
-        let [count, _, height, width] = image.dims();
-        let noise = self.noise(count, height, width);
-        let reconstructed = self.network.reconstruct(image.clone(), canny, &classes, steps.0, noise);
-        let components = self.network.components(image, &classes, &reconstructed);
-        Ok((reconstructed, components))
     }
 
     /// Smooths and pools one frame's map on the host, in f32, and turns its reconstruction into bytes. `planes` are the map,
