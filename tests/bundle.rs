@@ -61,6 +61,7 @@ fn manifest() -> Manifest {
                 features_floor: 0.0,
                 latent: 0.0,
                 refine: 1.0,
+                refine_power: 1.0,
                 prototypes: 0.0,
                 prototypes_floor: 0.0,
             },

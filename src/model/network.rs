@@ -30,11 +30,19 @@ pub struct MapWeights {
     pub latent: f64,
     /// Probability of the refine head.
     pub refine: f64,
+    /// The weighed probability counts to this power, so that a head which is silent on good parts does not shout the others
+    /// down. Bundles of versions before it could be chosen add it as it is.
+    #[serde(default = "linear")]
+    pub refine_power: f64,
     /// Distance to the nearest prototype, above the floor.
     pub prototypes: f64,
     /// What good parts show of that distance in the middle: nothing is like its nearest prototype, and up to here it means
     /// nothing.
     pub prototypes_floor: f64,
+}
+
+fn linear() -> f64 {
+    1.0
 }
 
 /// Anomaly components of a batch, `[b, 1, h, w]` each, not smoothed.
@@ -57,7 +65,8 @@ impl Components {
         let mut map = above(&self.features, weights.features_floor) * weights.features;
         map = map + self.latent.clone() * weights.latent;
         if let Some(refine) = &self.refine {
-            map = map + refine.clone() * weights.refine;
+            let weighed = refine.clone() * weights.refine;
+            map = map + if weights.refine_power == 1.0 { weighed } else { weighed.powf_scalar(weights.refine_power) };
         }
         if let Some(prototypes) = &self.prototypes {
             map = map + above(prototypes, weights.prototypes_floor) * weights.prototypes;

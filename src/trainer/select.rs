@@ -26,6 +26,10 @@ pub const DEFECTS: (usize, usize) = (18, 72);
 const WORST: f64 = 0.9;
 /// Smallest divisor of the refine head: one that is silent on good parts must not drown the others.
 const REFINE_FLOOR: f64 = 0.05;
+/// Beyond what good parts show, a higher probability counts for ever less (`docs/experiments.md`).
+const REFINE_POWER: f64 = 0.5;
+/// What is learnt from few good parts and synthetic defects counts for less than what good parts show themselves.
+const FEATURES_SHARE: f64 = 0.3;
 /// The score of a picture is the mean of this share of its cells.
 const POOLING: Pooling = Pooling::TopFraction { fraction: 0.005 };
 
@@ -111,12 +115,11 @@ pub fn choose(
     for Maps { components, .. } in &mut maps {
         for (component, floor) in components.iter_mut().zip(floors) {
             component.iter_mut().for_each(|value| *value = (*value - floor as f32).max(0.0));
-            *component = gaussian_blur(component, width / STRIDE, height / STRIDE, SIGMA / STRIDE as f64);
         }
     }
     // The refine head judges the latents' difference, too.
     let present = [true, network.refine.is_none(), network.refine.is_some(), network.prototypes.is_some()];
-    Ok(weigh(&maps, floors, present, width / STRIDE))
+    Ok(weigh(&maps, floors, present, Smoothing { width: width / STRIDE, sigma: SIGMA / STRIDE as f64 }))
 }
 
 fn thin<T, U>(values: &[T], width: usize, take: impl Fn(&T) -> U) -> Vec<U> {
@@ -143,18 +146,34 @@ fn components(
     Ok(std::array::from_fn(|_| planes.next().unwrap_or_default()))
 }
 
-/// Every component that is there counts the same, divided by what good pictures show of it: nothing is tuned to synthetic
-/// defects, which are not the ones that come. What fails in different ways is worth more together than the best of it.
-fn weigh(maps: &[Maps], floors: [f64; 4], present: [bool; 4], width: usize) -> Choice {
+/// How a map of the coarse grid is smoothed.
+#[derive(Clone, Copy)]
+struct Smoothing {
+    width: usize,
+    sigma: f64,
+}
+
+impl Smoothing {
+    fn apply(self, values: &[f32]) -> Vec<f32> {
+        gaussian_blur(values, self.width, values.len() / self.width.max(1), self.sigma)
+    }
+}
+
+/// Every component that is there is divided by what good pictures show of it, and counts with a fixed share: nothing is tuned
+/// to synthetic defects, which are not the ones that come. What fails in different ways is worth more together than the best
+/// of it.
+fn weigh(maps: &[Maps], floors: [f64; 4], present: [bool; 4], smoothing: Smoothing) -> Choice {
     let weights: [f64; 4] = std::array::from_fn(|k| {
-        let worst = good(maps).map(|maps| maps.components[k].iter().copied().fold(0.0, f32::max));
+        let worst = good(maps).map(|maps| smoothing.apply(&maps.components[k]).into_iter().fold(0.0, f32::max));
         let scale = quantile(worst, WORST).unwrap_or(1.0).max(if k == REFINE { REFINE_FLOOR } else { 1e-4 });
-        if present[k] { 1.0 / scale } else { 0.0 }
+        let share = if k == FEATURES && present[PROTOTYPES] { FEATURES_SHARE } else { 1.0 };
+        if present[k] { share / scale } else { 0.0 }
     });
     let [features, latent, refine, prototypes] = weights;
     let [features_floor, _, _, prototypes_floor] = floors;
-    let weighed = MapWeights { features, features_floor, latent, refine, prototypes, prototypes_floor };
-    let combined: Vec<AnomalyMap> = maps.iter().map(|m| combine(m, weights.map(|w| w as f32), width)).collect();
+    let refine_power = REFINE_POWER;
+    let weighed = MapWeights { features, features_floor, latent, refine, refine_power, prototypes, prototypes_floor };
+    let combined: Vec<AnomalyMap> = maps.iter().map(|m| combine(m, weights.map(|w| w as f32), smoothing)).collect();
     let cells = combined.iter().zip(maps).flat_map(|(map, m)| map.values.iter().copied().zip(m.truth.iter().copied()));
     let pixel_ap = Ranking::new(cells).average_precision().unwrap_or(0.0);
     let scores: Vec<f32> = combined.iter().map(|map| POOLING.pool(map).0).collect();
@@ -190,19 +209,24 @@ pub(super) fn quantile(values: impl Iterator<Item = f32>, level: f64) -> Option<
     (!values.is_empty()).then(|| f64::from(*values.select_nth_unstable_by(rank, f32::total_cmp).1))
 }
 
-fn combine(maps: &Maps, weights: [f32; 4], width: usize) -> AnomalyMap {
-    let values: Vec<f32> = (0..maps.truth.len())
-        .map(|i| maps.components.iter().zip(weights).map(|(component, weight)| component[i] * weight).sum())
-        .collect();
-    AnomalyMap { width, height: values.len() / width.max(1), values }
+/// As [`crate::model::network::Components::combine`], smoothed.
+fn combine(maps: &Maps, weights: [f32; 4], smoothing: Smoothing) -> AnomalyMap {
+    let cell = |i: usize| -> f32 {
+        let weighed = |k: usize| maps.components[k][i] * weights[k];
+        (0..4).map(|k| if k == REFINE { weighed(k).powf(REFINE_POWER as f32) } else { weighed(k) }).sum()
+    };
+    let values = smoothing.apply(&(0..maps.truth.len()).map(cell).collect::<Vec<f32>>());
+    AnomalyMap { width: smoothing.width, height: values.len() / smoothing.width.max(1), values }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const AS_IT_IS: Smoothing = Smoothing { width: 8, sigma: 0.0 };
+
     #[test]
-    fn components_count_the_same_whatever_their_units() {
+    fn components_count_whatever_their_units() {
         let noise = |k: usize, unit: f32| -> Vec<f32> {
             (0..64).map(|i| ((i * 7 + k * 13) % 11) as f32 * 0.1 * unit).collect()
         };
@@ -218,10 +242,11 @@ mod tests {
                 Maps { components: [noise(k, 1.0), noise(k, 7.0), refine, noise(k, 100.0)], defect, truth }
             })
             .collect();
-        let choice = weigh(&maps, [0.5, 0.0, 0.0, 2.0], [true, false, true, true], 8);
-        let MapWeights { features, features_floor, latent, refine, prototypes, prototypes_floor } = choice.map.weights;
-        assert!((features - 1.0).abs() < 1e-6 && (prototypes - 0.01).abs() < 1e-8, "{choice:?}");
-        assert_eq!((features_floor, latent, prototypes_floor), (0.5, 0.0, 2.0));
+        let choice = weigh(&maps, [0.5, 0.0, 0.0, 2.0], [true, false, true, true], AS_IT_IS);
+        let MapWeights { features, features_floor, latent, refine, refine_power, prototypes, prototypes_floor } =
+            choice.map.weights;
+        assert!((features - FEATURES_SHARE).abs() < 1e-6 && (prototypes - 0.01).abs() < 1e-8, "{choice:?}");
+        assert_eq!((features_floor, latent, refine_power, prototypes_floor), (0.5, 0.0, 0.5, 2.0));
         // Silent on good parts, but not without bounds.
         assert!((refine - 1.0 / REFINE_FLOOR).abs() < 1e-6, "{choice:?}");
         assert_eq!((choice.pictures, choice.image_auroc), (20, 1.0));
@@ -236,9 +261,9 @@ mod tests {
 
     #[test]
     fn without_a_picture_to_look_at_the_map_still_has_weights() {
-        let choice = weigh(&[], [0.0; 4], [true, false, true, true], 8);
+        let choice = weigh(&[], [0.0; 4], [true, false, true, true], AS_IT_IS);
         let MapWeights { features, refine, prototypes, .. } = choice.map.weights;
-        assert_eq!((features, refine, prototypes), (1.0, 1.0, 1.0));
+        assert_eq!((features, refine, prototypes), (FEATURES_SHARE, 1.0, 1.0));
         assert_eq!((choice.pictures, choice.image_auroc, choice.unseen_auroc), (0, 0.0, None));
     }
 }

@@ -140,6 +140,7 @@ pub fn map() -> MapSpec {
             features_floor: 0.0,
             latent: 0.0,
             refine: 0.0,
+            refine_power: 1.0,
             prototypes: 0.0,
             prototypes_floor: 0.0,
         },
