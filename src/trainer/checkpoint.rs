@@ -33,9 +33,6 @@ pub struct RunState {
     pub seconds: Vec<f64>,
     /// Mean loss per stretch of steps, per stage: `(step, loss)`.
     pub losses: Vec<Vec<(usize, f64)>>,
-    /// Mean loss of the average on held-out pictures, per stage: `(step, loss)`.
-    #[serde(default)]
-    pub held_out: Vec<Vec<(usize, f64)>>,
     /// The latents' scale, once measured.
     pub latent_scale: Option<f64>,
     /// Directory of the tensors.
@@ -52,7 +49,6 @@ impl RunState {
             total: None,
             seconds: vec![0.0; stages],
             losses: vec![Vec::new(); stages],
-            held_out: vec![Vec::new(); stages],
             latent_scale: None,
             directory: None,
         }

@@ -100,7 +100,6 @@ pub fn fit(setup: &Setup, request: &FitRequest, compute: &Compute) -> anyhow::Re
         stage_steps: request.stage_steps,
         seed: request.seed,
         pictures: &data.train,
-        held_out: &data.select,
         augmentations: &varied,
         compute,
     };

@@ -36,7 +36,6 @@ pub mod export;
 pub mod fit;
 pub mod gallery;
 pub mod grid;
-pub mod held_out;
 pub mod import;
 pub mod judge;
 pub mod metric;

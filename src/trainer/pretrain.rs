@@ -92,7 +92,6 @@ pub fn pretrain(request: &PretrainRequest, compute: &Compute) -> anyhow::Result<
         stage_steps: request.stage_steps,
         seed: request.seed,
         pictures: &pictures,
-        held_out: &[],
         augmentations: &varied,
         compute,
     };

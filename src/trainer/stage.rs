@@ -10,10 +10,9 @@ use burn::store::ModuleRecord;
 use burn::tensor::{Device, Tensor};
 use indicatif::ProgressBar;
 
-use super::batches::{Batch, BatchSpec, BatchStream, workers};
+use super::batches::{BatchSpec, BatchStream, workers};
 use super::checkpoint::{RunDirectory, RunState};
 use super::ema::Ema;
-use super::held_out::{Best, TRIES};
 use super::objective::Objective;
 use super::pictures::Picture;
 use crate::model::network::Network;
@@ -45,23 +44,19 @@ pub struct StageSettings<'a> {
     pub pictures: &'a [Picture],
     /// What a batch is made of.
     pub batches: &'a BatchSpec,
-    /// Batches of pictures that are not among them. If there are any, the average that does best on them is kept in place of
-    /// the last: with few pictures a long stage learns them by heart.
-    pub held_out: &'a [Batch],
     /// A fixed number of steps instead of a time budget, for tests.
     pub steps: Option<usize>,
     /// Device without the gradient graph.
     pub device: &'a Device,
 }
 
-/// Runs a stage from where `state` stands to its end and installs the average into the network: the last, or the one that did
-/// best on held-out pictures.
+/// Runs a stage from where `state` stands to its end and installs the average into the network.
 ///
 /// # Errors
 /// A checkpoint that cannot be read or written, or a loss that is not finite.
 pub fn run<O: Objective>(
     objective: &O,
-    network: Network,
+    mut network: Network,
     settings: &StageSettings<'_>,
     directory: &RunDirectory,
     state: &mut RunState,
@@ -70,7 +65,6 @@ pub fn run<O: Objective>(
     let device = settings.device;
     let mut trained = objective.extract(&network).to_device(&device.clone().autodiff()).train();
     let mut ema = Ema::new(&trained, settings.ema_decay);
-    let mut best = Best::default();
     let mut optimizer: ModuleOptimizer = AdamWConfig::new().with_weight_decay(settings.weight_decay as f32).init();
     if state.step > 0
         && let Some(saved) = directory.tensors(state)
@@ -79,7 +73,6 @@ pub fn run<O: Objective>(
         trained = trained.try_load_record(load("trained.bpk")?).context("trained.bpk")?;
         let average = ema.module().clone().try_load_record(load("average.bpk")?).context("average.bpk")?;
         ema.restore(average);
-        best = Best::load(&saved, ema.module())?;
         optimizer = optimizer.load(saved.join("optimizer.bpk")).context("optimizer.bpk")?;
     }
     let first = state.step;
@@ -122,11 +115,6 @@ pub fn run<O: Objective>(
                 progress.set_length(total as u64);
             }
             let last = state.total == Some(state.step);
-            if let Some(total) = state.total
-                && (last || state.step.is_multiple_of((total / TRIES).max(LOOK_EVERY)))
-            {
-                best.try_average(objective, &network, ema.module(), settings, state)?;
-            }
             if summed >= LOOK_EVERY || last {
                 let mean = sum.take().map_or(Ok(f32::NAN), Tensor::try_into_scalar::<f32>)? / summed as f32;
                 summed = 0;
@@ -142,13 +130,7 @@ pub fn run<O: Objective>(
                 state.seconds[settings.index] += since.elapsed().as_secs_f64();
                 since = Instant::now();
                 if saved.elapsed() > CHECKPOINT_EVERY && !last {
-                    directory.save(state, |path| {
-                        write(network.clone(), path, "network.bpk")?;
-                        write(trained.clone(), path, "trained.bpk")?;
-                        write(ema.module().clone(), path, "average.bpk")?;
-                        best.save(path)?;
-                        optimizer.save(path.join("optimizer.bpk")).context("optimizer.bpk")
-                    })?;
+                    save(directory, state, &network, &trained, &ema, &optimizer)?;
                     saved = Instant::now();
                 }
                 // A device that slows down (heat, other jobs) must not stretch the budget by more than a tenth.
@@ -160,7 +142,8 @@ pub fn run<O: Objective>(
         Ok(())
     });
     outcome?;
-    Ok(objective.install(network, best.into_module().unwrap_or_else(|| ema.module().clone())))
+    network = objective.install(network, ema.module().clone());
+    Ok(network)
 }
 
 /// One step down the gradient of `loss`.
@@ -177,6 +160,23 @@ fn rate_factor(step: usize, total: usize) -> f64 {
     }
     let part = (step - rise) as f64 / (total - rise).max(1) as f64;
     0.02 + 0.98 * 0.5 * (1.0 + (std::f64::consts::PI * part).cos())
+}
+
+/// Saves where a stage stands.
+fn save<M: Module>(
+    directory: &RunDirectory,
+    state: &mut RunState,
+    network: &Network,
+    trained: &M,
+    ema: &Ema<M>,
+    optimizer: &ModuleOptimizer,
+) -> anyhow::Result<()> {
+    directory.save(state, |path| {
+        write(network.clone(), path, "network.bpk")?;
+        write(trained.clone(), path, "trained.bpk")?;
+        write(ema.module().clone(), path, "average.bpk")?;
+        optimizer.save(path.join("optimizer.bpk")).context("optimizer.bpk")
+    })
 }
 
 /// Writes a module's parameters under `name`.

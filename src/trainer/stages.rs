@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::augment::Augmentation;
 use super::base::Base;
-use super::batches::{self, Batch, BatchSpec};
+use super::batches::BatchSpec;
 use super::checkpoint::{RunDirectory, RunState};
 use super::config::TrainConfig;
 use super::objective::{AutoencoderObjective, DenoiserObjective, Objective, RefineObjective};
@@ -26,8 +26,6 @@ use crate::synthetic::corrupt::CorruptionFamily;
 
 /// Stages of a run.
 pub const STAGES: usize = 3;
-/// Pictures, varied and half of them with a defect, that a stage's averages are judged by.
-const HELD_OUT: usize = 48;
 
 /// What the stages are run with.
 pub struct Stages<'a> {
@@ -45,8 +43,6 @@ pub struct Stages<'a> {
     pub seed: u64,
     /// Good pictures.
     pub pictures: &'a [Picture],
-    /// Good pictures that are not among them, by which each stage ends where it does best; may be none.
-    pub held_out: &'a [Picture],
     /// How those of each set are varied.
     pub augmentations: &'a [Augmentation],
     /// Where it runs.
@@ -96,7 +92,6 @@ impl Stages<'_> {
         while state.stage < STAGES {
             let rate = [config.autoencoder_rate, config.denoiser_rate, config.refine_rate][state.stage];
             let batch = self.batch(state.stage);
-            let held_out = self.held_out_batches(&batch);
             let settings = StageSettings {
                 index: state.stage,
                 seconds: self.minutes * 60.0 * shares[state.stage],
@@ -105,7 +100,6 @@ impl Stages<'_> {
                 ema_decay: config.ema_decay,
                 pictures: self.pictures,
                 batches: &batch,
-                held_out: &held_out,
                 steps: self.stage_steps,
                 device: &self.compute.device,
             };
@@ -138,11 +132,7 @@ impl Stages<'_> {
             };
             progress.finish_and_clear();
             let loss = state.losses[state.stage].last().map_or(f64::NAN, |(_, loss)| *loss);
-            let best = state.held_out[state.stage].iter().min_by(|a, b| a.1.total_cmp(&b.1));
-            let best = best
-                .map_or(String::new(), |(step, loss)| format!("; best on held-out pictures {loss:.4}, step {step}"));
-            log::info!("stage {} of {STAGES}: {} steps, loss {loss:.4}{best}", state.stage + 1, state.step);
-            log::debug!("loss on held-out pictures: {:?}", state.held_out[state.stage]);
+            log::info!("stage {} of {STAGES}: {} steps, loss {loss:.4}", state.stage + 1, state.step);
             state.stage += 1;
             state.step = 0;
             state.total = None;
@@ -195,12 +185,6 @@ impl Stages<'_> {
             seed: self.seed.wrapping_mul(0x0100_0193).wrapping_add(stage as u64),
             augmentations: self.augmentations.to_vec(),
         }
-    }
-
-    /// The batches that a stage's averages are judged by.
-    fn held_out_batches(&self, batch: &BatchSpec) -> Vec<Batch> {
-        let count = if self.held_out.is_empty() { 0 } else { HELD_OUT.div_ceil(batch.size) };
-        (0..count).map(|step| batches::make(self.held_out, batch, step)).collect()
     }
 
     /// One over the standard deviation of the latents of some training pictures.
