@@ -209,7 +209,6 @@ impl<S: FnMut(&Timed)> Bench<'_, S> {
             stage_steps: None,
             seed: 0,
             pictures: &pictures,
-            held_out: &[],
             augmentations: &[Augmentation::LEAST],
             compute: self.compute,
         };

@@ -200,7 +200,7 @@ mod tests {
     fn changes_are_named_where_they_do_not_fit() {
         let with = |text: &str| TrainConfig::with(Profile::Edge, &toml::from_str(text).expect("is TOML"));
         let changed = with("sketch = false\nsteps = [1, 8]").expect("fits");
-        assert_eq!((changed.sketch, changed.steps.len(), changed.denoiser_batch), (false, 2, 32));
+        assert_eq!((changed.sketch, changed.steps.len(), changed.denoiser_batch), (false, 2, 16));
         let error = |text: &str| format!("{:#}", with(text).expect_err("refused"));
         let unknown = error("sketsh = false");
         assert!(unknown.contains("sketsh = false") && unknown.contains("'sketch'"), "{unknown}");

@@ -27,7 +27,7 @@ const WORST: f64 = 0.9;
 /// Smallest divisor of the refine head: one that is silent on good parts must not drown the others.
 const REFINE_FLOOR: f64 = 0.05;
 /// Beyond what good parts show, a higher probability counts for ever less (`docs/experiments.md`).
-const REFINE_POWER: f64 = 0.5;
+const REFINE_POWER: f64 = 0.7;
 /// What is learnt from few good parts and synthetic defects counts for less than what good parts show themselves.
 const FEATURES_SHARE: f64 = 0.3;
 /// The score of a picture is the mean of this share of its cells.
@@ -246,7 +246,7 @@ mod tests {
         let MapWeights { features, features_floor, latent, refine, refine_power, prototypes, prototypes_floor } =
             choice.map.weights;
         assert!((features - FEATURES_SHARE).abs() < 1e-6 && (prototypes - 0.01).abs() < 1e-8, "{choice:?}");
-        assert_eq!((features_floor, latent, refine_power, prototypes_floor), (0.5, 0.0, 0.5, 2.0));
+        assert_eq!((features_floor, latent, refine_power, prototypes_floor), (0.5, 0.0, 0.7, 2.0));
         // Silent on good parts, but not without bounds.
         assert!((refine - 1.0 / REFINE_FLOOR).abs() < 1e-6, "{choice:?}");
         assert_eq!((choice.pictures, choice.image_auroc), (20, 1.0));
