@@ -261,18 +261,6 @@ fn group_norm_gradients_kernel<F: Float>(
     }
 }
 
-impl Window {
-    /// Positions on a side of `cells` cells.
-    fn positions(&self, cells: usize) -> usize {
-        (cells + self.before + self.after - self.kernel) / self.stride + 1
-    }
-
-    pub(super) fn filtered(&self, input: &Shape) -> Shape {
-        let [batch, channels, height, width] = input.dims();
-        Shape::new([batch, channels, self.positions(height), self.positions(width)])
-    }
-}
-
 /// Memory for an output, in row-major order: the default pads rows.
 fn empty(like: &CubeTensor, shape: Shape) -> CubeTensor {
     empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape, like.dtype)

@@ -1,16 +1,24 @@
 //! The operations on the CPU: plain loops over rows, which the compiler vectorises, one plane or group of planes per task.
 
 use burn::backend::flex::FlexTensor;
-use burn::backend::ops::{ConvOptions, FloatTensorOps, ModuleOps};
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{DType, Flex, FloatDType, TensorData, TensorMetadata};
 use burn::tensor::Shape;
+use pulp::Arch;
 use rayon::prelude::*;
 
-use super::{Gradients, Kernels, Window};
+use super::simd::{Filter, Mix, Nearest};
+use super::{Bend, Gradients, Kernels, Window};
 
 /// Sums that are carried side by side, for the compiler to keep in vector registers.
 const LANES: usize = 16;
+
+/// Values of the input of a pointwise convolution that are worked on at a time: they stay in the second cache.
+const COLUMNS: usize = 1 << 16;
+
+/// Products below which a second thread costs more than it gains.
+const SMALL: usize = 1 << 18;
 
 impl Kernels for Flex {
     fn depthwise(
@@ -19,11 +27,30 @@ impl Kernels for Flex {
         bias: FloatTensor<Self>,
         window: Window,
     ) -> FloatTensor<Self> {
-        let channels = weight.shape()[0];
-        let padding = (window.before, window.after);
-        let options =
-            ConvOptions::new_with_padding([window.stride, window.stride], [padding, padding], [1, 1], channels);
-        Self::conv2d(input, weight, Some(bias), options)
+        Self::depthwise_bent(input, weight, bias, window, Bend::Straight)
+    }
+
+    fn depthwise_bent(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        window: Window,
+        bend: Bend,
+    ) -> FloatTensor<Self> {
+        let (dtype, shape) = (input.dtype(), window.filtered(&input.shape()));
+        let [_, channels, rows, columns] = shape.dims();
+        let [_, _, height, width] = input.shape().dims();
+        let (input, weight, bias) = (Plain::new(input), Plain::new(weight), Plain::new(bias));
+        let taps = window.kernel * window.kernel;
+        let mut output = vec![0.0; shape.num_elements()];
+        let planes = output.par_chunks_mut(rows * columns).zip(input.values().par_chunks(height * width));
+        planes.enumerate().for_each_init(Vec::new, |padded, (index, (output, input))| {
+            let channel = index % channels;
+            let weight = &weight.values()[channel * taps..][..taps];
+            let bias = bias.values()[channel];
+            Filter { weight, bias, input, width, output, columns, window, padded, bend }.run();
+        });
+        tensor(output, shape, dtype)
     }
 
     fn group_norm(
@@ -40,22 +67,115 @@ impl Kernels for Flex {
         let mut output = vec![0.0; input.values().len()];
         let parts = output.par_chunks_mut(per_group * plane).zip(input.values().par_chunks(per_group * plane));
         parts.enumerate().for_each(|(index, (output, input))| {
-            let (mean, factor) = moments(input, epsilon);
-            let planes = output.chunks_mut(plane).zip(input.chunks(plane));
-            for (channel, (output, input)) in planes.enumerate() {
-                let channel = index % groups * per_group + channel;
-                let factor = factor * gamma.values()[channel];
-                let shift = beta.values()[channel] - mean * factor;
-                for (output, input) in output.iter_mut().zip(input) {
-                    *output = input * factor + shift;
+            Arch::new().dispatch(|| {
+                let (mean, factor) = moments(input, epsilon);
+                let planes = output.chunks_mut(plane).zip(input.chunks(plane));
+                for (channel, (output, input)) in planes.enumerate() {
+                    let channel = index % groups * per_group + channel;
+                    let factor = factor * gamma.values()[channel];
+                    let shift = beta.values()[channel] - mean * factor;
+                    for (output, input) in output.iter_mut().zip(input) {
+                        *output = input * factor + shift;
+                    }
                 }
-            }
+            });
         });
         tensor(output, input.0.shape(), dtype)
     }
 
-    fn pointwise(input: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::conv2d(input, weight, Some(bias), ConvOptions::new([1, 1], [0, 0], [1, 1], 1))
+    fn pointwise(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        bend: Bend,
+    ) -> FloatTensor<Self> {
+        let dtype = input.dtype();
+        let [batch, channels, height, width] = input.shape().dims();
+        let outputs = weight.shape()[0];
+        let (input, weight, bias) = (Plain::new(input), Plain::new(weight), Plain::new(bias));
+        let (weight, plane) = (weight.values(), height * width);
+        // As many columns at a time as stay in the cache with all their channels, and a multiple of the threads.
+        let parts = match channels * outputs * plane {
+            ..SMALL => 1,
+            _ => (channels * plane).div_ceil(COLUMNS).next_multiple_of(rayon::current_num_threads()),
+        };
+        let columns = plane.div_ceil(parts).next_multiple_of(2 * LANES);
+        let mut output = vec![0.0; batch * outputs * plane];
+        let pictures = output.chunks_mut(outputs * plane).zip(input.values().chunks(channels * plane));
+        for (picture, (output, input)) in pictures.enumerate() {
+            let bias = if bias.values().len() == outputs { bias.values() } else { &bias.values()[picture * outputs..] };
+            let mut rows: Vec<_> = output.chunks_mut(plane).map(|row| row.chunks_mut(columns)).collect();
+            let parts = plane.div_ceil(columns);
+            let parts: Vec<Vec<&mut [f32]>> =
+                (0..parts).map(|_| rows.iter_mut().filter_map(Iterator::next).collect()).collect();
+            parts.into_par_iter().enumerate().for_each_init(Vec::new, |packed, (part, mut output)| {
+                let (first, output) = (part * columns, &mut output[..]);
+                Mix { weight, bias, input, plane, first, output, packed, bend }.run();
+            });
+        }
+        tensor(output, Shape::new([batch, outputs, height, width]), dtype)
+    }
+
+    fn nearest(found: FloatTensor<Self>, rows: FloatTensor<Self>, sizes: FloatTensor<Self>) -> FloatTensor<Self> {
+        let dtype = found.dtype();
+        let [count, channels] = found.shape().dims();
+        let (found, rows, sizes) = (Plain::new(found), Plain::new(rows), Plain::new(sizes));
+        let mut output = vec![0.0; count];
+        let parts = output.par_chunks_mut(4 * LANES).zip(found.values().par_chunks(4 * LANES * channels));
+        parts.for_each_init(Vec::new, |packed, (output, found)| {
+            Nearest { found, rows: rows.values(), sizes: sizes.values(), output, packed }.run();
+        });
+        tensor(output, Shape::new([count, 1]), dtype)
+    }
+
+    fn space_to_depth(input: FloatTensor<Self>, factor: usize) -> FloatTensor<Self> {
+        let dtype = input.dtype();
+        let [batch, channels, height, width] = input.shape().dims();
+        let (rows, columns) = (height / factor, width / factor);
+        let input = Plain::new(input);
+        let mut output = vec![0.0; input.values().len()];
+        // A block of planes per plane of the input, one for each place in a square.
+        for (output, input) in output.chunks_mut(height * width).zip(input.values().chunks(height * width)) {
+            for (place, output) in output.chunks_mut(rows * columns).enumerate() {
+                let lines = input.chunks(width).skip(place / factor).step_by(factor);
+                for (output, input) in output.chunks_mut(columns).zip(lines) {
+                    let input = input[place % factor..].iter().step_by(factor);
+                    output.iter_mut().zip(input).for_each(|(output, input)| *output = *input);
+                }
+            }
+        }
+        tensor(output, Shape::new([batch, channels * factor * factor, rows, columns]), dtype)
+    }
+
+    fn depth_to_space(input: FloatTensor<Self>, factor: usize) -> FloatTensor<Self> {
+        let dtype = input.dtype();
+        let [batch, channels, rows, columns] = input.shape().dims();
+        let (height, width) = (rows * factor, columns * factor);
+        let input = Plain::new(input);
+        let mut output = vec![0.0; input.values().len()];
+        for (output, input) in output.chunks_mut(height * width).zip(input.values().chunks(height * width)) {
+            for (place, input) in input.chunks(rows * columns).enumerate() {
+                let lines = output.chunks_mut(width).skip(place / factor).step_by(factor);
+                for (output, input) in lines.zip(input.chunks(columns)) {
+                    let output = output[place % factor..].iter_mut().step_by(factor);
+                    output.zip(input).for_each(|(output, input)| *output = *input);
+                }
+            }
+        }
+        tensor(output, Shape::new([batch, channels / (factor * factor), height, width]), dtype)
+    }
+
+    fn double(input: FloatTensor<Self>) -> FloatTensor<Self> {
+        let dtype = input.dtype();
+        let [batch, channels, height, width] = input.shape().dims();
+        let input = Plain::new(input);
+        let mut output = vec![0.0; 4 * input.values().len()];
+        for (output, input) in output.chunks_mut(4 * width).zip(input.values().chunks(width)) {
+            let (first, second) = output.split_at_mut(2 * width);
+            first.chunks_mut(2).zip(input).for_each(|(pair, value)| pair.fill(*value));
+            second.copy_from_slice(first);
+        }
+        tensor(output, Shape::new([batch, channels, 2 * height, 2 * width]), dtype)
     }
 }
 
@@ -74,21 +194,23 @@ impl Gradients for Flex {
         let mut inner = vec![0.0; batch * channels * height * width];
         let planes = inner.par_chunks_mut(height * width).zip(gradient.values().par_chunks(rows * columns));
         planes.enumerate().for_each(|(index, (inner, gradient))| {
-            let weight = &weight.values()[index % channels * taps..][..taps];
-            for (row, ky, seen) in window.overlapping_rows(rows, height) {
-                let gradient = &gradient[row * columns..][..columns];
-                let inner = &mut inner[seen * width..][..width];
-                for kx in 0..window.kernel {
-                    let (positions, start) = window.overlap(columns, width, kx);
-                    let (weight, gradient) = (weight[ky * window.kernel + kx], &gradient[positions]);
-                    let add = |(inner, gradient): (&mut f32, &f32)| *inner += weight * gradient;
-                    if window.stride == 1 {
-                        inner[start..].iter_mut().zip(gradient).for_each(add);
-                    } else {
-                        inner[start..].iter_mut().step_by(window.stride).zip(gradient).for_each(add);
+            Arch::new().dispatch(|| {
+                let weight = &weight.values()[index % channels * taps..][..taps];
+                for (row, ky, seen) in window.overlapping_rows(rows, height) {
+                    let gradient = &gradient[row * columns..][..columns];
+                    let inner = &mut inner[seen * width..][..width];
+                    for kx in 0..window.kernel {
+                        let (positions, start) = window.overlap(columns, width, kx);
+                        let (weight, gradient) = (weight[ky * window.kernel + kx], &gradient[positions]);
+                        let add = |(inner, gradient): (&mut f32, &f32)| *inner += weight * gradient;
+                        if window.stride == 1 {
+                            inner[start..].iter_mut().zip(gradient).for_each(add);
+                        } else {
+                            inner[start..].iter_mut().step_by(window.stride).zip(gradient).for_each(add);
+                        }
                     }
                 }
-            }
+            })
         });
         tensor(inner, Shape::new([batch, channels, height, width]), dtype)
     }
@@ -106,21 +228,23 @@ impl Gradients for Flex {
         let mut sums = vec![0.0; batch * channels * (taps + 1)];
         let planes = gradient.values().par_chunks(rows * columns).zip(input.values().par_chunks(height * width));
         sums.par_chunks_mut(taps + 1).zip(planes).for_each(|(sums, (gradient, input))| {
-            for (row, ky, seen) in window.overlapping_rows(rows, height) {
-                let gradient = &gradient[row * columns..][..columns];
-                let input = &input[seen * width..][..width];
-                for kx in 0..window.kernel {
-                    let (positions, start) = window.overlap(columns, width, kx);
-                    let gradient = &gradient[positions];
-                    sums[ky * window.kernel + kx] += if window.stride == 1 {
-                        dot(gradient, &input[start..][..gradient.len()])
-                    } else {
-                        let input = input[start..].iter().step_by(window.stride);
-                        gradient.iter().zip(input).map(|(a, b)| a * b).sum()
-                    };
+            Arch::new().dispatch(|| {
+                for (row, ky, seen) in window.overlapping_rows(rows, height) {
+                    let gradient = &gradient[row * columns..][..columns];
+                    let input = &input[seen * width..][..width];
+                    for kx in 0..window.kernel {
+                        let (positions, start) = window.overlap(columns, width, kx);
+                        let gradient = &gradient[positions];
+                        sums[ky * window.kernel + kx] += if window.stride == 1 {
+                            dot(gradient, &input[start..][..gradient.len()])
+                        } else {
+                            let input = input[start..].iter().step_by(window.stride);
+                            gradient.iter().zip(input).map(|(a, b)| a * b).sum()
+                        };
+                    }
                 }
-            }
-            sums[taps] = sum(gradient);
+                sums[taps] = sum(gradient);
+            })
         });
         tensor(sums, Shape::new([batch, channels, taps + 1]), dtype)
     }
@@ -144,26 +268,28 @@ impl Gradients for Flex {
         let seen = gradient.values().par_chunks(part).zip(input.values().par_chunks(part));
         let parts = inner.par_chunks_mut(part).zip(seen).zip(parameters);
         parts.enumerate().for_each(|(index, ((inner, (gradient, input)), (betas, gammas)))| {
-            let (mean, factor) = moments(input, epsilon);
-            let gamma = &gamma.values()[index % groups * per_group..][..per_group];
-            // Sums over the group of what arrives at the normalised values, alone and times these values.
-            let (mut arriving, mut aligned) = (0.0, 0.0);
-            for (channel, (gradient, input)) in gradient.chunks(plane).zip(input.chunks(plane)).enumerate() {
-                betas[channel] = sum(gradient);
-                gammas[channel] = (dot(gradient, input) - mean * betas[channel]) * factor;
-                arriving += gamma[channel] * betas[channel];
-                aligned += gamma[channel] * gammas[channel];
-            }
-            let (arriving, aligned) = (arriving / part as f32, aligned / part as f32);
-            let slope = -factor * factor * aligned;
-            let shift = -factor * arriving - slope * mean;
-            let planes = inner.chunks_mut(plane).zip(gradient.chunks(plane).zip(input.chunks(plane)));
-            for ((inner, (gradient, input)), gamma) in planes.zip(gamma) {
-                let factor = factor * gamma;
-                for (inner, (gradient, input)) in inner.iter_mut().zip(gradient.iter().zip(input)) {
-                    *inner = factor * gradient + slope * input + shift;
+            Arch::new().dispatch(|| {
+                let (mean, factor) = moments(input, epsilon);
+                let gamma = &gamma.values()[index % groups * per_group..][..per_group];
+                // Sums over the group of what arrives at the normalised values, alone and times these values.
+                let (mut arriving, mut aligned) = (0.0, 0.0);
+                for (channel, (gradient, input)) in gradient.chunks(plane).zip(input.chunks(plane)).enumerate() {
+                    betas[channel] = sum(gradient);
+                    gammas[channel] = (dot(gradient, input) - mean * betas[channel]) * factor;
+                    arriving += gamma[channel] * betas[channel];
+                    aligned += gamma[channel] * gammas[channel];
                 }
-            }
+                let (arriving, aligned) = (arriving / part as f32, aligned / part as f32);
+                let slope = -factor * factor * aligned;
+                let shift = -factor * arriving - slope * mean;
+                let planes = inner.chunks_mut(plane).zip(gradient.chunks(plane).zip(input.chunks(plane)));
+                for ((inner, (gradient, input)), gamma) in planes.zip(gamma) {
+                    let factor = factor * gamma;
+                    for (inner, (gradient, input)) in inner.iter_mut().zip(gradient.iter().zip(input)) {
+                        *inner = factor * gradient + slope * input + shift;
+                    }
+                }
+            })
         });
         betas.extend(gammas);
         (tensor(inner, shape, dtype), tensor(betas, Shape::new([2, batch, channels]), dtype))
@@ -211,6 +337,7 @@ fn tensor(values: Vec<f32>, shape: Shape, dtype: DType) -> FlexTensor {
 }
 
 /// Mean, and one over the standard deviation.
+#[inline(always)]
 fn moments(values: &[f32], epsilon: f64) -> (f32, f32) {
     let count = values.len() as f32;
     let mean = sum(values) / count;
@@ -218,15 +345,18 @@ fn moments(values: &[f32], epsilon: f64) -> (f32, f32) {
     (mean, 1.0 / (variance + epsilon as f32).sqrt())
 }
 
+#[inline(always)]
 fn sum(values: &[f32]) -> f32 {
     total(values, values, |value, _| value)
 }
 
+#[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     total(a, b, |a, b| a * b)
 }
 
 /// The sum of a term of every pair of values.
+#[inline(always)]
 fn total(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));

@@ -10,6 +10,8 @@ mod backward;
 mod cube;
 #[cfg(feature = "cpu")]
 mod flex;
+#[cfg(feature = "cpu")]
+mod simd;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, TensorMetadata, backend_extension};
@@ -29,6 +31,39 @@ pub struct Window {
     pub after: usize,
 }
 
+impl Window {
+    /// Positions on a side of `cells` cells.
+    fn positions(&self, cells: usize) -> usize {
+        (cells + self.before + self.after - self.kernel) / self.stride + 1
+    }
+
+    fn filtered(&self, input: &Shape) -> Shape {
+        let [batch, channels, height, width] = input.dims();
+        Shape::new([batch, channels, self.positions(height), self.positions(width)])
+    }
+}
+
+/// What follows a sum, cell by cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Bend {
+    /// Nothing.
+    Straight,
+    /// `max(x, 0)`.
+    Relu,
+    /// `min(max(x, 0), 6)`.
+    Relu6,
+}
+
+impl Bend {
+    fn apply<B: Backend>(self, input: FloatTensor<B>) -> FloatTensor<B> {
+        match self {
+            Bend::Straight => input,
+            Bend::Relu => B::relu(input),
+            Bend::Relu6 => B::float_clamp(input, 0.0.into(), 6.0.into()),
+        }
+    }
+}
+
 /// The operations.
 #[backend_extension(
     Flex: cfg(feature = "cpu"),
@@ -46,6 +81,18 @@ pub trait Kernels: Backend {
         window: Window,
     ) -> FloatTensor<Self>;
 
+    /// The same, and what follows.
+    #[fusion(default)]
+    fn depthwise_bent(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        window: Window,
+        bend: Bend,
+    ) -> FloatTensor<Self> {
+        bend.apply::<Self>(Self::depthwise(input, weight, bias, window))
+    }
+
     /// Mean 0 and variance 1 over groups of channels, then a factor and a shift per channel: input `[b, c, h, w]`, the others
     /// `[c]`.
     #[fusion(dtype = input, shape = input)]
@@ -57,21 +104,65 @@ pub trait Kernels: Backend {
         epsilon: f64,
     ) -> FloatTensor<Self>;
 
-    /// The channels of every cell mixed: input `[b, c, h, w]`, weight `[o, c, 1, 1]`, bias `[o]`.
+    /// The channels of every cell mixed, and what follows: input `[b, c, h, w]`, weight `[o, c, 1, 1]`, bias `[o]` or one for
+    /// every picture, `[b, o]`.
     ///
     /// A matrix product, whose gradients are matrix products, too: the weight gradient of a convolution is, in burn 0.22.1, a
     /// convolution with a kernel as large as the picture (burn-backend, ops/modules/conv.rs), and on CUDA its output is in
     /// another memory layout, so that whatever follows copies.
     #[fusion(default)]
-    fn pointwise(input: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn pointwise(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        bend: Bend,
+    ) -> FloatTensor<Self> {
         let [batch, channels, height, width] = input.shape().dims();
         let outputs = weight.shape()[0];
         let weight = Self::float_reshape(weight, Shape::new([1, outputs, channels]));
         let weight = Self::float_expand(weight, Shape::new([batch, outputs, channels]));
         let input = Self::float_reshape(input, Shape::new([batch, channels, height * width]));
-        let bias = Self::float_reshape(bias, Shape::new([1, outputs, 1]));
-        let mixed = Self::float_add(Self::float_matmul(weight, input), bias);
+        let rows = bias.shape().num_elements() / outputs;
+        let bias = Self::float_reshape(bias, Shape::new([rows, outputs, 1]));
+        let mixed = bend.apply::<Self>(Self::float_add(Self::float_matmul(weight, input), bias));
         Self::float_reshape(mixed, Shape::new([batch, outputs, height, width]))
+    }
+
+    /// The least of `sizes[m] - 2 found[n] rows[m]` for every `n`: found `[n, c]`, rows `[m, c]` and sizes `[m]` to `[n, 1]`.
+    #[fusion(default)]
+    fn nearest(found: FloatTensor<Self>, rows: FloatTensor<Self>, sizes: FloatTensor<Self>) -> FloatTensor<Self> {
+        let count = sizes.shape().num_elements();
+        let products = Self::float_matmul(found, Self::float_transpose(rows));
+        let sizes = Self::float_reshape(sizes, Shape::new([1, count]));
+        Self::float_min_dim(Self::float_sub(sizes, Self::float_mul_scalar(products, 2.0.into())), 1)
+    }
+
+    /// Squares of `factor x factor` cells become channels: `[b, c, h, w]` to `[b, c f f, h/f, w/f]`.
+    #[fusion(default)]
+    fn space_to_depth(input: FloatTensor<Self>, factor: usize) -> FloatTensor<Self> {
+        let [b, c, h, w] = input.shape().dims();
+        let split = Self::float_reshape(input, Shape::new([b, c, h / factor, factor, w / factor, factor]));
+        let moved = Self::float_permute(split, &[0, 1, 3, 5, 2, 4]);
+        Self::float_reshape(moved, Shape::new([b, c * factor * factor, h / factor, w / factor]))
+    }
+
+    /// The inverse of [`Self::space_to_depth`].
+    #[fusion(default)]
+    fn depth_to_space(input: FloatTensor<Self>, factor: usize) -> FloatTensor<Self> {
+        let [b, c, h, w] = input.shape().dims();
+        let channels = c / (factor * factor);
+        let split = Self::float_reshape(input, Shape::new([b, channels, factor, factor, h, w]));
+        let moved = Self::float_permute(split, &[0, 1, 4, 2, 5, 3]);
+        Self::float_reshape(moved, Shape::new([b, channels, h * factor, w * factor]))
+    }
+
+    /// Every cell twice on both axes: `[b, c, h, w]` to `[b, c, 2h, 2w]`.
+    #[fusion(default)]
+    fn double(input: FloatTensor<Self>) -> FloatTensor<Self> {
+        let [b, c, h, w] = input.shape().dims();
+        let split = Self::float_reshape(input, Shape::new([b, c, h, 1, w, 1]));
+        let wide = Self::float_expand(split, Shape::new([b, c, h, 2, w, 2]));
+        Self::float_reshape(wide, Shape::new([b, c, 2 * h, 2 * w]))
     }
 }
 
@@ -116,16 +207,39 @@ pub trait Gradients: Backend {
 }
 
 /// Filters every channel: `[b, c, h, w]` by weight `[c, 1, k, k]` and bias `[c]`.
-pub fn depthwise(input: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, window: Window) -> Tensor<4> {
+pub fn depthwise(input: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, window: Window, bend: Bend) -> Tensor<4> {
     let (input, weight, bias) = (input.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(Dispatch::depthwise(input, weight, bias, window))
+    Tensor::from_dispatch(Dispatch::depthwise_bent(input, weight, bias, window, bend))
 }
 
-/// Mixes the channels of every cell: `[b, c, h, w]` by weight `[o, c, 1, 1]` and bias `[o]`.
-pub fn pointwise(input: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>) -> Tensor<4> {
+/// Mixes the channels of every cell: `[b, c, h, w]` by weight `[o, c, 1, 1]` and bias `[o]`, or `[b, o]`.
+pub fn pointwise<const D: usize>(input: Tensor<4>, weight: Tensor<4>, bias: Tensor<D>, bend: Bend) -> Tensor<4> {
     assert_shape!(weight, [_, _, 1, 1]);
     let (input, weight, bias) = (input.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(Dispatch::pointwise(input, weight, bias))
+    Tensor::from_dispatch(Dispatch::pointwise(input, weight, bias, bend))
+}
+
+/// For every row of `found`, the squared distance to the nearest of `rows` less its own square: `[n, c]` and `[m, c]` to
+/// `[n, 1]`.
+pub fn nearest(found: Tensor<2>, rows: Tensor<2>) -> Tensor<2> {
+    let sizes = rows.clone().square().sum_dim(1).squeeze_dim::<1>(1);
+    let (found, rows, sizes) = (found.into_dispatch(), rows.into_dispatch(), sizes.into_dispatch());
+    Tensor::from_dispatch(Dispatch::nearest(found, rows, sizes))
+}
+
+/// Moves squares of `factor x factor` cells into channels: `[b, c, h, w]` to `[b, c f f, h/f, w/f]`.
+pub fn space_to_depth(input: Tensor<4>, factor: usize) -> Tensor<4> {
+    Tensor::from_dispatch(Dispatch::space_to_depth(input.into_dispatch(), factor))
+}
+
+/// The inverse of [`space_to_depth`].
+pub fn depth_to_space(input: Tensor<4>, factor: usize) -> Tensor<4> {
+    Tensor::from_dispatch(Dispatch::depth_to_space(input.into_dispatch(), factor))
+}
+
+/// Repeats every cell twice on both axes: `[b, c, h, w]` to `[b, c, 2h, 2w]`.
+pub fn double(input: Tensor<4>) -> Tensor<4> {
+    Tensor::from_dispatch(Dispatch::double(input.into_dispatch()))
 }
 
 /// Applies a group norm to `[b, c, h, w]`.
@@ -144,6 +258,7 @@ pub fn group_norm(norm: &GroupNorm, input: Tensor<4>) -> Tensor<4> {
 #[cfg(test)]
 mod tests {
     use burn::nn::GroupNormConfig;
+    use burn::tensor::activation::relu;
     use burn::tensor::module::conv2d;
     use burn::tensor::ops::{ConvOptions, PadMode};
     use burn::tensor::{Device, Distribution, Slice, Tolerance};
@@ -182,6 +297,15 @@ mod tests {
     }
 
     const TOLERANCE: f32 = 1e-4;
+    const BENDS: [Bend; 3] = [Bend::Straight, Bend::Relu, Bend::Relu6];
+
+    fn bent(x: Tensor<4>, bend: Bend) -> Tensor<4> {
+        match bend {
+            Bend::Straight => x,
+            Bend::Relu => relu(x),
+            Bend::Relu6 => x.clamp(0.0, 6.0),
+        }
+    }
 
     fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
         Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), device)
@@ -234,12 +358,15 @@ mod tests {
             let window = Window { kernel, stride, before, after };
             let (input, weight) = (random([2, 4, height, width], device), random([4, 1, kernel, kernel], device));
             let row = random([4], device);
-            let ours = |x, w, b| depthwise(x, w, b, window);
-            agree(input.clone(), weight.clone(), row.clone(), [&ours, &|x, w, b| by_taps(x, w, b, window)], TOLERANCE);
+            for bend in BENDS {
+                let ours = |x, w, b| depthwise(x, w, b, window, bend);
+                let other = |x, w, b| bent(by_taps(x, w, b, window), bend);
+                agree(input.clone(), weight.clone(), row.clone(), [&ours, &other], TOLERANCE);
+            }
             let padding = (before, after);
             let options = ConvOptions::new_with_padding([stride, stride], [padding, padding], [1, 1], 4);
             let convolved = conv2d(input.clone(), weight.clone(), Some(row.clone()), options).into_data();
-            let filtered = depthwise(input, weight, row, window).into_data();
+            let filtered = depthwise(input, weight, row, window, Bend::Straight).into_data();
             filtered.assert_approx_eq::<f32>(&convolved, Tolerance::rel_abs(1e-4, 1e-4));
         }
     }
@@ -269,10 +396,42 @@ mod tests {
     }
 
     fn pointwise_agrees(device: &Device, tolerance: f32) {
-        let (input, weight, row) = (random([2, 6, 5, 7], device), random([10, 6, 1, 1], device), random([10], device));
-        let ours = |x, w, b| pointwise(x, w, b);
-        let other = |x, w, b| conv2d(x, w, Some(b), ConvOptions::new([1, 1], [0, 0], [1, 1], 1));
-        agree(input, weight, row, [&ours, &other], tolerance);
+        // Also more cells than are worked on at a time, and rows that fill no block.
+        for (batch, channels, outputs, [height, width]) in
+            [(2, 6, 10, [5, 7]), (1, 40, 13, [40, 50]), (3, 7, 1, [1, 3])]
+        {
+            let input = random([batch, channels, height, width], device) * 3.0;
+            let (weight, row) = (random([outputs, channels, 1, 1], device), random([outputs], device));
+            let convolved = |x, w, b| conv2d(x, w, Some(b), ConvOptions::new([1, 1], [0, 0], [1, 1], 1));
+            for bend in BENDS {
+                let ours = |x, w, b| pointwise(x, w, b, bend);
+                let other = |x, w, b| bent(convolved(x, w, b), bend);
+                agree(input.clone(), weight.clone(), row.clone(), [&ours, &other], tolerance);
+            }
+            // A bias of each picture.
+            let rows = random([batch, outputs], device);
+            let sum =
+                convolved(input.clone(), weight.clone(), row * 0.0) + rows.clone().reshape([batch, outputs, 1, 1]);
+            let (found, expected) = (pointwise(input, weight, rows, Bend::Relu).into_data(), bent(sum, Bend::Relu));
+            found.assert_approx_eq::<f32>(&expected.into_data(), Tolerance::rel_abs(tolerance, tolerance));
+        }
+    }
+
+    /// A value that is no number must show in the map, whatever it goes through.
+    #[test]
+    fn what_is_no_number_stays_none() {
+        let device = Device::flex();
+        let input = Tensor::<1>::from_floats([1.0, f32::NAN, -1.0, 9.0], &device).reshape([1, 1, 2, 2]);
+        let (weight, bias) = (Tensor::<4>::ones([1, 1, 1, 1], &device), Tensor::<1>::zeros([1], &device));
+        let window = Window { kernel: 1, stride: 1, before: 0, after: 0 };
+        for found in [
+            pointwise(input.clone(), weight.clone(), bias.clone(), Bend::Relu6),
+            depthwise(input, weight, bias, window, Bend::Relu6),
+        ] {
+            let found = found.into_data().try_into_vec::<f32>().expect("f32");
+            assert!(found[1].is_nan(), "{found:?}");
+            assert_eq!((found[0], found[2], found[3]), (1.0, 0.0, 6.0));
+        }
     }
 
     #[test]

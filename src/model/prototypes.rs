@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::features::Stages;
 use super::score::resize;
+use crate::kernels;
 
 /// Configuration of [`Prototypes`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -174,9 +175,7 @@ pub fn nearest(found: Tensor<2>, rows: Tensor<2>) -> Tensor<2> {
     let dtype = found.dtype();
     let (found, rows) = (found.cast(FloatDType::F32), rows.cast(FloatDType::F32));
     let own = found.clone().square().sum_dim(1);
-    let sizes = rows.clone().square().sum_dim(1).transpose();
-    let smallest = (sizes - found.matmul(rows.transpose()) * 2.0).min_dim(1);
-    (smallest + own).clamp_min(0.0).sqrt().cast(dtype)
+    (kernels::nearest(found, rows) + own).clamp_min(0.0).sqrt().cast(dtype)
 }
 
 #[cfg(test)]

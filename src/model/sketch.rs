@@ -3,8 +3,10 @@
 //! `K = tanh(m / (3 mean(m) + 1e-3))`, where `m` is the Sobel magnitude of the Gaussian-smoothed grey picture. Four fixed
 //! filters, no sorting, no thresholds: it can be part of a captured graph. The `canny` sketch comes from the host.
 
-use burn::tensor::ops::{ConvOptions, PadMode};
-use burn::tensor::{Device, Tensor, TensorData, assert_shape, module::conv2d};
+use burn::tensor::ops::PadMode;
+use burn::tensor::{Device, Tensor, TensorData, assert_shape};
+
+use crate::kernels::{Bend, Window, depthwise};
 
 /// Edges in 0 to 1.
 ///
@@ -18,16 +20,17 @@ pub fn soft_sketch(image: Tensor<4>) -> Tensor<4> {
     let luma = Tensor::<1>::from_floats([0.299, 0.587, 0.114], &device).cast(dtype).reshape([1, 3, 1, 1]);
     // Grey in 0 to 1, whatever the range of the picture: the constants of the formula are made for it.
     let grey = (image * luma).sum_dim(1) * 0.5 + 0.5;
-    let filter = |x: Tensor<4>, taps: Vec<f32>, shape: [usize; 2]| {
-        let kernel = Tensor::<4>::from_data(TensorData::new(taps, [1, 1, shape[0], shape[1]]), &device).cast(dtype);
-        let padding = [(shape[0] / 2, shape[0] / 2), (shape[1] / 2, shape[1] / 2)];
-        let padded = x.pad(padding, PadMode::Edge);
-        conv2d(padded, kernel, None, ConvOptions::new([1, 1], [0, 0], [1, 1], 1))
+    let filter = |x: Tensor<4>, taps: Vec<f32>, side: usize| {
+        let kernel = Tensor::<4>::from_data(TensorData::new(taps, [1, 1, side, side]), &device).cast(dtype);
+        let window = Window { kernel: side, stride: 1, before: 0, after: 0 };
+        let padded = x.pad([(side / 2, side / 2); 2], PadMode::Edge);
+        depthwise(padded, kernel, Tensor::zeros([1], (&device, dtype)), window, Bend::Straight)
     };
     let gauss = gaussian_taps();
-    let smooth = filter(filter(grey, gauss.clone(), [gauss.len(), 1]), gauss.clone(), [1, gauss.len()]);
-    let gx = filter(smooth.clone(), vec![-1.0, 0.0, 1.0, -2.0, 0.0, 2.0, -1.0, 0.0, 1.0], [3, 3]);
-    let gy = filter(smooth, vec![-1.0, -2.0, -1.0, 0.0, 0.0, 0.0, 1.0, 2.0, 1.0], [3, 3]);
+    let square = gauss.iter().flat_map(|down| gauss.iter().map(move |across| down * across)).collect();
+    let smooth = filter(grey, square, gauss.len());
+    let gx = filter(smooth.clone(), vec![-1.0, 0.0, 1.0, -2.0, 0.0, 2.0, -1.0, 0.0, 1.0], 3);
+    let gy = filter(smooth, vec![-1.0, -2.0, -1.0, 0.0, 0.0, 0.0, 1.0, 2.0, 1.0], 3);
     let magnitude = (gx.square() + gy.square() + 1e-8).sqrt();
     let mean = magnitude.clone().mean_dim(3).mean_dim(2);
     (magnitude / (mean * 3.0 + 1e-3)).tanh()

@@ -3,6 +3,8 @@
 use burn::tensor::{Tensor, activation};
 use serde::{Deserialize, Serialize};
 
+use crate::kernels::Bend;
+
 /// Which non-linearity a network uses.
 ///
 /// `Silu` is the paper's. On a CPU burn's transcendental functions are scalar and cost as much as a convolution, so the
@@ -22,6 +24,14 @@ impl Activation {
         match self {
             Activation::Silu => activation::silu(input),
             Activation::Relu => activation::relu(input),
+        }
+    }
+
+    /// Applies it to what `sum` makes, which is told what may follow its sums at once.
+    pub(super) fn after(self, sum: impl FnOnce(Bend) -> Tensor<4>) -> Tensor<4> {
+        match self {
+            Activation::Silu => activation::silu(sum(Bend::Straight)),
+            Activation::Relu => sum(Bend::Relu),
         }
     }
 }

@@ -9,8 +9,8 @@ use burn::tensor::{Device, Tensor, assert_shape};
 
 use super::activation::Activation;
 use super::depthwise::{Depthwise, DepthwiseConfig};
-use super::pointwise::mix;
-use crate::kernels::group_norm;
+use super::pointwise::{bias, mix, mix_bent};
+use crate::kernels::{group_norm, pointwise};
 
 /// Configuration of an [`EdgeBlock`].
 #[derive(Debug, Clone)]
@@ -70,18 +70,18 @@ impl EdgeBlock {
     /// If an embedding is given to a block without one, or the other way round.
     pub fn forward(&self, input: Tensor<4>, embedding: Option<Tensor<2>>) -> Tensor<4> {
         let [batch, channels, _, _] = input.dims();
-        let mut x = mix(&self.expand, group_norm(&self.norm, self.depthwise.forward(input.clone())));
-        match (&self.embedding, embedding) {
+        let x = group_norm(&self.norm, self.depthwise.forward(input.clone()));
+        let x = match (&self.embedding, embedding) {
             (Some(linear), Some(embedding)) => {
                 assert_shape!(embedding, [batch, _]);
                 let shift = linear.forward(self.activation.forward(embedding));
-                let inner = shift.dims()[1];
-                x = x + shift.reshape([batch, inner, 1, 1]);
+                let shift = shift + bias(&self.expand).unsqueeze();
+                self.activation.after(|bend| pointwise(x, self.expand.weight.val(), shift, bend))
             }
-            (None, None) => {}
+            (None, None) => self.activation.after(|bend| mix_bent(&self.expand, x, bend)),
             _ => panic!("edge block of {channels} channels: embedding and configuration disagree"),
-        }
-        let x = mix(&self.project, self.activation.forward(x));
+        };
+        let x = mix(&self.project, x);
         x + match &self.shortcut {
             Some(shortcut) => mix(shortcut, input),
             None => input,

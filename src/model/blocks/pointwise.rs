@@ -3,13 +3,26 @@
 use burn::nn::conv::Conv2d;
 use burn::tensor::Tensor;
 
-use crate::kernels::pointwise;
+use crate::kernels::{Bend, pointwise};
 
 /// Applies a 1x1 convolution: `[b, input, h, w]` to `[b, output, h, w]`.
 ///
 /// # Panics
 /// If the convolution has a larger kernel or no bias, or the channels differ.
 pub fn mix(conv: &Conv2d, input: Tensor<4>) -> Tensor<4> {
+    mix_bent(conv, input, Bend::Straight)
+}
+
+/// The same, and what follows.
+///
+/// # Panics
+/// As [`mix`].
+pub fn mix_bent(conv: &Conv2d, input: Tensor<4>, bend: Bend) -> Tensor<4> {
+    pointwise(input, conv.weight.val(), bias(conv), bend)
+}
+
+/// The bias of a convolution that has one.
+pub(super) fn bias(conv: &Conv2d) -> Tensor<1> {
     let Some(bias) = &conv.bias else { panic!("pointwise convolution without bias") };
-    pointwise(input, conv.weight.val(), bias.val())
+    bias.val()
 }

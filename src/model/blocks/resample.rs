@@ -6,6 +6,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, Tensor};
 
 use super::pointwise::mix;
+use crate::kernels;
 
 /// Halves both sides.
 #[derive(Module, Debug)]
@@ -71,9 +72,7 @@ impl Upsample {
 
 /// Repeats every cell twice on both axes: `[b, c, h, w]` to `[b, c, 2h, 2w]`.
 pub fn double(input: Tensor<4>) -> Tensor<4> {
-    let [b, c, h, w] = input.dims();
-    let wide: Tensor<6> = input.reshape([b, c, h, 1, w, 1]).expand([b, c, h, 2, w, 2]);
-    wide.reshape([b, c, 2 * h, 2 * w])
+    kernels::double(input)
 }
 
 /// Moves blocks of `factor x factor` pixels into channels: `[b, c, h, w]` to `[b, c f f, h/f, w/f]`.
@@ -84,10 +83,9 @@ pub fn space_to_depth(input: Tensor<4>, factor: usize) -> Tensor<4> {
     if factor == 1 {
         return input;
     }
-    let [b, c, h, w] = input.dims();
+    let [_, _, h, w] = input.dims();
     assert!(h % factor == 0 && w % factor == 0, "{h}x{w} does not split into blocks of {factor}");
-    let split: Tensor<6> = input.reshape([b, c, h / factor, factor, w / factor, factor]);
-    split.permute([0, 1, 3, 5, 2, 4]).reshape([b, c * factor * factor, h / factor, w / factor])
+    kernels::space_to_depth(input, factor)
 }
 
 /// The inverse of [`space_to_depth`]: `[b, c f f, h, w]` to `[b, c, h f, w f]`.
@@ -98,11 +96,9 @@ pub fn depth_to_space(input: Tensor<4>, factor: usize) -> Tensor<4> {
     if factor == 1 {
         return input;
     }
-    let [b, c, h, w] = input.dims();
+    let [_, c, _, _] = input.dims();
     assert_eq!(c % (factor * factor), 0, "{c} channels do not split into blocks of {factor}");
-    let channels = c / (factor * factor);
-    let split: Tensor<6> = input.reshape([b, channels, factor, factor, h, w]);
-    split.permute([0, 1, 4, 2, 5, 3]).reshape([b, channels, h * factor, w * factor])
+    kernels::depth_to_space(input, factor)
 }
 
 #[cfg(test)]

@@ -10,8 +10,9 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, Tensor, assert_shape};
 
 use super::super::blocks::depthwise::{Depthwise, DepthwiseConfig};
-use super::super::blocks::pointwise::mix;
+use super::super::blocks::pointwise::{mix, mix_bent};
 use super::Stages;
+use crate::kernels::Bend;
 
 /// Channels of blocks 2, 4 and 10, at strides 4, 8 and 16.
 pub const STAGE_CHANNELS: [usize; 3] = [24, 40, 112];
@@ -69,9 +70,9 @@ impl InvertedResidual {
     fn forward(&self, input: Tensor<4>) -> Tensor<4> {
         let mut x = input.clone();
         if let Some(expand) = &self.expand {
-            x = relu6(mix(expand, x));
+            x = mix_bent(expand, x, Bend::Relu6);
         }
-        let x = mix(&self.project, relu6(self.depthwise.forward(x)));
+        let x = mix(&self.project, self.depthwise.forward_bent(x, Bend::Relu6));
         if self.residual { x + input } else { x }
     }
 }

@@ -1,0 +1,303 @@
+//! Inner loops of the CPU kernels, compiled for every width of vectors and chosen at run time: the release is built for any
+//! x86-64 or AArch64 processor, and loops that the compiler vectorises for all of those use a quarter of a modern one.
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::{Bend, Window};
+
+/// Outputs that are summed side by side, and vectors of each: as many sums as 16 registers hold besides their operands.
+const ROWS: usize = 6;
+const VECTORS: usize = 2;
+
+#[inline(always)]
+fn bent<S: Simd>(simd: S, value: S::f32s, bend: Bend) -> S::f32s {
+    // By comparisons, which a NaN comes through.
+    let (zero, six) = (simd.splat_f32s(0.0), simd.splat_f32s(6.0));
+    let above = |value| simd.select_f32s(simd.less_than_f32s(value, zero), zero, value);
+    match bend {
+        Bend::Straight => value,
+        Bend::Relu => above(value),
+        Bend::Relu6 => {
+            let value = above(value);
+            simd.select_f32s(simd.less_than_f32s(six, value), six, value)
+        }
+    }
+}
+
+/// The vector at the beginning of `values`.
+#[inline(always)]
+fn load<S: Simd>(values: &[f32]) -> S::f32s {
+    S::as_simd_f32s(&values[..S::F32_LANES]).0[0]
+}
+
+#[inline(always)]
+fn store<S: Simd>(simd: S, target: &mut [f32], value: S::f32s) {
+    if target.len() >= S::F32_LANES {
+        S::as_mut_simd_f32s(&mut target[..S::F32_LANES]).0[0] = value;
+    } else {
+        simd.partial_store_f32s(target, value);
+    }
+}
+
+/// `output[o][n] = bend(bias[o] + sum over c of weight[o][c] input[c][n])` for some columns `n`.
+pub(super) struct Mix<'a> {
+    /// `[o, c]`
+    pub weight: &'a [f32],
+    /// `[o]`
+    pub bias: &'a [f32],
+    /// `[c, columns of the whole plane]`
+    pub input: &'a [f32],
+    /// Cells of the plane.
+    pub plane: usize,
+    /// First column.
+    pub first: usize,
+    /// These columns of every output.
+    pub output: &'a mut [&'a mut [f32]],
+    /// Room for the columns of the input.
+    pub packed: &'a mut Vec<f32>,
+    /// What follows the sum.
+    pub bend: Bend,
+}
+
+impl Mix<'_> {
+    /// Computes the columns.
+    pub(super) fn run(self) {
+        Arch::new().dispatch(self);
+    }
+}
+
+impl WithSimd for Mix<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { weight, bias, input, plane, first, output, packed, bend } = self;
+        let channels = input.len() / plane;
+        let columns = output.first().map_or(0, |row| row.len());
+        let width = VECTORS * S::F32_LANES;
+        // Panels of a few columns, all channels of one after the other: rows of a plane lie so far apart that they push each
+        // other out of the cache.
+        let panels = columns.div_ceil(width);
+        packed.clear();
+        packed.resize(panels * channels * width, 0.0);
+        for (channel, row) in input.chunks_exact(plane).enumerate() {
+            for (panel, values) in row[first..first + columns].chunks(width).enumerate() {
+                packed[(panel * channels + channel) * width..][..values.len()].copy_from_slice(values);
+            }
+        }
+        let mut done = 0;
+        while done < output.len() {
+            let rows = ROWS.min(output.len() - done);
+            let (weight, bias) = (&weight[done * channels..][..rows * channels], &bias[done..][..rows]);
+            let block = &mut output[done..][..rows];
+            match rows {
+                ROWS => panel_rows::<S, ROWS>(simd, weight, bias, packed, channels, block, bend),
+                5 => panel_rows::<S, 5>(simd, weight, bias, packed, channels, block, bend),
+                4 => panel_rows::<S, 4>(simd, weight, bias, packed, channels, block, bend),
+                3 => panel_rows::<S, 3>(simd, weight, bias, packed, channels, block, bend),
+                2 => panel_rows::<S, 2>(simd, weight, bias, packed, channels, block, bend),
+                _ => panel_rows::<S, 1>(simd, weight, bias, packed, channels, block, bend),
+            }
+            done += rows;
+        }
+    }
+}
+
+/// The sums of `N` rows of weights with a panel of columns.
+#[inline(always)]
+fn products<S: Simd, const N: usize>(
+    simd: S,
+    weight: &[f32],
+    first: [f32; N],
+    panel: &[f32],
+    channels: usize,
+) -> [[S::f32s; VECTORS]; N] {
+    let weights: [&[f32]; N] = std::array::from_fn(|row| &weight[row * channels..][..channels]);
+    let mut sums: [[S::f32s; VECTORS]; N] = std::array::from_fn(|row| [simd.splat_f32s(first[row]); VECTORS]);
+    for (channel, values) in panel.chunks_exact(VECTORS * S::F32_LANES).enumerate() {
+        let (values, _) = S::as_simd_f32s(values);
+        let values: [S::f32s; VECTORS] = std::array::from_fn(|k| values[k]);
+        for row in 0..N {
+            let weight = simd.splat_f32s(weights[row][channel]);
+            for k in 0..VECTORS {
+                sums[row][k] = simd.mul_add_f32s(weight, values[k], sums[row][k]);
+            }
+        }
+    }
+    sums
+}
+
+#[inline(always)]
+fn panel_rows<S: Simd, const N: usize>(
+    simd: S,
+    weight: &[f32],
+    bias: &[f32],
+    packed: &[f32],
+    channels: usize,
+    output: &mut [&mut [f32]],
+    bend: Bend,
+) {
+    let width = VECTORS * S::F32_LANES;
+    let bias = std::array::from_fn(|row| bias[row]);
+    for (panel, values) in packed.chunks_exact(channels * width).enumerate() {
+        let sums = products::<S, N>(simd, weight, bias, values, channels);
+        for (row, sums) in output.iter_mut().zip(sums) {
+            for (k, sum) in sums.into_iter().enumerate() {
+                let target = row.get_mut(panel * width + k * S::F32_LANES..).unwrap_or_default();
+                store(simd, target, bent(simd, sum, bend));
+            }
+        }
+    }
+}
+
+/// `output[n] = min over m of sizes[m] - 2 found[n] rows[m]`: with the size of a row its square, the squared distance to the
+/// nearest row, less the square of `found[n]`. Infinite if none is less.
+pub(super) struct Nearest<'a> {
+    /// `[n, c]`
+    pub found: &'a [f32],
+    /// `[m, c]`
+    pub rows: &'a [f32],
+    /// `[m]`
+    pub sizes: &'a [f32],
+    /// `[n]`
+    pub output: &'a mut [f32],
+    /// Room for what is found, channel by channel.
+    pub packed: &'a mut Vec<f32>,
+}
+
+impl Nearest<'_> {
+    /// Finds the nearest.
+    pub(super) fn run(self) {
+        Arch::new().dispatch(self);
+    }
+}
+
+impl WithSimd for Nearest<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { found, rows, sizes, output, packed } = self;
+        let (channels, width) = (rows.len() / sizes.len(), VECTORS * S::F32_LANES);
+        let whole = sizes.len() / ROWS * ROWS;
+        for (output, found) in output.chunks_mut(width).zip(found.chunks(width * channels)) {
+            packed.clear();
+            packed.resize(width * channels, 0.0);
+            for (place, values) in found.chunks_exact(channels).enumerate() {
+                for (line, value) in packed.chunks_exact_mut(width).zip(values) {
+                    line[place] = *value;
+                }
+            }
+            let mut least = [simd.splat_f32s(f32::INFINITY); VECTORS];
+            for first in (0..whole).step_by(ROWS) {
+                nearer::<S, ROWS>(simd, &rows[first * channels..], &sizes[first..], packed, channels, &mut least);
+            }
+            for first in whole..sizes.len() {
+                nearer::<S, 1>(simd, &rows[first * channels..], &sizes[first..], packed, channels, &mut least);
+            }
+            for (k, least) in least.into_iter().enumerate() {
+                store(simd, output.get_mut(k * S::F32_LANES..).unwrap_or_default(), least);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn nearer<S: Simd, const N: usize>(
+    simd: S,
+    rows: &[f32],
+    sizes: &[f32],
+    packed: &[f32],
+    channels: usize,
+    least: &mut [S::f32s; VECTORS],
+) {
+    let sums = products::<S, N>(simd, rows, [0.0; N], packed, channels);
+    let twice = simd.splat_f32s(-2.0);
+    for (sums, size) in sums.iter().zip(sizes) {
+        for (least, sum) in least.iter_mut().zip(sums) {
+            let distance = simd.mul_add_f32s(twice, *sum, simd.splat_f32s(*size));
+            *least = simd.select_f32s(simd.less_than_f32s(distance, *least), distance, *least);
+        }
+    }
+}
+
+/// One channel's plane filtered by its kernel.
+pub(super) struct Filter<'a> {
+    /// `[k, k]`
+    pub weight: &'a [f32],
+    /// Added to every cell.
+    pub bias: f32,
+    /// `[height, width]`
+    pub input: &'a [f32],
+    /// Columns of the input.
+    pub width: usize,
+    /// `[rows, columns]`
+    pub output: &'a mut [f32],
+    /// Columns of the output.
+    pub columns: usize,
+    /// How the kernel moves.
+    pub window: Window,
+    /// Room for the input with its border.
+    pub padded: &'a mut Vec<f32>,
+    /// What follows the sum.
+    pub bend: Bend,
+}
+
+impl Filter<'_> {
+    /// Computes the plane.
+    pub(super) fn run(self) {
+        Arch::new().dispatch(self);
+    }
+}
+
+impl WithSimd for Filter<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { weight, bias, input, width, output, columns, window, padded, bend } = self;
+        let Window { kernel, stride, before, .. } = window;
+        let (height, rows) = (input.len() / width, output.len() / columns);
+        // Columns that are `stride` apart lie side by side, one phase after the other, so that every load is of neighbours;
+        // with room behind, so that the last vector may reach beyond the border.
+        let phase = columns + kernel.div_ceil(stride) + VECTORS * S::F32_LANES;
+        let line = stride * phase;
+        padded.clear();
+        padded.resize((rows * stride + kernel) * line, 0.0);
+        for (row, values) in input.chunks_exact(width).enumerate().take(height) {
+            let Some(line) = padded.chunks_exact_mut(line).nth(row + before) else { break };
+            if stride == 1 {
+                let count = width.min(phase - before);
+                line[before..][..count].copy_from_slice(&values[..count]);
+            } else {
+                for (column, value) in values.iter().enumerate() {
+                    let column = column + before;
+                    if column / stride < phase {
+                        line[column % stride * phase + column / stride] = *value;
+                    }
+                }
+            }
+        }
+        for (row, output) in output.chunks_exact_mut(columns).enumerate() {
+            let lines = &padded[row * stride * line..];
+            let mut at = 0;
+            while at < columns {
+                let mut sums = [simd.splat_f32s(bias); VECTORS];
+                for ky in 0..kernel {
+                    for kx in 0..kernel {
+                        let weight = simd.splat_f32s(weight[ky * kernel + kx]);
+                        let values = &lines[ky * line + kx % stride * phase + kx / stride + at..];
+                        for (k, sum) in sums.iter_mut().enumerate() {
+                            *sum = simd.mul_add_f32s(weight, load::<S>(&values[k * S::F32_LANES..]), *sum);
+                        }
+                    }
+                }
+                for (k, sum) in sums.into_iter().enumerate() {
+                    let target = output.get_mut(at + k * S::F32_LANES..).unwrap_or_default();
+                    store(simd, target, bent(simd, sum, bend));
+                }
+                at += VECTORS * S::F32_LANES;
+            }
+        }
+    }
+}
