@@ -54,6 +54,23 @@ fn bench_times_every_part_and_every_stage() {
 }
 
 #[test]
+fn bench_of_a_bundle_says_how_it_compares() {
+    let dir = home();
+    let bundle = tiny_bundle().0.to_str().expect("path");
+    let rival = |text: &str| {
+        std::fs::write(dir.path().join("rival.jsonl"), text).expect("writes");
+        run(TRAINER, &["bench", "--bundle", bundle, "--rival", "rival.jsonl", "--json"], dir.path())
+    };
+    let (code, out, error) = rival("{\"what\": \"slow\", \"ms\": 9.0}\n{\"what\": \"fast\", \"ms\": 4.0}\n");
+    assert_eq!(code, 0, "{error}");
+    let summary = lines(&out).pop().expect("a summary");
+    let ratio = |key: &str| summary[key].as_f64().unwrap_or_else(|| panic!("{key}: {summary}"));
+    assert!((ratio("ratio") * 4.0 - ratio("frame_ms")).abs() < 1e-9, "{summary}");
+    let (code, _, error) = rival("{\"what\": \"golden maps\"}\n");
+    assert!(code == 1 && error.contains("rival.jsonl") && error.contains("benches/edge.py"), "{code}: {error}");
+}
+
+#[test]
 fn inspect_judges_files_and_says_so_by_its_exit_code() {
     let (bundle, parts) = tiny_bundle();
     let dir = home();

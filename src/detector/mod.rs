@@ -25,6 +25,7 @@ use crate::inspection::frame::{FrameMeta, Prepared};
 use crate::inspection::roi::Roi;
 use crate::inspection::tiles::{Blend, crop};
 use crate::inspection::time::{Clock, Timestamp};
+use crate::kernels::pooled;
 use crate::model::network::{Components, Network, Reconstructed};
 use crate::model::profile::ModelConfig;
 use crate::preprocess::spec::{Normalisation, PreprocessSpec};
@@ -321,7 +322,10 @@ impl DiffusionDetector {
         let mut recordings = self.recordings.take();
         let all = self.planes(batch, steps, class, |key, inputs| match &mut recordings {
             Some(recordings) => recordings.run(key, inputs, &self.device, || self.work(key, found)),
-            None => self.work(key, found)(&self.upload(inputs)),
+            None => {
+                let (mut work, inputs) = (self.work(key, found), self.upload(inputs));
+                pooled(&self.device, || work(&inputs))
+            }
         });
         self.recordings = recordings;
         let all = all?;

@@ -8,7 +8,7 @@ use burn::tensor::Shape;
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::simd::{Filter, Mix, Nearest};
+use super::simd::{Convolve, Filter, Mix, Nearest};
 use super::{Bend, Gradients, Kernels, Window};
 
 /// Sums that are carried side by side, for the compiler to keep in vector registers.
@@ -18,7 +18,7 @@ const LANES: usize = 16;
 const COLUMNS: usize = 1 << 16;
 
 /// Products below which a second thread costs more than it gains.
-const SMALL: usize = 1 << 18;
+const SMALL: usize = 1 << 20;
 
 impl Kernels for Flex {
     fn depthwise(
@@ -44,7 +44,8 @@ impl Kernels for Flex {
         let taps = window.kernel * window.kernel;
         let mut output = vec![0.0; shape.num_elements()];
         let planes = output.par_chunks_mut(rows * columns).zip(input.values().par_chunks(height * width));
-        planes.enumerate().for_each_init(Vec::new, |padded, (index, (output, input))| {
+        let least = SMALL.div_ceil(taps * rows * columns);
+        planes.enumerate().with_min_len(least).for_each_init(Vec::new, |padded, (index, (output, input))| {
             let channel = index % channels;
             let weight = &weight.values()[channel * taps..][..taps];
             let bias = bias.values()[channel];
@@ -66,7 +67,9 @@ impl Kernels for Flex {
         let (plane, per_group) = (height * width, channels / groups);
         let mut output = vec![0.0; input.values().len()];
         let parts = output.par_chunks_mut(per_group * plane).zip(input.values().par_chunks(per_group * plane));
-        parts.enumerate().for_each(|(index, (output, input))| {
+        // Eight passes or so over every value.
+        let least = SMALL.div_ceil(8 * per_group * plane);
+        parts.enumerate().with_min_len(least).for_each(|(index, (output, input))| {
             Arch::new().dispatch(|| {
                 let (mean, factor) = moments(input, epsilon);
                 let planes = output.chunks_mut(plane).zip(input.chunks(plane));
@@ -104,16 +107,77 @@ impl Kernels for Flex {
         let pictures = output.chunks_mut(outputs * plane).zip(input.values().chunks(channels * plane));
         for (picture, (output, input)) in pictures.enumerate() {
             let bias = if bias.values().len() == outputs { bias.values() } else { &bias.values()[picture * outputs..] };
-            let mut rows: Vec<_> = output.chunks_mut(plane).map(|row| row.chunks_mut(columns)).collect();
-            let parts = plane.div_ceil(columns);
-            let parts: Vec<Vec<&mut [f32]>> =
-                (0..parts).map(|_| rows.iter_mut().filter_map(Iterator::next).collect()).collect();
+            let parts = bands(output, plane, columns);
             parts.into_par_iter().enumerate().for_each_init(Vec::new, |packed, (part, mut output)| {
                 let (first, output) = (part * columns, &mut output[..]);
                 Mix { weight, bias, input, plane, first, output, packed, bend }.run();
             });
         }
         tensor(output, Shape::new([batch, outputs, height, width]), dtype)
+    }
+
+    fn convolve(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        window: Window,
+        bend: Bend,
+    ) -> FloatTensor<Self> {
+        let dtype = input.dtype();
+        let [batch, channels, height, width] = input.shape().dims();
+        let (outputs, size) = (weight.shape()[0], (height, width));
+        let [_, _, rows, columns] = window.filtered(&input.shape()).dims();
+        let (input, weight, bias) = (Plain::new(input), Plain::new(weight), Plain::new(bias));
+        let (weight, bias) = (weight.values(), bias.values());
+        let tall = match weight.len() * rows * columns {
+            ..SMALL => rows,
+            _ => rows.div_ceil(4 * rayon::current_num_threads()),
+        };
+        let mut output = vec![0.0; batch * outputs * rows * columns];
+        let pictures =
+            output.chunks_mut(outputs * rows * columns).zip(input.values().chunks(channels * height * width));
+        for (output, input) in pictures {
+            let parts = bands(output, rows * columns, tall * columns);
+            parts.into_par_iter().enumerate().for_each_init(Vec::new, |packed, (part, mut output)| {
+                let (first, output) = (part * tall, &mut output[..]);
+                Convolve { weight, bias, input, size, window, first, columns, output, packed, bend }.run();
+            });
+        }
+        tensor(output, Shape::new([batch, outputs, rows, columns]), dtype)
+    }
+
+    fn resize(input: FloatTensor<Self>, height: usize, width: usize) -> FloatTensor<Self> {
+        let dtype = input.dtype();
+        let [batch, channels, rows, columns] = input.shape().dims();
+        let input = Plain::new(input);
+        // The two cells that a position lies between, and how far it is from the first.
+        let places = |cells: usize, positions: usize| -> Vec<(usize, usize, f32)> {
+            let ratio = if positions > 1 { (cells - 1) as f64 / (positions - 1) as f64 } else { 0.0 };
+            let place = |position: usize| {
+                let exact = position as f64 * ratio;
+                let low = (exact as usize).min(cells - 1);
+                (low, (low + 1).min(cells - 1), (exact - low as f64) as f32)
+            };
+            (0..positions).map(place).collect()
+        };
+        let (down, across) = (places(rows, height), places(columns, width));
+        let mut output = vec![0.0; batch * channels * height * width];
+        let planes = output.chunks_mut(height * width).zip(input.values().chunks(rows * columns));
+        for (output, input) in planes {
+            output.par_chunks_mut(width).zip(&down).with_min_len(SMALL.div_ceil(8 * width)).for_each_init(
+                || vec![0.0; columns],
+                |line, (output, (low, high, part))| {
+                    let (low, high) = (&input[low * columns..][..columns], &input[high * columns..][..columns]);
+                    for (line, (low, high)) in line.iter_mut().zip(low.iter().zip(high)) {
+                        *line = low + (high - low) * part;
+                    }
+                    for (output, (low, high, part)) in output.iter_mut().zip(&across) {
+                        *output = line[*low] + (line[*high] - line[*low]) * part;
+                    }
+                },
+            );
+        }
+        tensor(output, Shape::new([batch, channels, height, width]), dtype)
     }
 
     fn nearest(found: FloatTensor<Self>, rows: FloatTensor<Self>, sizes: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -294,6 +358,12 @@ impl Gradients for Flex {
         betas.extend(gammas);
         (tensor(inner, shape, dtype), tensor(betas, Shape::new([2, batch, channels]), dtype))
     }
+}
+
+/// The planes of `values` cut into bands of so many cells: for every band, its cells of each plane.
+fn bands(values: &mut [f32], plane: usize, cells: usize) -> Vec<Vec<&mut [f32]>> {
+    let mut planes: Vec<_> = values.chunks_mut(plane).map(|plane| plane.chunks_mut(cells)).collect();
+    (0..plane.div_ceil(cells)).map(|_| planes.iter_mut().filter_map(Iterator::next).collect()).collect()
 }
 
 impl Window {

@@ -15,8 +15,10 @@ mod simd;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, TensorMetadata, backend_extension};
-use burn::nn::GroupNorm;
-use burn::tensor::{Shape, Tensor, assert_shape};
+use burn::nn::conv::Conv2d;
+use burn::nn::{GroupNorm, PaddingConfig2d};
+use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
+use burn::tensor::{Device, Shape, Tensor, assert_shape};
 
 /// How the kernel of a depthwise convolution moves over the cells, the same on both axes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -128,6 +130,27 @@ pub trait Kernels: Backend {
         Self::float_reshape(mixed, Shape::new([batch, outputs, height, width]))
     }
 
+    /// A convolution with a square kernel, and what follows: input `[b, c, h, w]`, weight `[o, c, k, k]`, bias `[o]`.
+    #[fusion(default)]
+    fn convolve(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        window: Window,
+        bend: Bend,
+    ) -> FloatTensor<Self> {
+        let padding = (window.before, window.after);
+        let options = ConvOptions::new_with_padding([window.stride; 2], [padding; 2], [1, 1], 1);
+        bend.apply::<Self>(Self::conv2d(input, weight, Some(bias), options))
+    }
+
+    /// Bilinear with aligned corners: `[b, c, h', w']` to `[b, c, height, width]`.
+    #[fusion(default)]
+    fn resize(input: FloatTensor<Self>, height: usize, width: usize) -> FloatTensor<Self> {
+        let options = InterpolateOptions::new(InterpolateMode::Bilinear).with_align_corners(true);
+        Self::interpolate(input, [height, width], options)
+    }
+
     /// The least of `sizes[m] - 2 found[n] rows[m]` for every `n`: found `[n, c]`, rows `[m, c]` and sizes `[m]` to `[n, 1]`.
     #[fusion(default)]
     fn nearest(found: FloatTensor<Self>, rows: FloatTensor<Self>, sizes: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -206,6 +229,17 @@ pub trait Gradients: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 }
 
+/// Runs what computes on the CPU on a thread of the pool that its kernels divide their work among: from any other thread every
+/// one of them would wait for the pool and be woken again. What computes on another device runs where it is called: there a
+/// thread has its own stream.
+pub fn pooled<T: Send>(device: &Device, work: impl FnOnce() -> T + Send) -> T {
+    #[cfg(feature = "cpu")]
+    if *device == Device::flex() {
+        return rayon::scope(|_| work());
+    }
+    work()
+}
+
 /// Filters every channel: `[b, c, h, w]` by weight `[c, 1, k, k]` and bias `[c]`.
 pub fn depthwise(input: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, window: Window, bend: Bend) -> Tensor<4> {
     let (input, weight, bias) = (input.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
@@ -217,6 +251,28 @@ pub fn pointwise<const D: usize>(input: Tensor<4>, weight: Tensor<4>, bias: Tens
     assert_shape!(weight, [_, _, 1, 1]);
     let (input, weight, bias) = (input.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
     Tensor::from_dispatch(Dispatch::pointwise(input, weight, bias, bend))
+}
+
+/// Applies a convolution with one group and a square kernel to `[b, c, h, w]`, and what follows.
+///
+/// # Panics
+/// If it has no bias, or other padding on one axis than on the other.
+pub fn convolve(conv: &Conv2d, input: Tensor<4>, bend: Bend) -> Tensor<4> {
+    let PaddingConfig2d::Explicit(top, left, bottom, right) = conv.padding else {
+        panic!("{conv:?}: no stated padding")
+    };
+    let square =
+        (top, bottom, conv.kernel_size[0], conv.stride[0]) == (left, right, conv.kernel_size[1], conv.stride[1]);
+    assert!(square && conv.groups == 1 && conv.dilation == [1, 1], "{conv:?}: not a square convolution of one group");
+    let window = Window { kernel: conv.kernel_size[0], stride: conv.stride[0], before: top, after: bottom };
+    let Some(bias) = &conv.bias else { panic!("convolution without bias") };
+    let (weight, bias) = (conv.weight.val().into_dispatch(), bias.val().into_dispatch());
+    Tensor::from_dispatch(Dispatch::convolve(input.into_dispatch(), weight, bias, window, bend))
+}
+
+/// Bilinear resize with aligned corners: `[b, c, h', w']` to `[b, c, height, width]`.
+pub fn resize(input: Tensor<4>, height: usize, width: usize) -> Tensor<4> {
+    Tensor::from_dispatch(Dispatch::resize(input.into_dispatch(), height, width))
 }
 
 /// For every row of `found`, the squared distance to the nearest of `rows` less its own square: `[n, c]` and `[m, c]` to
@@ -257,11 +313,13 @@ pub fn group_norm(norm: &GroupNorm, input: Tensor<4>) -> Tensor<4> {
 
 #[cfg(test)]
 mod tests {
+    use burn::module::Param;
     use burn::nn::GroupNormConfig;
+    use burn::nn::conv::Conv2dConfig;
     use burn::tensor::activation::relu;
-    use burn::tensor::module::conv2d;
-    use burn::tensor::ops::{ConvOptions, PadMode};
-    use burn::tensor::{Device, Distribution, Slice, Tolerance};
+    use burn::tensor::module::{conv2d, interpolate};
+    use burn::tensor::ops::PadMode;
+    use burn::tensor::{Distribution, Slice, Tolerance};
 
     use super::*;
 
@@ -417,6 +475,53 @@ mod tests {
         }
     }
 
+    fn convolution_agrees(device: &Device, tolerance: f32) {
+        // Also panels that reach beyond a row, more outputs than are summed side by side, and padding on one side.
+        for (kernel, stride, padding, channels, outputs, [height, width]) in
+            [(3, 1, [1, 1], 5, 13, [9, 37]), (3, 2, [0, 1], 3, 8, [12, 70]), (7, 1, [3, 3], 2, 1, [6, 4])]
+        {
+            let [before, after] = padding;
+            let input = random([2, channels, height, width], device) * 3.0;
+            let (weight, row) = (random([outputs, channels, kernel, kernel], device), random([outputs], device));
+            let config = Conv2dConfig::new([channels, outputs], [kernel, kernel]).with_stride([stride, stride]);
+            let mut conv = config.with_padding(PaddingConfig2d::Explicit(before, before, after, after)).init(device);
+            conv.weight = Param::from_tensor(weight.clone());
+            conv.bias = Some(Param::from_tensor(row.clone()));
+            let options = ConvOptions::new_with_padding([stride; 2], [(before, after); 2], [1, 1], 1);
+            let convolved = conv2d(input.clone(), weight, Some(row), options);
+            for bend in BENDS {
+                let (found, expected) = (convolve(&conv, input.clone(), bend), bent(convolved.clone(), bend));
+                let tolerance = Tolerance::rel_abs(tolerance, tolerance);
+                found.into_data().assert_approx_eq::<f32>(&expected.into_data(), tolerance);
+            }
+        }
+    }
+
+    fn moves_agree(device: &Device, tolerance: f32) {
+        let close = |found: Tensor<4>, expected: Tensor<4>| {
+            let tolerance = Tolerance::rel_abs(tolerance, tolerance);
+            found.into_data().assert_approx_eq::<f32>(&expected.into_data(), tolerance);
+        };
+        let input = random([2, 3, 8, 12], device);
+        let split: Tensor<6> = input.clone().reshape([2, 3, 2, 4, 3, 4]);
+        let folded = split.permute([0, 1, 3, 5, 2, 4]).reshape([2, 48, 2, 3]);
+        close(space_to_depth(input.clone(), 4), folded.clone());
+        close(depth_to_space(folded, 4), input.clone());
+        let sized = |options: InterpolateOptions, size| interpolate(input.clone(), options.with_output_size(size));
+        close(double(input.clone()), sized(InterpolateOptions::new(InterpolateMode::Nearest), [16, 24]));
+        for size in [[16, 24], [5, 31], [1, 12], [8, 12]] {
+            let options = InterpolateOptions::new(InterpolateMode::Bilinear).with_align_corners(true);
+            close(resize(input.clone(), size[0], size[1]), sized(options, size));
+        }
+        for (count, rows, channels) in [(70, 13, 9), (3, 1, 2)] {
+            let (found, rows) = (random([count, channels], device), random([rows, channels], device));
+            let apart = found.clone().unsqueeze_dim::<3>(1) - rows.clone().unsqueeze_dim::<3>(0);
+            let expected = apart.square().sum_dim(2).min_dim(1).reshape([count, 1, 1, 1]);
+            let squared = nearest(found.clone(), rows) + found.square().sum_dim(1);
+            close(squared.reshape([count, 1, 1, 1]), expected);
+        }
+    }
+
     /// A value that is no number must show in the map, whatever it goes through.
     #[test]
     fn what_is_no_number_stays_none() {
@@ -440,6 +545,8 @@ mod tests {
         depthwise_agrees(&device);
         group_norm_agrees(&device);
         pointwise_agrees(&device, TOLERANCE);
+        convolution_agrees(&device, TOLERANCE);
+        moves_agree(&device, TOLERANCE);
     }
 
     #[cfg(feature = "cuda")]
@@ -467,6 +574,13 @@ mod tests {
         fn pointwise_agrees_with_burn() {
             // Matrix products are made of numbers with 10 bits there.
             pointwise_agrees(&device(), 3e-3);
+        }
+
+        #[test]
+        #[ignore = "needs an NVIDIA GPU"]
+        fn convolutions_and_moves_agree_with_burn() {
+            convolution_agrees(&device(), 3e-2);
+            moves_agree(&device(), 3e-3);
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Inner loops of the CPU kernels, compiled for every width of vectors and chosen at run time: the release is built for any
 //! x86-64 or AArch64 processor, and loops that the compiler vectorises for all of those use a quarter of a modern one.
 
+use std::ops::Range;
+
 use pulp::{Arch, Simd, WithSimd};
 
 use super::{Bend, Window};
@@ -146,6 +148,110 @@ fn panel_rows<S: Simd, const N: usize>(
                 let target = row.get_mut(panel * width + k * S::F32_LANES..).unwrap_or_default();
                 store(simd, target, bent(simd, sum, bend));
             }
+        }
+    }
+}
+
+/// Rows of the output of a convolution, all channels.
+pub(super) struct Convolve<'a> {
+    /// `[o, c, k, k]`
+    pub weight: &'a [f32],
+    /// `[o]`
+    pub bias: &'a [f32],
+    /// `[c, height, width]`
+    pub input: &'a [f32],
+    /// Rows and columns of the input.
+    pub size: (usize, usize),
+    /// How the kernel moves.
+    pub window: Window,
+    /// First row of the output.
+    pub first: usize,
+    /// Columns of the output.
+    pub columns: usize,
+    /// These rows of every output.
+    pub output: &'a mut [&'a mut [f32]],
+    /// Room for what the kernel sees.
+    pub packed: &'a mut Vec<f32>,
+    /// What follows the sum.
+    pub bend: Bend,
+}
+
+impl Convolve<'_> {
+    /// Computes the rows.
+    pub(super) fn run(self) {
+        Arch::new().dispatch(self);
+    }
+}
+
+impl WithSimd for Convolve<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { weight, bias, input, size: (height, width), window, first, columns, output, packed, bend } = self;
+        let Window { kernel, stride, before, .. } = window;
+        let panel = VECTORS * S::F32_LANES;
+        let values = weight.len() / bias.len();
+        let rows = output.first().map_or(0, |rows| rows.len() / columns);
+        for row in 0..rows {
+            for from in (0..columns).step_by(panel) {
+                let count = panel.min(columns - from);
+                packed.clear();
+                packed.resize(values * panel, 0.0);
+                for (line, packed) in packed.chunks_exact_mut(panel).enumerate() {
+                    let (channel, ky, kx) = (line / (kernel * kernel), line / kernel % kernel, line % kernel);
+                    let Some(seen) = ((first + row) * stride + ky).checked_sub(before).filter(|y| *y < height) else {
+                        continue;
+                    };
+                    let seen = &input[(channel * height + seen) * width..][..width];
+                    // Positions whose column lies on the input.
+                    let begin = before.saturating_sub(kx).div_ceil(stride).clamp(from, from + count);
+                    let end = (width + before).saturating_sub(kx).div_ceil(stride).clamp(begin, from + count);
+                    if begin == end {
+                        continue;
+                    }
+                    let (packed, seen) = (&mut packed[begin - from..end - from], &seen[begin * stride + kx - before..]);
+                    if stride == 1 {
+                        packed.copy_from_slice(&seen[..end - begin]);
+                    } else {
+                        packed.iter_mut().zip(seen.iter().step_by(stride)).for_each(|(packed, seen)| *packed = *seen);
+                    }
+                }
+                let at = row * columns + from;
+                for (block, output) in output.chunks_mut(ROWS).enumerate() {
+                    let weight = &weight[block * ROWS * values..];
+                    let bias = &bias[block * ROWS..];
+                    match output.len() {
+                        ROWS => convolved::<S, ROWS>(simd, weight, bias, packed, values, output, at..at + count, bend),
+                        5 => convolved::<S, 5>(simd, weight, bias, packed, values, output, at..at + count, bend),
+                        4 => convolved::<S, 4>(simd, weight, bias, packed, values, output, at..at + count, bend),
+                        3 => convolved::<S, 3>(simd, weight, bias, packed, values, output, at..at + count, bend),
+                        2 => convolved::<S, 2>(simd, weight, bias, packed, values, output, at..at + count, bend),
+                        _ => convolved::<S, 1>(simd, weight, bias, packed, values, output, at..at + count, bend),
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "one inner loop, written once for every number of rows")]
+fn convolved<S: Simd, const N: usize>(
+    simd: S,
+    weight: &[f32],
+    bias: &[f32],
+    packed: &[f32],
+    values: usize,
+    output: &mut [&mut [f32]],
+    at: Range<usize>,
+    bend: Bend,
+) {
+    let sums = products::<S, N>(simd, weight, std::array::from_fn(|row| bias[row]), packed, values);
+    for (row, sums) in output.iter_mut().zip(sums) {
+        let row = &mut row[at.clone()];
+        for (k, sum) in sums.into_iter().enumerate() {
+            store(simd, row.get_mut(k * S::F32_LANES..).unwrap_or_default(), bent(simd, sum, bend));
         }
     }
 }

@@ -18,7 +18,7 @@ use super::blocks::stage::{Block, BlockStyle};
 use super::features::Stages;
 use super::fusion::{Gates, SemanticBranch};
 use super::unet::Guidance;
-use crate::kernels::group_norm;
+use crate::kernels::{convolve, group_norm};
 
 /// Which sketch of the picture guides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,7 +76,8 @@ impl Branch {
     }
 
     fn forward(&self, planes: Tensor<4>) -> Tensor<4> {
-        self.convs.iter().fold(space_to_depth(planes, self.patch), |x, conv| self.activation.forward(conv.forward(x)))
+        let next = |x, conv| self.activation.after(|bend| convolve(conv, x, bend));
+        self.convs.iter().fold(space_to_depth(planes, self.patch), next)
     }
 }
 

@@ -1,12 +1,9 @@
 //! Anomaly components: how far a picture is from its reconstruction.
 
-use burn::tensor::{
-    Tensor, assert_shape,
-    module::interpolate,
-    ops::{InterpolateMode, InterpolateOptions},
-};
+use burn::tensor::{Tensor, assert_shape};
 
 use super::features::Stages;
+use crate::kernels;
 
 /// `1 - cos` of two feature maps over their channels: `[b, c, h, w]` twice to `[b, 1, h, w]` in 0 to 2.
 ///
@@ -22,9 +19,7 @@ pub fn cosine_distance(a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
 
 /// Bilinear resize with aligned corners, as the published scoring does it: `[b, c, h', w']` to `[b, c, h, w]`.
 pub fn resize(map: Tensor<4>, height: usize, width: usize) -> Tensor<4> {
-    let options =
-        InterpolateOptions::new(InterpolateMode::Bilinear).with_align_corners(true).with_output_size([height, width]);
-    interpolate(map, options)
+    kernels::resize(map, height, width)
 }
 
 /// Cosine distances of the stages at strides 4, 8 and 16, each resized to `[b, 1, h, w]` and summed.

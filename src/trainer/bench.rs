@@ -23,6 +23,7 @@ use super::stage::descend;
 use super::stages::Stages;
 use crate::bundle::manifest::{MapSpec, NumberFormat};
 use crate::bundle::weights::{TensorFile, encode_module};
+use crate::bundle::{Bundle, WEIGHTS};
 use crate::config::device::DeviceChoice;
 use crate::detector::{DetectorSpec, DiffusionDetector};
 use crate::device::Compute;
@@ -41,11 +42,29 @@ const REPEAT: Duration = Duration::from_secs(1);
 /// Step counts of the frames.
 const STEPS: [u32; 4] = [1, 2, 4, 8];
 
+/// A map in which every part counts.
+const EVERYTHING: MapSpec = MapSpec {
+    weights: MapWeights {
+        features: 1.0,
+        features_floor: 0.0,
+        latent: 1.0,
+        refine: 1.0,
+        refine_power: 1.0,
+        prototypes: 1.0,
+        prototypes_floor: 0.0,
+    },
+    sigma: 2.5,
+    pooling: Pooling::TopFraction { fraction: 0.005 },
+};
+
 /// What is timed.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct BenchRequest {
     /// edge or edge-small.
     pub profile: Profile,
+    /// Whose networks are timed; fresh ones of the profile without one. No time depends on it, but another implementation
+    /// can be given the same.
+    pub bundle: Option<Bundle>,
     /// Columns and rows of the model grid.
     pub size: (usize, usize),
     /// Frames at a time.
@@ -74,10 +93,21 @@ pub struct Timed {
 /// # Errors
 /// What the device says.
 pub fn bench(request: &BenchRequest, compute: &Compute, said: impl FnMut(&Timed)) -> anyhow::Result<Vec<Timed>> {
-    let model = ModelConfig::of(request.profile, 0);
-    let network = model.init(&compute.device).materialize().valid();
+    let device = &compute.device;
+    let (model, network, map) = match &request.bundle {
+        Some(bundle) => {
+            let model = bundle.manifest.model.clone();
+            let network = bundle.tensors(WEIGHTS)?.load_into(model.init(device), NumberFormat::F32)?;
+            (model, network, bundle.manifest.map)
+        }
+        None => {
+            let model = ModelConfig::of(request.profile, 0);
+            let network = model.init(device).materialize().valid();
+            (model, network, EVERYTHING)
+        }
+    };
     let picture = procedural::product(0).render(0, request.size.0, request.size.1);
-    let mut bench = Bench { request, compute, model, network, picture, said, all: Vec::new() };
+    let mut bench = Bench { request, compute, model, network, map, picture, said, all: Vec::new() };
     bench.parts()?;
     bench.frames()?;
     if request.train {
@@ -91,6 +121,7 @@ struct Bench<'a, S> {
     compute: &'a Compute,
     model: ModelConfig,
     network: Network,
+    map: MapSpec,
     picture: Vec<u8>,
     said: S,
     all: Vec<Timed>,
@@ -158,18 +189,8 @@ impl<S: FnMut(&Timed)> Bench<'_, S> {
         let (geometry, normalisation) = (Geometry::Stretch, Normalisation::SymmetricOne);
         let spec = PreprocessSpec { width, height, geometry, normalisation, sketch: SketchPlane::None, tiles: None };
         let prepared = vec![prepared(&self.picture, &spec)?; self.request.batch];
-        let weights = MapWeights {
-            features: 1.0,
-            features_floor: 0.0,
-            latent: 1.0,
-            refine: 1.0,
-            refine_power: 1.0,
-            prototypes: 1.0,
-            prototypes_floor: 0.0,
-        };
-        let map = MapSpec { weights, sigma: 2.5, pooling: Pooling::TopFraction { fraction: 0.005 } };
         let latent_channels = self.model.autoencoder.latent_channels;
-        let spec = DetectorSpec { classes: Vec::new(), map, seed: 0, latent_channels, normalisation };
+        let spec = DetectorSpec { classes: Vec::new(), map: self.map, seed: 0, latent_channels, normalisation };
         let cuda = !matches!(self.compute.choice, DeviceChoice::Cpu);
         let mut kinds = vec![(NumberFormat::F32, false, "")];
         if cuda {

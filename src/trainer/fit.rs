@@ -23,6 +23,7 @@ use crate::detector::{DetectorSpec, DiffusionDetector};
 use crate::device::Compute;
 use crate::inspection::detect::Steps;
 use crate::inspection::tiles::TileGrid;
+use crate::kernels::pooled;
 use crate::model::network::Network;
 use crate::model::profile::Profile;
 
@@ -104,7 +105,8 @@ pub fn fit(setup: &Setup, request: &FitRequest, compute: &Compute) -> anyhow::Re
         compute,
     };
     let run = sibling(&request.out, "run")?;
-    let (mut network, run, state) = stages.run(&run, asked, request.fresh, setup.features.clone(), base.as_ref())?;
+    let train = || stages.run(&run, asked, request.fresh, setup.features.clone(), base.as_ref());
+    let (mut network, run, state) = pooled(device, train)?;
     let mut stopwatch = Stopwatch::start();
     model.latent_scale = network.latent_scale();
     if let Some(sizes) = &model.prototypes {

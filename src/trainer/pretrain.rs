@@ -15,6 +15,7 @@ use super::fit::sibling;
 use super::pictures::Picture;
 use super::stages::Stages;
 use crate::device::Compute;
+use crate::kernels::pooled;
 use crate::model::profile::Profile;
 use crate::synthetic::procedural;
 
@@ -101,7 +102,8 @@ pub fn pretrain(request: &PretrainRequest, compute: &Compute) -> anyhow::Result<
         "version": env!("CARGO_PKG_VERSION"),
     });
     let directory = sibling(&request.out, "run")?;
-    let (network, run, state) = stages.run(&directory, asked, request.fresh, features, None)?;
+    let train = || stages.run(&directory, asked, request.fresh, features, None);
+    let (network, run, state) = pooled(&compute.device, train)?;
     let last = |losses: &Vec<(usize, f64)>| losses.last().copied().unwrap_or_default();
     let record = BaseRecord {
         profile: request.profile,

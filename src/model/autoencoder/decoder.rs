@@ -10,7 +10,7 @@ use super::super::blocks::resample::{Upsample, depth_to_space};
 use super::super::blocks::stage::Block;
 use super::AutoencoderConfig;
 use super::encoder::Middle;
-use crate::kernels::group_norm;
+use crate::kernels::{Bend, convolve, group_norm};
 
 /// One resolution of the decoder.
 #[derive(Module, Debug)]
@@ -66,7 +66,7 @@ impl Decoder {
 
     /// `[b, c, h, w]` to `[b, 3, 8h, 8w]`.
     pub fn forward(&self, latent: Tensor<4>) -> Tensor<4> {
-        let mut x = self.middle.forward(self.conv_in.forward(latent));
+        let mut x = self.middle.forward(convolve(&self.conv_in, latent, Bend::Straight));
         for level in &self.levels {
             for block in &level.blocks {
                 x = block.forward(x, None);
@@ -75,6 +75,9 @@ impl Decoder {
                 x = up.forward(x);
             }
         }
-        depth_to_space(self.conv_out.forward(self.activation.forward(group_norm(&self.norm, x))), self.patch)
+        depth_to_space(
+            convolve(&self.conv_out, self.activation.forward(group_norm(&self.norm, x)), Bend::Straight),
+            self.patch,
+        )
     }
 }

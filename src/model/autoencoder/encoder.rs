@@ -10,7 +10,7 @@ use super::super::blocks::attention::{AttentionBlock, AttentionBlockConfig};
 use super::super::blocks::resample::{Downsample, space_to_depth};
 use super::super::blocks::stage::{Block, BlockKind, BlockStyle};
 use super::AutoencoderConfig;
-use crate::kernels::group_norm;
+use crate::kernels::{Bend, convolve, group_norm};
 
 /// Blocks around an optional attention at the coarsest level; shared with the decoder.
 #[derive(Module, Debug)]
@@ -97,7 +97,7 @@ impl Encoder {
 
     /// `[b, 3, h, w]` to `[b, 2c, h/8, w/8]`.
     pub fn forward(&self, image: Tensor<4>) -> Tensor<4> {
-        let mut x = self.conv_in.forward(space_to_depth(image, self.patch));
+        let mut x = convolve(&self.conv_in, space_to_depth(image, self.patch), Bend::Straight);
         for level in &self.levels {
             for block in &level.blocks {
                 x = block.forward(x, None);
@@ -107,6 +107,6 @@ impl Encoder {
             }
         }
         let x = self.middle.forward(x);
-        self.conv_out.forward(self.activation.forward(group_norm(&self.norm, x)))
+        convolve(&self.conv_out, self.activation.forward(group_norm(&self.norm, x)), Bend::Straight)
     }
 }

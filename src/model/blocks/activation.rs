@@ -28,7 +28,7 @@ impl Activation {
     }
 
     /// Applies it to what `sum` makes, which is told what may follow its sums at once.
-    pub(super) fn after(self, sum: impl FnOnce(Bend) -> Tensor<4>) -> Tensor<4> {
+    pub(in crate::model) fn after(self, sum: impl FnOnce(Bend) -> Tensor<4>) -> Tensor<4> {
         match self {
             Activation::Silu => activation::silu(sum(Bend::Straight)),
             Activation::Relu => sum(Bend::Relu),

@@ -12,7 +12,7 @@ use burn::tensor::{Device, Tensor, assert_shape};
 use super::super::blocks::depthwise::{Depthwise, DepthwiseConfig};
 use super::super::blocks::pointwise::{mix, mix_bent};
 use super::Stages;
-use crate::kernels::Bend;
+use crate::kernels::{Bend, convolve};
 
 /// Channels of blocks 2, 4 and 10, at strides 4, 8 and 16.
 pub const STAGE_CHANNELS: [usize; 3] = [24, 40, 112];
@@ -49,10 +49,6 @@ pub struct InvertedResidual {
 pub struct EfficientNetLite0 {
     stem: Conv2d,
     blocks: Vec<InvertedResidual>,
-}
-
-fn relu6(x: Tensor<4>) -> Tensor<4> {
-    x.clamp(0.0, 6.0)
 }
 
 impl InvertedResidual {
@@ -97,7 +93,7 @@ impl EfficientNetLite0 {
     /// Features of a picture that is already in the backbone's own range.
     pub fn forward_normalised(&self, image: Tensor<4>) -> Stages {
         assert_shape!(image, [_, 3, _, _]);
-        let mut x = relu6(self.stem.forward(image));
+        let mut x = convolve(&self.stem, image, Bend::Relu6);
         let mut stages = Vec::with_capacity(3);
         for (index, block) in self.blocks.iter().enumerate() {
             x = block.forward(x);
