@@ -128,10 +128,11 @@ pub fn run(args: &DemoArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
         vec![Box::new(LiveSink::new(shown_in)), Box::new(events), Box::new(drawings)];
     let clock_of_run = Arc::clone(&clock);
     let stop_of_run = Arc::clone(&stop);
+    let detectors = bundles.detectors(DeviceChoice::Cpu, Arc::clone(&clock), jobs.values());
     let parts_of_run = Parts {
         cameras,
         jobs,
-        detectors: bundles.detectors(DeviceChoice::Cpu, Arc::clone(&clock)),
+        detectors,
         record: Box::new(move |inspection| recorder.record(inspection)),
         sinks,
         workers: vec![

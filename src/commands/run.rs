@@ -80,10 +80,11 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         workers.push(("images", Box::new(move || worker.run())));
     }
     let status = format!("judging {} camera(s) on {}", cameras.len(), station.device);
+    let detectors = bundles.detectors(station.device, Arc::clone(&clock), jobs.values());
     let ending = pipeline::run(Parts {
         cameras,
         jobs,
-        detectors: bundles.detectors(station.device, Arc::clone(&clock)),
+        detectors,
         record: Box::new(move |inspection| recorder.record(inspection)),
         sinks,
         workers,

@@ -89,7 +89,7 @@ pub struct Job {
 
 impl Job {
     /// What the detector is asked for.
-    fn plan(&self) -> Plan {
+    pub fn plan(&self) -> Plan {
         let Recipe { class, steps, sensitivity, .. } = &self.recipe;
         let gates = || self.calibration.as_ref().map(|c| c.gates(class.as_ref(), *sensitivity)).unwrap_or_default();
         Plan { steps: StepPlan::new(*steps, gates), class: class.clone() }
