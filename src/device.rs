@@ -62,6 +62,17 @@ pub fn open(choice: DeviceChoice) -> Result<Compute, DeviceError> {
     Err(DeviceError::Unusable { choice, reason })
 }
 
+/// Runs what computes on the CPU on a thread of the pool that its kernels divide their work among: from any other thread every
+/// one of them would wait for the pool and be woken again. What computes on another device runs where it is called: there a
+/// thread has its own stream.
+pub fn pooled<T: Send>(device: &Device, work: impl FnOnce() -> T + Send) -> T {
+    #[cfg(feature = "cpu")]
+    if *device == Device::flex() {
+        return rayon::scope(|_| work());
+    }
+    work()
+}
+
 #[cfg(feature = "cpu")]
 fn cpu(_: DeviceChoice) -> Result<Device, DeviceError> {
     Ok(Device::flex())

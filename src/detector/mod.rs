@@ -16,7 +16,7 @@ use crate::bundle::error::BundleError;
 use crate::bundle::manifest::{Golden, MapSpec, NumberFormat};
 use crate::bundle::{Bundle, WEIGHTS};
 use crate::config::device::DeviceChoice;
-use crate::device::Compute;
+use crate::device::{Compute, pooled};
 use crate::inspection::anomaly::{AnomalyMap, gaussian_blur};
 use crate::inspection::detect::{
     ClassId, Detection, Detector, DetectorError, Gate, Plan, Reconstruction, StepPlan, Steps,
@@ -25,7 +25,6 @@ use crate::inspection::frame::{FrameMeta, Prepared};
 use crate::inspection::roi::Roi;
 use crate::inspection::tiles::{Blend, crop};
 use crate::inspection::time::{Clock, Timestamp};
-use crate::kernels::pooled;
 use crate::model::network::{Components, Network, Reconstructed};
 use crate::model::profile::ModelConfig;
 use crate::preprocess::spec::{Normalisation, PreprocessSpec};

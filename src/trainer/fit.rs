@@ -20,10 +20,9 @@ use crate::bundle::Bundle;
 use crate::bundle::manifest::NumberFormat;
 use crate::bundle::weights::{TensorFile, encode_module};
 use crate::detector::{DetectorSpec, DiffusionDetector};
-use crate::device::Compute;
+use crate::device::{Compute, pooled};
 use crate::inspection::detect::Steps;
 use crate::inspection::tiles::TileGrid;
-use crate::kernels::pooled;
 use crate::model::network::Network;
 use crate::model::profile::Profile;
 

@@ -14,8 +14,7 @@ use super::config::TrainConfig;
 use super::fit::sibling;
 use super::pictures::Picture;
 use super::stages::Stages;
-use crate::device::Compute;
-use crate::kernels::pooled;
+use crate::device::{Compute, pooled};
 use crate::model::profile::Profile;
 use crate::synthetic::procedural;
 

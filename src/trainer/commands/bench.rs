@@ -9,7 +9,6 @@ use crate::bundle::Bundle;
 use crate::bundle::signature::KeyList;
 use crate::config::device::DeviceChoice;
 use crate::device;
-use crate::kernels::pooled;
 use crate::model::profile::Profile;
 use crate::trainer::bench::{BenchRequest, Timed, bench};
 use crate::trainer::usage::peak_rss_mb;
@@ -76,7 +75,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
             println!("{what:<28} {pictures:>8} {ms:>11.3} {first_ms:>11.1} {runs:>6}");
         }
     };
-    let all = pooled(&compute.device, || bench(&request, &compute, said))?;
+    let all = device::pooled(&compute.device, || bench(&request, &compute, said))?;
     // The fastest form, as the rival's.
     let frames = all.iter().filter(|timed| timed.what.starts_with("frame at 2 steps")).map(|timed| timed.ms);
     let frame_ms = frames.min_by(f64::total_cmp);

@@ -1,0 +1,80 @@
+//! The operations as the networks call them: on tensors of any device.
+
+use burn::backend::Dispatch;
+use burn::module::Param;
+use burn::nn::conv::Conv2d;
+use burn::nn::{GroupNorm, PaddingConfig2d};
+use burn::tensor::{Tensor, assert_shape};
+
+use super::{Bend, Kernels, Window};
+
+/// Filters every channel: `[b, c, h, w]` by weight `[c, 1, k, k]` and bias `[c]`.
+pub fn depthwise(input: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, window: Window, bend: Bend) -> Tensor<4> {
+    let (input, weight, bias) = (input.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+    Tensor::from_dispatch(Dispatch::depthwise_bent(input, weight, bias, window, bend))
+}
+
+/// Mixes the channels of every cell: `[b, c, h, w]` by weight `[o, c, 1, 1]` and bias `[o]`, or `[b, o]`.
+pub fn pointwise<const D: usize>(input: Tensor<4>, weight: Tensor<4>, bias: Tensor<D>, bend: Bend) -> Tensor<4> {
+    assert_shape!(weight, [_, _, 1, 1]);
+    let (input, weight, bias) = (input.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+    Tensor::from_dispatch(Dispatch::pointwise(input, weight, bias, bend))
+}
+
+/// Applies a convolution with one group and a square kernel to `[b, c, h, w]`, and what follows.
+///
+/// # Panics
+/// If it has no bias, or other padding on one axis than on the other.
+pub fn convolve(conv: &Conv2d, input: Tensor<4>, bend: Bend) -> Tensor<4> {
+    let PaddingConfig2d::Explicit(top, left, bottom, right) = conv.padding else {
+        panic!("{conv:?}: no stated padding")
+    };
+    let square =
+        (top, bottom, conv.kernel_size[0], conv.stride[0]) == (left, right, conv.kernel_size[1], conv.stride[1]);
+    assert!(square && conv.groups == 1 && conv.dilation == [1, 1], "{conv:?}: not a square convolution of one group");
+    let window = Window { kernel: conv.kernel_size[0], stride: conv.stride[0], before: top, after: bottom };
+    let Some(bias) = &conv.bias else { panic!("convolution without bias") };
+    let (weight, bias) = (conv.weight.val().into_dispatch(), bias.val().into_dispatch());
+    Tensor::from_dispatch(Dispatch::convolve(input.into_dispatch(), weight, bias, window, bend))
+}
+
+/// Bilinear resize with aligned corners: `[b, c, h', w']` to `[b, c, height, width]`.
+pub fn resize(input: Tensor<4>, height: usize, width: usize) -> Tensor<4> {
+    Tensor::from_dispatch(Dispatch::resize(input.into_dispatch(), height, width))
+}
+
+/// For every row of `found`, the squared distance to the nearest of `rows` less its own square: `[n, c]` and `[m, c]` to
+/// `[n, 1]`.
+pub fn nearest(found: Tensor<2>, rows: Tensor<2>) -> Tensor<2> {
+    let sizes = rows.clone().square().sum_dim(1).squeeze_dim::<1>(1);
+    let (found, rows, sizes) = (found.into_dispatch(), rows.into_dispatch(), sizes.into_dispatch());
+    Tensor::from_dispatch(Dispatch::nearest(found, rows, sizes))
+}
+
+/// Moves squares of `factor x factor` cells into channels: `[b, c, h, w]` to `[b, c f f, h/f, w/f]`.
+pub fn space_to_depth(input: Tensor<4>, factor: usize) -> Tensor<4> {
+    Tensor::from_dispatch(Dispatch::space_to_depth(input.into_dispatch(), factor))
+}
+
+/// The inverse of [`space_to_depth`].
+pub fn depth_to_space(input: Tensor<4>, factor: usize) -> Tensor<4> {
+    Tensor::from_dispatch(Dispatch::depth_to_space(input.into_dispatch(), factor))
+}
+
+/// Repeats every cell twice on both axes: `[b, c, h, w]` to `[b, c, 2h, 2w]`.
+pub fn double(input: Tensor<4>) -> Tensor<4> {
+    Tensor::from_dispatch(Dispatch::double(input.into_dispatch()))
+}
+
+/// Applies a group norm to `[b, c, h, w]`.
+///
+/// # Panics
+/// If the norm has no factor and shift.
+pub fn group_norm(norm: &GroupNorm, input: Tensor<4>) -> Tensor<4> {
+    let parameter = |value: &Option<Param<Tensor<1>>>| match value {
+        Some(value) => value.val().into_dispatch(),
+        None => panic!("group norm of {} channels: no factor and shift", norm.num_channels),
+    };
+    let (gamma, beta) = (parameter(&norm.gamma), parameter(&norm.beta));
+    Tensor::from_dispatch(Dispatch::group_norm(input.into_dispatch(), gamma, beta, norm.num_groups, norm.epsilon))
+}
