@@ -35,7 +35,7 @@ class Frame(torch.nn.Module):
     def __init__(self, bundle, steps, class_index):
         super().__init__()
         self.manifest = json.load(open(os.path.join(bundle, "manifest.json")))
-        self.steps, self.class_index = steps, class_index
+        self.class_index = class_index
         self.model = self.manifest["model"]
         self.names = {}
         for name, value in load_file(os.path.join(bundle, "weights.safetensors")).items():
@@ -45,10 +45,9 @@ class Frame(torch.nn.Module):
         curve = lambda u: math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
         betas = [min(1 - curve((t + 1) / levels) / curve(t / levels), 0.999) for t in range(levels)]
         self.alpha_bar = np.cumprod([1 - beta for beta in betas])
-        rounded = [math.floor(levels - k * levels / steps + 0.5) - 1 for k in range(steps)]
-        self.grid = rounded
+        self.grid = [math.floor(levels - k * levels / steps + 0.5) - 1 for k in range(steps)]
         half = self.model["denoiser"]["channels"][0] // 2
-        for t in rounded:
+        for t in self.grid:
             angles = [t * math.exp(-math.log(10_000) * i / half) for i in range(half)]
             self.register_buffer(f"waves_{t}", torch.tensor([[*map(math.cos, angles), *map(math.sin, angles)]]).float())
         gauss = torch.exp(-0.5 * torch.arange(-3.0, 4.0) ** 2)
@@ -59,6 +58,11 @@ class Frame(torch.nn.Module):
         radius = int(4 * sigma + 0.5)
         taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
         self.register_buffer("smoothing", taps / taps.sum())
+        for side in ("width", "height"):
+            size = self.manifest["preprocess"][side]
+            places = [k % (2 * size) for k in range(-radius, size + radius)]
+            mirrored = torch.tensor([k if k < size else 2 * size - 1 - k for k in places])
+            self.register_buffer(f"mirrored_{side}", mirrored)
 
     def w(self, name):
         return getattr(self, self.names[name])
@@ -267,14 +271,9 @@ class Frame(torch.nn.Module):
         return F.interpolate(plane, size=size, mode="bilinear", align_corners=True)
 
     def smooth(self, plane):
-        radius = len(self.smoothing) // 2
-        mirrored = lambda size: torch.tensor(
-            [k % (2 * size) if k % (2 * size) < size else 2 * size - 1 - k % (2 * size) for k in range(-radius, size + radius)],
-            device=plane.device,
-        )
         taps = self.smoothing.to(plane.dtype)
-        plane = F.conv2d(plane.index_select(3, mirrored(plane.shape[3])), taps.view(1, 1, 1, -1))
-        return F.conv2d(plane.index_select(2, mirrored(plane.shape[2])), taps.view(1, 1, -1, 1))
+        plane = F.conv2d(plane.index_select(3, self.mirrored_width), taps.view(1, 1, 1, -1))
+        return F.conv2d(plane.index_select(2, self.mirrored_height), taps.view(1, 1, -1, 1))
 
     def forward(self, image):
         size, spec = image.shape[2:], self.manifest["map"]

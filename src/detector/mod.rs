@@ -77,7 +77,8 @@ pub struct DetectorSpec {
 
 /// A network on a device, ready to judge.
 pub struct DiffusionDetector {
-    network: Network,
+    /// Shared with what was recorded.
+    network: Arc<Network>,
     spec: DetectorSpec,
     device: Device,
     dtype: FloatDType,
@@ -139,6 +140,7 @@ impl DiffusionDetector {
             NumberFormat::F16 => FloatDType::F16,
             NumberFormat::F32 => FloatDType::F32,
         };
+        let network = Arc::new(network);
         Self { network, spec, device: device.clone(), dtype, clock, from_noise: false, recordings: None }
     }
 
@@ -216,7 +218,7 @@ impl DiffusionDetector {
         key: Key,
         of: impl Fn(Reconstructed, Components) -> Vec<Tensor<4>> + Send + 'static,
     ) -> impl FnMut(&[Tensor<4>]) -> Tensor<4> + Send + 'static {
-        let (network, noise, dtype) = (self.network.clone(), self.noise(key.shape), self.dtype);
+        let (network, noise, dtype) = (Arc::clone(&self.network), self.noise(key.shape), self.dtype);
         let classes = vec![key.class; key.shape[0]];
         move |inputs| {
             let mut inputs = inputs.iter().map(|input| input.clone().cast(dtype));
@@ -285,7 +287,7 @@ impl DiffusionDetector {
             StepPlan::Auto(gates) => gates.last().map_or(Steps(1), |gate| gate.steps),
         };
         let answer = |key: Key, inputs: Inputs| {
-            let (network, weights) = (self.network.clone(), self.spec.map.weights);
+            let (network, weights) = (Arc::clone(&self.network), self.spec.map.weights);
             let behind = move |reconstructed: Reconstructed, components: Components| {
                 let autoencoded = network.decode(reconstructed.seen_latent);
                 vec![autoencoded, reconstructed.image, components.combine(&weights)]

@@ -1,4 +1,5 @@
-//! The operations on the CPU: plain loops over rows, which the compiler vectorises, one plane or group of planes per task.
+//! The operations on the CPU: how they are divided into tasks. The inner loops of sums are in `simd`; the others are plain
+//! loops over rows, which the compiler vectorises for the processor that `Arch` finds.
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
@@ -9,7 +10,7 @@ use pulp::Arch;
 use rayon::prelude::*;
 
 use super::simd::{Convolve, Filter, Mix, Nearest};
-use super::{Bend, Gradients, Kernels, Window};
+use super::{Epilogue, Gradients, Kernels, Window};
 
 /// Sums that are carried side by side, for the compiler to keep in vector registers.
 const LANES: usize = 16;
@@ -27,15 +28,15 @@ impl Kernels for Flex {
         bias: FloatTensor<Self>,
         window: Window,
     ) -> FloatTensor<Self> {
-        Self::depthwise_bent(input, weight, bias, window, Bend::Straight)
+        Self::depthwise_with(input, weight, bias, window, Epilogue::None)
     }
 
-    fn depthwise_bent(
+    fn depthwise_with(
         input: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         window: Window,
-        bend: Bend,
+        epilogue: Epilogue,
     ) -> FloatTensor<Self> {
         let (dtype, shape) = (input.dtype(), window.filtered(&input.shape()));
         let [_, channels, rows, columns] = shape.dims();
@@ -49,7 +50,7 @@ impl Kernels for Flex {
             let channel = index % channels;
             let weight = &weight.values()[channel * taps..][..taps];
             let bias = bias.values()[channel];
-            Filter { weight, bias, input, width, output, columns, window, padded, bend }.run();
+            Filter { weight, bias, input, width, output, columns, window, padded, epilogue }.run();
         });
         tensor(output, shape, dtype)
     }
@@ -90,7 +91,7 @@ impl Kernels for Flex {
         input: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        bend: Bend,
+        epilogue: Epilogue,
     ) -> FloatTensor<Self> {
         let dtype = input.dtype();
         let [batch, channels, height, width] = input.shape().dims();
@@ -106,11 +107,15 @@ impl Kernels for Flex {
         let mut output = vec![0.0; batch * outputs * plane];
         let pictures = output.chunks_mut(outputs * plane).zip(input.values().chunks(channels * plane));
         for (picture, (output, input)) in pictures.enumerate() {
-            let bias = if bias.values().len() == outputs { bias.values() } else { &bias.values()[picture * outputs..] };
+            let bias = if bias.values().len() == outputs {
+                bias.values()
+            } else {
+                &bias.values()[picture * outputs..][..outputs]
+            };
             let parts = bands(output, plane, columns);
             parts.into_par_iter().enumerate().for_each_init(Vec::new, |packed, (part, mut output)| {
                 let (first, output) = (part * columns, &mut output[..]);
-                Mix { weight, bias, input, plane, first, output, packed, bend }.run();
+                Mix { weight, bias, input, plane, first, output, packed, epilogue }.run();
             });
         }
         tensor(output, Shape::new([batch, outputs, height, width]), dtype)
@@ -121,7 +126,7 @@ impl Kernels for Flex {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         window: Window,
-        bend: Bend,
+        epilogue: Epilogue,
     ) -> FloatTensor<Self> {
         let dtype = input.dtype();
         let [batch, channels, height, width] = input.shape().dims();
@@ -140,7 +145,7 @@ impl Kernels for Flex {
             let parts = bands(output, rows * columns, tall * columns);
             parts.into_par_iter().enumerate().for_each_init(Vec::new, |packed, (part, mut output)| {
                 let (first, output) = (part * tall, &mut output[..]);
-                Convolve { weight, bias, input, size, window, first, columns, output, packed, bend }.run();
+                Convolve { weight, bias, input, size, window, first, columns, output, packed, epilogue }.run();
             });
         }
         tensor(output, Shape::new([batch, outputs, rows, columns]), dtype)

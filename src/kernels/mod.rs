@@ -1,5 +1,5 @@
-//! Operations that the edge blocks repeat, with their gradients, through burn's extension API: on the CPU in plain Rust, on
-//! CUDA as CubeCL kernels.
+//! Operations that the networks repeat, through burn's extension API: on the CPU in Rust; on CUDA depthwise convolutions, group
+//! norms and their gradients as CubeCL kernels, and the others as burn's own operations.
 //!
 //! burn 0.22.1 has no good form of them for training: the weight gradient of a depthwise convolution is one convolution per
 //! channel (burn-backend, ops/modules/conv.rs), and a group norm is many launches each way.
@@ -23,7 +23,7 @@ pub use self::operations::{
     convolve, depth_to_space, depthwise, double, group_norm, nearest, pointwise, resize, space_to_depth,
 };
 
-/// How the kernel of a depthwise convolution moves over the cells, the same on both axes.
+/// How the kernel of a convolution moves over the cells, the same on both axes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Window {
     /// Side of the kernel.
@@ -48,23 +48,23 @@ impl Window {
     }
 }
 
-/// What follows a sum, cell by cell.
+/// What follows a sum, cell by cell, in the same pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Bend {
+pub enum Epilogue {
     /// Nothing.
-    Straight,
+    None,
     /// `max(x, 0)`.
     Relu,
     /// `min(max(x, 0), 6)`.
     Relu6,
 }
 
-impl Bend {
+impl Epilogue {
     fn apply<B: Backend>(self, input: FloatTensor<B>) -> FloatTensor<B> {
         match self {
-            Bend::Straight => input,
-            Bend::Relu => B::relu(input),
-            Bend::Relu6 => B::float_clamp(input, 0.0.into(), 6.0.into()),
+            Epilogue::None => input,
+            Epilogue::Relu => B::relu(input),
+            Epilogue::Relu6 => B::float_clamp(input, 0.0.into(), 6.0.into()),
         }
     }
 }
@@ -88,14 +88,14 @@ pub trait Kernels: Backend {
 
     /// The same, and what follows.
     #[fusion(default)]
-    fn depthwise_bent(
+    fn depthwise_with(
         input: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         window: Window,
-        bend: Bend,
+        epilogue: Epilogue,
     ) -> FloatTensor<Self> {
-        bend.apply::<Self>(Self::depthwise(input, weight, bias, window))
+        epilogue.apply::<Self>(Self::depthwise(input, weight, bias, window))
     }
 
     /// Mean 0 and variance 1 over groups of channels, then a factor and a shift per channel: input `[b, c, h, w]`, the others
@@ -120,7 +120,7 @@ pub trait Kernels: Backend {
         input: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        bend: Bend,
+        epilogue: Epilogue,
     ) -> FloatTensor<Self> {
         let [batch, channels, height, width] = input.shape().dims();
         let outputs = weight.shape()[0];
@@ -129,7 +129,7 @@ pub trait Kernels: Backend {
         let input = Self::float_reshape(input, Shape::new([batch, channels, height * width]));
         let rows = bias.shape().num_elements() / outputs;
         let bias = Self::float_reshape(bias, Shape::new([rows, outputs, 1]));
-        let mixed = bend.apply::<Self>(Self::float_add(Self::float_matmul(weight, input), bias));
+        let mixed = epilogue.apply::<Self>(Self::float_add(Self::float_matmul(weight, input), bias));
         Self::float_reshape(mixed, Shape::new([batch, outputs, height, width]))
     }
 
@@ -140,11 +140,11 @@ pub trait Kernels: Backend {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         window: Window,
-        bend: Bend,
+        epilogue: Epilogue,
     ) -> FloatTensor<Self> {
         let padding = (window.before, window.after);
         let options = ConvOptions::new_with_padding([window.stride; 2], [padding; 2], [1, 1], 1);
-        bend.apply::<Self>(Self::conv2d(input, weight, Some(bias), options))
+        epilogue.apply::<Self>(Self::conv2d(input, weight, Some(bias), options))
     }
 
     /// Bilinear with aligned corners: `[b, c, h', w']` to `[b, c, height, width]`.

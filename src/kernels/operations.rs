@@ -6,26 +6,37 @@ use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, PaddingConfig2d};
 use burn::tensor::{Tensor, assert_shape};
 
-use super::{Bend, Kernels, Window};
+use super::{Epilogue, Kernels, Window};
 
 /// Filters every channel: `[b, c, h, w]` by weight `[c, 1, k, k]` and bias `[c]`.
-pub fn depthwise(input: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, window: Window, bend: Bend) -> Tensor<4> {
+pub fn depthwise(
+    input: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Tensor<1>,
+    window: Window,
+    epilogue: Epilogue,
+) -> Tensor<4> {
     let (input, weight, bias) = (input.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(Dispatch::depthwise_bent(input, weight, bias, window, bend))
+    Tensor::from_dispatch(Dispatch::depthwise_with(input, weight, bias, window, epilogue))
 }
 
 /// Mixes the channels of every cell: `[b, c, h, w]` by weight `[o, c, 1, 1]` and bias `[o]`, or `[b, o]`.
-pub fn pointwise<const D: usize>(input: Tensor<4>, weight: Tensor<4>, bias: Tensor<D>, bend: Bend) -> Tensor<4> {
+pub fn pointwise<const D: usize>(
+    input: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Tensor<D>,
+    epilogue: Epilogue,
+) -> Tensor<4> {
     assert_shape!(weight, [_, _, 1, 1]);
     let (input, weight, bias) = (input.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(Dispatch::pointwise(input, weight, bias, bend))
+    Tensor::from_dispatch(Dispatch::pointwise(input, weight, bias, epilogue))
 }
 
 /// Applies a convolution with one group and a square kernel to `[b, c, h, w]`, and what follows.
 ///
 /// # Panics
 /// If it has no bias, or other padding on one axis than on the other.
-pub fn convolve(conv: &Conv2d, input: Tensor<4>, bend: Bend) -> Tensor<4> {
+pub fn convolve(conv: &Conv2d, input: Tensor<4>, epilogue: Epilogue) -> Tensor<4> {
     let PaddingConfig2d::Explicit(top, left, bottom, right) = conv.padding else {
         panic!("{conv:?}: no stated padding")
     };
@@ -35,10 +46,10 @@ pub fn convolve(conv: &Conv2d, input: Tensor<4>, bend: Bend) -> Tensor<4> {
     let window = Window { kernel: conv.kernel_size[0], stride: conv.stride[0], before: top, after: bottom };
     let Some(bias) = &conv.bias else { panic!("convolution without bias") };
     let (weight, bias) = (conv.weight.val().into_dispatch(), bias.val().into_dispatch());
-    Tensor::from_dispatch(Dispatch::convolve(input.into_dispatch(), weight, bias, window, bend))
+    Tensor::from_dispatch(Dispatch::convolve(input.into_dispatch(), weight, bias, window, epilogue))
 }
 
-/// Bilinear resize with aligned corners: `[b, c, h', w']` to `[b, c, height, width]`.
+/// Bilinear resize with aligned corners, as the published scoring does it: `[b, c, h', w']` to `[b, c, height, width]`.
 pub fn resize(input: Tensor<4>, height: usize, width: usize) -> Tensor<4> {
     Tensor::from_dispatch(Dispatch::resize(input.into_dispatch(), height, width))
 }
@@ -52,12 +63,28 @@ pub fn nearest(found: Tensor<2>, rows: Tensor<2>) -> Tensor<2> {
 }
 
 /// Moves squares of `factor x factor` cells into channels: `[b, c, h, w]` to `[b, c f f, h/f, w/f]`.
+///
+/// # Panics
+/// If `factor` does not divide the sides.
 pub fn space_to_depth(input: Tensor<4>, factor: usize) -> Tensor<4> {
+    if factor == 1 {
+        return input;
+    }
+    let [_, _, h, w] = input.dims();
+    assert!(h % factor == 0 && w % factor == 0, "{h}x{w} does not split into blocks of {factor}");
     Tensor::from_dispatch(Dispatch::space_to_depth(input.into_dispatch(), factor))
 }
 
-/// The inverse of [`space_to_depth`].
+/// The inverse of [`space_to_depth`]: `[b, c f f, h, w]` to `[b, c, h f, w f]`.
+///
+/// # Panics
+/// If the channels do not split.
 pub fn depth_to_space(input: Tensor<4>, factor: usize) -> Tensor<4> {
+    if factor == 1 {
+        return input;
+    }
+    let [_, c, _, _] = input.dims();
+    assert_eq!(c % (factor * factor), 0, "{c} channels do not split into blocks of {factor}");
     Tensor::from_dispatch(Dispatch::depth_to_space(input.into_dispatch(), factor))
 }
 

@@ -5,21 +5,21 @@ use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::{Bend, Window};
+use super::{Epilogue, Window};
 
 /// Outputs that are summed side by side, and vectors of each: as many sums as 16 registers hold besides their operands.
 const ROWS: usize = 6;
 const VECTORS: usize = 2;
 
 #[inline(always)]
-fn bent<S: Simd>(simd: S, value: S::f32s, bend: Bend) -> S::f32s {
+fn applied<S: Simd>(simd: S, value: S::f32s, epilogue: Epilogue) -> S::f32s {
     // By comparisons, which a NaN comes through.
     let (zero, six) = (simd.splat_f32s(0.0), simd.splat_f32s(6.0));
     let above = |value| simd.select_f32s(simd.less_than_f32s(value, zero), zero, value);
-    match bend {
-        Bend::Straight => value,
-        Bend::Relu => above(value),
-        Bend::Relu6 => {
+    match epilogue {
+        Epilogue::None => value,
+        Epilogue::Relu => above(value),
+        Epilogue::Relu6 => {
             let value = above(value);
             simd.select_f32s(simd.less_than_f32s(six, value), six, value)
         }
@@ -41,7 +41,7 @@ fn store<S: Simd>(simd: S, target: &mut [f32], value: S::f32s) {
     }
 }
 
-/// `output[o][n] = bend(bias[o] + sum over c of weight[o][c] input[c][n])` for some columns `n`.
+/// `output[o][n] = epilogue(bias[o] + sum over c of weight[o][c] input[c][n])` for some columns `n`.
 pub(super) struct Mix<'a> {
     /// `[o, c]`
     pub weight: &'a [f32],
@@ -58,7 +58,7 @@ pub(super) struct Mix<'a> {
     /// Room for the columns of the input.
     pub packed: &'a mut Vec<f32>,
     /// What follows the sum.
-    pub bend: Bend,
+    pub epilogue: Epilogue,
 }
 
 impl Mix<'_> {
@@ -73,7 +73,7 @@ impl WithSimd for Mix<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { weight, bias, input, plane, first, output, packed, bend } = self;
+        let Self { weight, bias, input, plane, first, output, packed, epilogue } = self;
         let channels = input.len() / plane;
         let columns = output.first().map_or(0, |row| row.len());
         let width = VECTORS * S::F32_LANES;
@@ -87,20 +87,32 @@ impl WithSimd for Mix<'_> {
                 packed[(panel * channels + channel) * width..][..values.len()].copy_from_slice(values);
             }
         }
-        let mut done = 0;
-        while done < output.len() {
-            let rows = ROWS.min(output.len() - done);
-            let (weight, bias) = (&weight[done * channels..][..rows * channels], &bias[done..][..rows]);
-            let block = &mut output[done..][..rows];
-            match rows {
-                ROWS => panel_rows::<S, ROWS>(simd, weight, bias, packed, channels, block, bend),
-                5 => panel_rows::<S, 5>(simd, weight, bias, packed, channels, block, bend),
-                4 => panel_rows::<S, 4>(simd, weight, bias, packed, channels, block, bend),
-                3 => panel_rows::<S, 3>(simd, weight, bias, packed, channels, block, bend),
-                2 => panel_rows::<S, 2>(simd, weight, bias, packed, channels, block, bend),
-                _ => panel_rows::<S, 1>(simd, weight, bias, packed, channels, block, bend),
-            }
-            done += rows;
+        sums(simd, weight, bias, packed, output, 0..columns, epilogue);
+    }
+}
+
+/// The sums of all outputs with packed panels, and what follows, into some columns of each.
+#[inline(always)]
+fn sums<S: Simd>(
+    simd: S,
+    weight: &[f32],
+    bias: &[f32],
+    packed: &[f32],
+    output: &mut [&mut [f32]],
+    columns: Range<usize>,
+    epilogue: Epilogue,
+) {
+    let channels = weight.len() / bias.len();
+    for (block, output) in output.chunks_mut(ROWS).enumerate() {
+        let (weight, bias) = (&weight[block * ROWS * channels..], &bias[block * ROWS..]);
+        let columns = columns.clone();
+        match output.len() {
+            ROWS => block_sums::<S, ROWS>(simd, weight, bias, packed, channels, output, columns, epilogue),
+            5 => block_sums::<S, 5>(simd, weight, bias, packed, channels, output, columns, epilogue),
+            4 => block_sums::<S, 4>(simd, weight, bias, packed, channels, output, columns, epilogue),
+            3 => block_sums::<S, 3>(simd, weight, bias, packed, channels, output, columns, epilogue),
+            2 => block_sums::<S, 2>(simd, weight, bias, packed, channels, output, columns, epilogue),
+            _ => block_sums::<S, 1>(simd, weight, bias, packed, channels, output, columns, epilogue),
         }
     }
 }
@@ -130,23 +142,26 @@ fn products<S: Simd, const N: usize>(
 }
 
 #[inline(always)]
-fn panel_rows<S: Simd, const N: usize>(
+#[expect(clippy::too_many_arguments, reason = "one inner loop, written once for every number of rows")]
+fn block_sums<S: Simd, const N: usize>(
     simd: S,
     weight: &[f32],
     bias: &[f32],
     packed: &[f32],
     channels: usize,
     output: &mut [&mut [f32]],
-    bend: Bend,
+    columns: Range<usize>,
+    epilogue: Epilogue,
 ) {
     let width = VECTORS * S::F32_LANES;
     let bias = std::array::from_fn(|row| bias[row]);
     for (panel, values) in packed.chunks_exact(channels * width).enumerate() {
         let sums = products::<S, N>(simd, weight, bias, values, channels);
         for (row, sums) in output.iter_mut().zip(sums) {
+            let row = &mut row[columns.clone()];
             for (k, sum) in sums.into_iter().enumerate() {
                 let target = row.get_mut(panel * width + k * S::F32_LANES..).unwrap_or_default();
-                store(simd, target, bent(simd, sum, bend));
+                store(simd, target, applied(simd, sum, epilogue));
             }
         }
     }
@@ -173,7 +188,7 @@ pub(super) struct Convolve<'a> {
     /// Room for what the kernel sees.
     pub packed: &'a mut Vec<f32>,
     /// What follows the sum.
-    pub bend: Bend,
+    pub epilogue: Epilogue,
 }
 
 impl Convolve<'_> {
@@ -188,7 +203,8 @@ impl WithSimd for Convolve<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { weight, bias, input, size: (height, width), window, first, columns, output, packed, bend } = self;
+        let Self { weight, bias, input, size: (height, width), window, first, columns, output, packed, epilogue } =
+            self;
         let Window { kernel, stride, before, .. } = window;
         let panel = VECTORS * S::F32_LANES;
         let values = weight.len() / bias.len();
@@ -218,40 +234,8 @@ impl WithSimd for Convolve<'_> {
                     }
                 }
                 let at = row * columns + from;
-                for (block, output) in output.chunks_mut(ROWS).enumerate() {
-                    let weight = &weight[block * ROWS * values..];
-                    let bias = &bias[block * ROWS..];
-                    match output.len() {
-                        ROWS => convolved::<S, ROWS>(simd, weight, bias, packed, values, output, at..at + count, bend),
-                        5 => convolved::<S, 5>(simd, weight, bias, packed, values, output, at..at + count, bend),
-                        4 => convolved::<S, 4>(simd, weight, bias, packed, values, output, at..at + count, bend),
-                        3 => convolved::<S, 3>(simd, weight, bias, packed, values, output, at..at + count, bend),
-                        2 => convolved::<S, 2>(simd, weight, bias, packed, values, output, at..at + count, bend),
-                        _ => convolved::<S, 1>(simd, weight, bias, packed, values, output, at..at + count, bend),
-                    }
-                }
+                sums(simd, weight, bias, packed, output, at..at + count, epilogue);
             }
-        }
-    }
-}
-
-#[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "one inner loop, written once for every number of rows")]
-fn convolved<S: Simd, const N: usize>(
-    simd: S,
-    weight: &[f32],
-    bias: &[f32],
-    packed: &[f32],
-    values: usize,
-    output: &mut [&mut [f32]],
-    at: Range<usize>,
-    bend: Bend,
-) {
-    let sums = products::<S, N>(simd, weight, std::array::from_fn(|row| bias[row]), packed, values);
-    for (row, sums) in output.iter_mut().zip(sums) {
-        let row = &mut row[at.clone()];
-        for (k, sum) in sums.into_iter().enumerate() {
-            store(simd, row.get_mut(k * S::F32_LANES..).unwrap_or_default(), bent(simd, sum, bend));
         }
     }
 }
@@ -346,7 +330,7 @@ pub(super) struct Filter<'a> {
     /// Room for the input with its border.
     pub padded: &'a mut Vec<f32>,
     /// What follows the sum.
-    pub bend: Bend,
+    pub epilogue: Epilogue,
 }
 
 impl Filter<'_> {
@@ -361,16 +345,16 @@ impl WithSimd for Filter<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { weight, bias, input, width, output, columns, window, padded, bend } = self;
+        let Self { weight, bias, input, width, output, columns, window, padded, epilogue } = self;
         let Window { kernel, stride, before, .. } = window;
-        let (height, rows) = (input.len() / width, output.len() / columns);
+        let rows = output.len() / columns;
         // Columns that are `stride` apart lie side by side, one phase after the other, so that every load is of neighbours;
         // with room behind, so that the last vector may reach beyond the border.
         let phase = columns + kernel.div_ceil(stride) + VECTORS * S::F32_LANES;
         let line = stride * phase;
         padded.clear();
         padded.resize((rows * stride + kernel) * line, 0.0);
-        for (row, values) in input.chunks_exact(width).enumerate().take(height) {
+        for (row, values) in input.chunks_exact(width).enumerate() {
             let Some(line) = padded.chunks_exact_mut(line).nth(row + before) else { break };
             if stride == 1 {
                 let count = width.min(phase - before);
@@ -400,7 +384,7 @@ impl WithSimd for Filter<'_> {
                 }
                 for (k, sum) in sums.into_iter().enumerate() {
                     let target = output.get_mut(at + k * S::F32_LANES..).unwrap_or_default();
-                    store(simd, target, bent(simd, sum, bend));
+                    store(simd, target, applied(simd, sum, epilogue));
                 }
                 at += VECTORS * S::F32_LANES;
             }

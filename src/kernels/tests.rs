@@ -43,13 +43,13 @@ fn by_formula(input: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, groups: usize
 }
 
 const TOLERANCE: f32 = 1e-4;
-const BENDS: [Bend; 3] = [Bend::Straight, Bend::Relu, Bend::Relu6];
+const EPILOGUES: [Epilogue; 3] = [Epilogue::None, Epilogue::Relu, Epilogue::Relu6];
 
-fn bent(x: Tensor<4>, bend: Bend) -> Tensor<4> {
-    match bend {
-        Bend::Straight => x,
-        Bend::Relu => relu(x),
-        Bend::Relu6 => x.clamp(0.0, 6.0),
+fn applied(x: Tensor<4>, epilogue: Epilogue) -> Tensor<4> {
+    match epilogue {
+        Epilogue::None => x,
+        Epilogue::Relu => relu(x),
+        Epilogue::Relu6 => x.clamp(0.0, 6.0),
     }
 }
 
@@ -104,15 +104,15 @@ pub(super) fn depthwise_agrees(device: &Device) {
         let window = Window { kernel, stride, before, after };
         let (input, weight) = (random([2, 4, height, width], device), random([4, 1, kernel, kernel], device));
         let row = random([4], device);
-        for bend in BENDS {
-            let ours = |x, w, b| depthwise(x, w, b, window, bend);
-            let other = |x, w, b| bent(by_taps(x, w, b, window), bend);
+        for epilogue in EPILOGUES {
+            let ours = |x, w, b| depthwise(x, w, b, window, epilogue);
+            let other = |x, w, b| applied(by_taps(x, w, b, window), epilogue);
             agree(input.clone(), weight.clone(), row.clone(), [&ours, &other], TOLERANCE);
         }
         let padding = (before, after);
         let options = ConvOptions::new_with_padding([stride, stride], [padding, padding], [1, 1], 4);
         let convolved = conv2d(input.clone(), weight.clone(), Some(row.clone()), options).into_data();
-        let filtered = depthwise(input, weight, row, window, Bend::Straight).into_data();
+        let filtered = depthwise(input, weight, row, window, Epilogue::None).into_data();
         filtered.assert_approx_eq::<f32>(&convolved, Tolerance::rel_abs(1e-4, 1e-4));
     }
 }
@@ -141,15 +141,16 @@ pub(super) fn pointwise_agrees(device: &Device, tolerance: f32) {
         let input = random([batch, channels, height, width], device) * 3.0;
         let (weight, row) = (random([outputs, channels, 1, 1], device), random([outputs], device));
         let convolved = |x, w, b| conv2d(x, w, Some(b), ConvOptions::new([1, 1], [0, 0], [1, 1], 1));
-        for bend in BENDS {
-            let ours = |x, w, b| pointwise(x, w, b, bend);
-            let other = |x, w, b| bent(convolved(x, w, b), bend);
+        for epilogue in EPILOGUES {
+            let ours = |x, w, b| pointwise(x, w, b, epilogue);
+            let other = |x, w, b| applied(convolved(x, w, b), epilogue);
             agree(input.clone(), weight.clone(), row.clone(), [&ours, &other], tolerance);
         }
         // A bias of each picture.
         let rows = random([batch, outputs], device);
         let sum = convolved(input.clone(), weight.clone(), row * 0.0) + rows.clone().reshape([batch, outputs, 1, 1]);
-        let (found, expected) = (pointwise(input, weight, rows, Bend::Relu).into_data(), bent(sum, Bend::Relu));
+        let (found, expected) =
+            (pointwise(input, weight, rows, Epilogue::Relu).into_data(), applied(sum, Epilogue::Relu));
         found.assert_approx_eq::<f32>(&expected.into_data(), Tolerance::rel_abs(tolerance, tolerance));
     }
 }
@@ -168,8 +169,8 @@ pub(super) fn convolution_agrees(device: &Device, tolerance: f32) {
         conv.bias = Some(Param::from_tensor(row.clone()));
         let options = ConvOptions::new_with_padding([stride; 2], [(before, after); 2], [1, 1], 1);
         let convolved = conv2d(input.clone(), weight, Some(row), options);
-        for bend in BENDS {
-            let (found, expected) = (convolve(&conv, input.clone(), bend), bent(convolved.clone(), bend));
+        for epilogue in EPILOGUES {
+            let (found, expected) = (convolve(&conv, input.clone(), epilogue), applied(convolved.clone(), epilogue));
             let tolerance = Tolerance::rel_abs(tolerance, tolerance);
             found.into_data().assert_approx_eq::<f32>(&expected.into_data(), tolerance);
         }
@@ -209,8 +210,8 @@ fn what_is_no_number_stays_none() {
     let (weight, bias) = (Tensor::<4>::ones([1, 1, 1, 1], &device), Tensor::<1>::zeros([1], &device));
     let window = Window { kernel: 1, stride: 1, before: 0, after: 0 };
     for found in [
-        pointwise(input.clone(), weight.clone(), bias.clone(), Bend::Relu6),
-        depthwise(input, weight, bias, window, Bend::Relu6),
+        pointwise(input.clone(), weight.clone(), bias.clone(), Epilogue::Relu6),
+        depthwise(input, weight, bias, window, Epilogue::Relu6),
     ] {
         let found = found.into_data().try_into_vec::<f32>().expect("f32");
         assert!(found[1].is_nan(), "{found:?}");

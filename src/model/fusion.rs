@@ -14,7 +14,7 @@ use super::blocks::activation::Activation;
 use super::blocks::pointwise::mix;
 use super::blocks::stage::BlockStyle;
 use super::features::Stages;
-use crate::kernels::{Bend, convolve, group_norm};
+use crate::kernels::{Epilogue, convolve, group_norm};
 
 /// Projections of the backbone's stages at strides 8 and 16.
 #[derive(Module, Debug)]
@@ -76,7 +76,7 @@ impl Gates {
         let mean: Tensor<2> = mixed.clone().mean_dims(&[2, 3]).reshape([batch, channels]);
         let channel = sigmoid(self.excite.forward(self.activation.forward(self.squeeze.forward(mean))));
         let summary = Tensor::cat(vec![mixed.clone().mean_dim(1), mixed.clone().max_dim(1)], 1);
-        let spatial = sigmoid(convolve(&self.spatial, summary, Bend::Straight));
+        let spatial = sigmoid(convolve(&self.spatial, summary, Epilogue::None));
         mixed.clone() + mixed * channel.reshape([batch, channels, 1, 1]) * spatial
     }
 }

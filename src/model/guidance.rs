@@ -76,7 +76,7 @@ impl Branch {
     }
 
     fn forward(&self, planes: Tensor<4>) -> Tensor<4> {
-        let next = |x, conv| self.activation.after(|bend| convolve(conv, x, bend));
+        let next = |x, conv| self.activation.after(|epilogue| convolve(conv, x, epilogue));
         self.convs.iter().fold(space_to_depth(planes, self.patch), next)
     }
 }

@@ -3,7 +3,7 @@
 use burn::tensor::{Tensor, assert_shape};
 
 use super::features::Stages;
-use crate::kernels;
+pub use crate::kernels::resize;
 
 /// `1 - cos` of two feature maps over their channels: `[b, c, h, w]` twice to `[b, 1, h, w]` in 0 to 2.
 ///
@@ -15,11 +15,6 @@ pub fn cosine_distance(a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
     let product = (a.clone() * b.clone()).sum_dim(1);
     let norms = (norm(a) * norm(b)).clamp_min(1e-8);
     (product / norms).neg() + 1.0
-}
-
-/// Bilinear resize with aligned corners, as the published scoring does it: `[b, c, h', w']` to `[b, c, h, w]`.
-pub fn resize(map: Tensor<4>, height: usize, width: usize) -> Tensor<4> {
-    kernels::resize(map, height, width)
 }
 
 /// Cosine distances of the stages at strides 4, 8 and 16, each resized to `[b, 1, h, w]` and summed.

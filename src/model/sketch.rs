@@ -6,7 +6,7 @@
 use burn::tensor::ops::PadMode;
 use burn::tensor::{Device, Tensor, TensorData, assert_shape};
 
-use crate::kernels::{Bend, Window, depthwise};
+use crate::kernels::{Epilogue, Window, depthwise};
 
 /// Edges in 0 to 1.
 ///
@@ -24,7 +24,7 @@ pub fn soft_sketch(image: Tensor<4>) -> Tensor<4> {
         let kernel = Tensor::<4>::from_data(TensorData::new(taps, [1, 1, side, side]), &device).cast(dtype);
         let window = Window { kernel: side, stride: 1, before: 0, after: 0 };
         let padded = x.pad([(side / 2, side / 2); 2], PadMode::Edge);
-        depthwise(padded, kernel, Tensor::zeros([1], (&device, dtype)), window, Bend::Straight)
+        depthwise(padded, kernel, Tensor::zeros([1], (&device, dtype)), window, Epilogue::None)
     };
     let gauss = gaussian_taps();
     let square = gauss.iter().flat_map(|down| gauss.iter().map(move |across| down * across)).collect();

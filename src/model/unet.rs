@@ -12,7 +12,7 @@ use super::blocks::resample::{Downsample, Upsample};
 use super::blocks::stage::{Block, BlockStyle};
 use super::blocks::timestep::TimestepEmbedding;
 use super::blocks::transformer::{ContextConfig, TransformerBlock, TransformerBlockConfig};
-use crate::kernels::{Bend, convolve, group_norm};
+use crate::kernels::{Epilogue, convolve, group_norm};
 
 /// Configuration of a [`Denoiser`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -110,7 +110,7 @@ impl Reading<'_> {
         if let Some(class) = conditions.class {
             embedding = embedding + class.clone();
         }
-        let mut x = convolve(self.conv_in, latent, Bend::Straight);
+        let mut x = convolve(self.conv_in, latent, Epilogue::None);
         if let Some(added) = added {
             x = x + added;
         }
@@ -317,7 +317,7 @@ impl Denoiser {
                 x = up.forward(x);
             }
         }
-        convolve(&self.conv_out, self.activation.forward(group_norm(&self.norm, x)), Bend::Straight)
+        convolve(&self.conv_out, self.activation.forward(group_norm(&self.norm, x)), Epilogue::None)
     }
 
     /// Excludes the half that reads from training: it stays what it was trained to be.

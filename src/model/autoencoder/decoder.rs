@@ -10,7 +10,7 @@ use super::super::blocks::resample::{Upsample, depth_to_space};
 use super::super::blocks::stage::Block;
 use super::AutoencoderConfig;
 use super::encoder::Middle;
-use crate::kernels::{Bend, convolve, group_norm};
+use crate::kernels::{Epilogue, convolve, group_norm};
 
 /// One resolution of the decoder.
 #[derive(Module, Debug)]
@@ -66,7 +66,7 @@ impl Decoder {
 
     /// `[b, c, h, w]` to `[b, 3, 8h, 8w]`.
     pub fn forward(&self, latent: Tensor<4>) -> Tensor<4> {
-        let mut x = self.middle.forward(convolve(&self.conv_in, latent, Bend::Straight));
+        let mut x = self.middle.forward(convolve(&self.conv_in, latent, Epilogue::None));
         for level in &self.levels {
             for block in &level.blocks {
                 x = block.forward(x, None);
@@ -76,7 +76,7 @@ impl Decoder {
             }
         }
         depth_to_space(
-            convolve(&self.conv_out, self.activation.forward(group_norm(&self.norm, x)), Bend::Straight),
+            convolve(&self.conv_out, self.activation.forward(group_norm(&self.norm, x)), Epilogue::None),
             self.patch,
         )
     }

@@ -10,7 +10,7 @@ use super::super::blocks::attention::{AttentionBlock, AttentionBlockConfig};
 use super::super::blocks::resample::{Downsample, space_to_depth};
 use super::super::blocks::stage::{Block, BlockKind, BlockStyle};
 use super::AutoencoderConfig;
-use crate::kernels::{Bend, convolve, group_norm};
+use crate::kernels::{Epilogue, convolve, group_norm};
 
 /// Blocks around an optional attention at the coarsest level; shared with the decoder.
 #[derive(Module, Debug)]
@@ -97,7 +97,7 @@ impl Encoder {
 
     /// `[b, 3, h, w]` to `[b, 2c, h/8, w/8]`.
     pub fn forward(&self, image: Tensor<4>) -> Tensor<4> {
-        let mut x = convolve(&self.conv_in, space_to_depth(image, self.patch), Bend::Straight);
+        let mut x = convolve(&self.conv_in, space_to_depth(image, self.patch), Epilogue::None);
         for level in &self.levels {
             for block in &level.blocks {
                 x = block.forward(x, None);
@@ -107,6 +107,6 @@ impl Encoder {
             }
         }
         let x = self.middle.forward(x);
-        convolve(&self.conv_out, self.activation.forward(group_norm(&self.norm, x)), Bend::Straight)
+        convolve(&self.conv_out, self.activation.forward(group_norm(&self.norm, x)), Epilogue::None)
     }
 }

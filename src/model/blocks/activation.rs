@@ -3,7 +3,7 @@
 use burn::tensor::{Tensor, activation};
 use serde::{Deserialize, Serialize};
 
-use crate::kernels::Bend;
+use crate::kernels::Epilogue;
 
 /// Which non-linearity a network uses.
 ///
@@ -28,10 +28,10 @@ impl Activation {
     }
 
     /// Applies it to what `sum` makes, which is told what may follow its sums at once.
-    pub(in crate::model) fn after(self, sum: impl FnOnce(Bend) -> Tensor<4>) -> Tensor<4> {
+    pub(in crate::model) fn after(self, sum: impl FnOnce(Epilogue) -> Tensor<4>) -> Tensor<4> {
         match self {
-            Activation::Silu => activation::silu(sum(Bend::Straight)),
-            Activation::Relu => sum(Bend::Relu),
+            Activation::Silu => activation::silu(sum(Epilogue::None)),
+            Activation::Relu => sum(Epilogue::Relu),
         }
     }
 }

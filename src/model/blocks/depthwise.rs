@@ -3,7 +3,7 @@
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor, assert_shape};
 
-use crate::kernels::{Bend, Window, depthwise};
+use crate::kernels::{Epilogue, Window, depthwise};
 
 /// Configuration of a [`Depthwise`] convolution.
 #[derive(Debug, Clone)]
@@ -59,19 +59,19 @@ impl Depthwise {
     /// # Panics
     /// If the channels differ.
     pub fn forward(&self, input: Tensor<4>) -> Tensor<4> {
-        self.forward_bent(input, Bend::Straight)
+        self.forward_with(input, Epilogue::None)
     }
 
     /// The same, and what follows.
     ///
     /// # Panics
     /// As [`Self::forward`].
-    pub fn forward_bent(&self, input: Tensor<4>, bend: Bend) -> Tensor<4> {
+    pub fn forward_with(&self, input: Tensor<4>, epilogue: Epilogue) -> Tensor<4> {
         let weight = self.weight.val();
         let [channels, _, kernel, _] = weight.dims();
         assert_shape!(input, [_, channels, _, _]);
         let [before, after] = self.padding;
-        depthwise(input, weight, self.bias.val(), Window { kernel, stride: self.stride, before, after }, bend)
+        depthwise(input, weight, self.bias.val(), Window { kernel, stride: self.stride, before, after }, epilogue)
     }
 }
 

@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor, assert_shape};
 
 use super::activation::Activation;
 use super::depthwise::{Depthwise, DepthwiseConfig};
-use super::pointwise::{bias, mix, mix_bent};
+use super::pointwise::{bias, mix, mix_with};
 use crate::kernels::{group_norm, pointwise};
 
 /// Configuration of an [`EdgeBlock`].
@@ -76,9 +76,9 @@ impl EdgeBlock {
                 assert_shape!(embedding, [batch, _]);
                 let shift = linear.forward(self.activation.forward(embedding));
                 let shift = shift + bias(&self.expand).unsqueeze();
-                self.activation.after(|bend| pointwise(x, self.expand.weight.val(), shift, bend))
+                self.activation.after(|epilogue| pointwise(x, self.expand.weight.val(), shift, epilogue))
             }
-            (None, None) => self.activation.after(|bend| mix_bent(&self.expand, x, bend)),
+            (None, None) => self.activation.after(|epilogue| mix_with(&self.expand, x, epilogue)),
             _ => panic!("edge block of {channels} channels: embedding and configuration disagree"),
         };
         let x = mix(&self.project, x);

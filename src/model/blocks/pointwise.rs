@@ -3,22 +3,22 @@
 use burn::nn::conv::Conv2d;
 use burn::tensor::Tensor;
 
-use crate::kernels::{Bend, pointwise};
+use crate::kernels::{Epilogue, pointwise};
 
 /// Applies a 1x1 convolution: `[b, input, h, w]` to `[b, output, h, w]`.
 ///
 /// # Panics
 /// If the convolution has a larger kernel or no bias, or the channels differ.
 pub fn mix(conv: &Conv2d, input: Tensor<4>) -> Tensor<4> {
-    mix_bent(conv, input, Bend::Straight)
+    mix_with(conv, input, Epilogue::None)
 }
 
 /// The same, and what follows.
 ///
 /// # Panics
 /// As [`mix`].
-pub fn mix_bent(conv: &Conv2d, input: Tensor<4>, bend: Bend) -> Tensor<4> {
-    pointwise(input, conv.weight.val(), bias(conv), bend)
+pub fn mix_with(conv: &Conv2d, input: Tensor<4>, epilogue: Epilogue) -> Tensor<4> {
+    pointwise(input, conv.weight.val(), bias(conv), epilogue)
 }
 
 /// The bias of a convolution that has one.

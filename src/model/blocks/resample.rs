@@ -6,7 +6,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, Tensor};
 
 use super::pointwise::mix;
-use crate::kernels;
+pub use crate::kernels::{depth_to_space, double, space_to_depth};
 
 /// Halves both sides.
 #[derive(Module, Debug)]
@@ -68,37 +68,6 @@ impl Upsample {
     pub fn forward(&self, input: Tensor<4>) -> Tensor<4> {
         if self.mixes_first { double(mix(&self.conv, input)) } else { self.conv.forward(double(input)) }
     }
-}
-
-/// Repeats every cell twice on both axes: `[b, c, h, w]` to `[b, c, 2h, 2w]`.
-pub fn double(input: Tensor<4>) -> Tensor<4> {
-    kernels::double(input)
-}
-
-/// Moves blocks of `factor x factor` pixels into channels: `[b, c, h, w]` to `[b, c f f, h/f, w/f]`.
-///
-/// # Panics
-/// If `factor` does not divide the sides.
-pub fn space_to_depth(input: Tensor<4>, factor: usize) -> Tensor<4> {
-    if factor == 1 {
-        return input;
-    }
-    let [_, _, h, w] = input.dims();
-    assert!(h % factor == 0 && w % factor == 0, "{h}x{w} does not split into blocks of {factor}");
-    kernels::space_to_depth(input, factor)
-}
-
-/// The inverse of [`space_to_depth`]: `[b, c f f, h, w]` to `[b, c, h f, w f]`.
-///
-/// # Panics
-/// If the channels do not split.
-pub fn depth_to_space(input: Tensor<4>, factor: usize) -> Tensor<4> {
-    if factor == 1 {
-        return input;
-    }
-    let [_, c, _, _] = input.dims();
-    assert_eq!(c % (factor * factor), 0, "{c} channels do not split into blocks of {factor}");
-    kernels::depth_to_space(input, factor)
 }
 
 #[cfg(test)]

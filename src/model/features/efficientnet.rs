@@ -10,9 +10,9 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, Tensor, assert_shape};
 
 use super::super::blocks::depthwise::{Depthwise, DepthwiseConfig};
-use super::super::blocks::pointwise::{mix, mix_bent};
+use super::super::blocks::pointwise::{mix, mix_with};
 use super::Stages;
-use crate::kernels::{Bend, convolve};
+use crate::kernels::{Epilogue, convolve};
 
 /// Channels of blocks 2, 4 and 10, at strides 4, 8 and 16.
 pub const STAGE_CHANNELS: [usize; 3] = [24, 40, 112];
@@ -66,9 +66,9 @@ impl InvertedResidual {
     fn forward(&self, input: Tensor<4>) -> Tensor<4> {
         let mut x = input.clone();
         if let Some(expand) = &self.expand {
-            x = mix_bent(expand, x, Bend::Relu6);
+            x = mix_with(expand, x, Epilogue::Relu6);
         }
-        let x = mix(&self.project, self.depthwise.forward_bent(x, Bend::Relu6));
+        let x = mix(&self.project, self.depthwise.forward_with(x, Epilogue::Relu6));
         if self.residual { x + input } else { x }
     }
 }
@@ -93,7 +93,7 @@ impl EfficientNetLite0 {
     /// Features of a picture that is already in the backbone's own range.
     pub fn forward_normalised(&self, image: Tensor<4>) -> Stages {
         assert_shape!(image, [_, 3, _, _]);
-        let mut x = convolve(&self.stem, image, Bend::Relu6);
+        let mut x = convolve(&self.stem, image, Epilogue::Relu6);
         let mut stages = Vec::with_capacity(3);
         for (index, block) in self.blocks.iter().enumerate() {
             x = block.forward(x);
