@@ -8,7 +8,7 @@ use fast_image_resize::images::Image;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
 use self::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
-use crate::inspection::frame::{Frame, PixelFormat, Prepared};
+use crate::inspection::frame::{Frame, PixelFormat, Prepared, Rectangle};
 use crate::inspection::roi::{Roi, Transform};
 
 /// Smallest side of an inspected region, pixels.
@@ -120,7 +120,8 @@ pub fn prepare(frame: &Frame, roi: &Roi, spec: &PreprocessSpec) -> Result<Prepar
         scale_y,
     };
     let tiles = spec.tiles.map(|tiles| (tiles, (spec.width, spec.height)));
-    Ok(Prepared { width, height, tiles, image: unit, sketch, light, transform })
+    let inside = Rectangle { left, top, width: inner_width, height: inner_height };
+    Ok(Prepared { width, height, tiles, image: unit, sketch, light, transform, inside })
 }
 
 fn crop(roi: &Roi, width: usize, height: usize) -> Result<Crop, PrepareError> {

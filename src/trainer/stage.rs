@@ -46,6 +46,8 @@ pub struct StageSettings<'a> {
     pub batches: &'a BatchSpec,
     /// A fixed number of steps instead of a time budget, for tests.
     pub steps: Option<usize>,
+    /// Most steps that the time budget may become.
+    pub most: usize,
     /// Device without the gradient graph.
     pub device: &'a Device,
 }
@@ -111,6 +113,7 @@ pub fn run<O: Objective>(
                 device.sync().context("device")?;
                 let step = clock.elapsed().as_secs_f64() / MEASURED_STEPS as f64;
                 let total = WARM_UP_STEPS + ((settings.seconds / step) as usize).max(2 * MEASURED_STEPS);
+                let total = total.min(settings.most.max(state.step));
                 state.total = Some(total);
                 progress.set_length(total as u64);
             }
