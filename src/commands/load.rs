@@ -12,10 +12,10 @@ use crate::bundle::{Bundle, station_calibration};
 use crate::config::device::DeviceChoice;
 use crate::daemon::pipeline::MakeDetectors;
 use crate::daemon::stages::Job;
-use crate::detector::{DiffusionDetector, prepare_picture};
+use crate::detector::DiffusionDetector;
 use crate::device;
 use crate::inspection::calibration::Calibration;
-use crate::inspection::detect::{Detector, Plan, StepChoice, StepPlan};
+use crate::inspection::detect::{Detector, StepChoice};
 use crate::inspection::recipe::Recipe;
 use crate::inspection::time::Clock;
 use crate::preprocess::spec::PreprocessSpec;
@@ -107,34 +107,13 @@ impl Bundles {
                     DiffusionDetector::load(bundle, &compute, Arc::clone(&clock)).map_err(|error| error.to_string())?;
                 detector.self_test(bundle, choice).map_err(|error| error.to_string())?;
                 for (_, spec, plan) in asked.iter().filter(|(detector, ..)| *detector == index) {
-                    warm_up(&mut detector, bundle, spec, plan)?;
+                    detector.warm_up(bundle, spec, plan).map_err(|error| error.to_string())?;
                 }
                 detectors.push(Box::new(detector));
             }
             Ok(detectors)
         })
     }
-}
-
-/// Judges a golden picture at every step count of a plan.
-fn warm_up(
-    detector: &mut DiffusionDetector,
-    bundle: &Bundle,
-    spec: &PreprocessSpec,
-    plan: &Plan,
-) -> Result<(), String> {
-    let Some(golden) = bundle.manifest.golden.first() else { return Ok(()) };
-    let picture = bundle.read(&golden.picture).map_err(|error| error.to_string())?;
-    let prepared = prepare_picture(&picture, spec)?;
-    let counts = match &plan.steps {
-        StepPlan::Fixed(steps) => vec![*steps],
-        StepPlan::Auto(gates) => gates.iter().map(|gate| gate.steps).collect(),
-    };
-    for steps in counts {
-        let plan = Plan { steps: StepPlan::Fixed(steps), class: plan.class.clone() };
-        detector.detect(std::slice::from_ref(&prepared), &plan).map_err(|error| error.to_string())?;
-    }
-    Ok(())
 }
 
 /// The keys of a folder, or none.

@@ -191,6 +191,26 @@ impl DiffusionDetector {
         Ok(())
     }
 
+    /// Judges a golden picture at every step count of a plan: the first part must not wait for kernels and recordings to be
+    /// made.
+    ///
+    /// # Errors
+    /// A picture that cannot be read, or what [`Detector::detect`] says.
+    pub fn warm_up(&mut self, bundle: &Bundle, spec: &PreprocessSpec, plan: &Plan) -> Result<(), DetectorError> {
+        let Some(golden) = bundle.manifest.golden.first() else { return Ok(()) };
+        let picture = bundle.read(&golden.picture).map_err(|error| DetectorError(error.to_string()))?;
+        let prepared = prepare_picture(&picture, spec).map_err(DetectorError)?;
+        let counts = match &plan.steps {
+            StepPlan::Fixed(steps) => vec![*steps],
+            StepPlan::Auto(gates) => gates.iter().map(|gate| gate.steps).collect(),
+        };
+        for steps in counts {
+            let plan = Plan { steps: StepPlan::Fixed(steps), class: plan.class.clone() };
+            self.detect(std::slice::from_ref(&prepared), &plan)?;
+        }
+        Ok(())
+    }
+
     fn class_index(&self, class: Option<&ClassId>) -> Result<usize, DetectorError> {
         let Some(class) = class else { return Ok(0) };
         let index = self.spec.classes.iter().position(|known| known == class);
