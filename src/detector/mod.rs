@@ -271,6 +271,10 @@ impl Detector for DiffusionDetector {
         let found: Option<Vec<Detection>> = found.into_iter().collect();
         found.ok_or_else(|| DetectorError("auto steps: no step count is calibrated for this class".into()))
     }
+
+    fn graph_recorded(&self) -> Option<bool> {
+        self.recordings.as_ref().and_then(Recordings::in_hardware)
+    }
 }
 
 /// Whether the thresholds of the steps that ran leave no doubt.
