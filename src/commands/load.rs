@@ -91,22 +91,30 @@ impl Bundles {
     }
 
     /// Loads a detector for every bundle, proves each with its golden pictures, and does what these jobs will ask for once,
-    /// when called: the first part must not wait for kernels and recordings to be made.
+    /// when called: the first part must not wait for kernels and recordings to be made. Each step is told as it begins: the
+    /// first start on a GPU takes a while.
     pub fn detectors<'a>(
         self,
         choice: DeviceChoice,
         clock: Arc<dyn Clock>,
         jobs: impl IntoIterator<Item = &'a Job>,
+        told: impl Fn(&str) + Send + 'static,
     ) -> MakeDetectors {
-        let asked: Vec<_> = jobs.into_iter().map(|job| (job.detector, job.spec.clone(), job.plan())).collect();
+        let asked = |job: &Job| (job.detector, job.spec.clone(), job.plan(), job.recipe.id.clone());
+        let asked: Vec<_> = jobs.into_iter().map(asked).collect();
         Box::new(move || {
+            told(&format!("opening the device {choice}"));
             let compute = device::open(choice).map_err(|error| error.to_string())?;
             let mut detectors: Vec<Box<dyn Detector>> = Vec::with_capacity(self.opened.len());
             for (index, bundle) in self.opened.iter().enumerate() {
+                let id = &bundle.manifest.id;
+                told(&format!("loading the bundle '{id}'"));
                 let mut detector =
                     DiffusionDetector::load(bundle, &compute, Arc::clone(&clock)).map_err(|error| error.to_string())?;
+                told(&format!("bundle '{id}': self-test, {} golden picture(s)", bundle.manifest.golden.len()));
                 detector.self_test(bundle, choice).map_err(|error| error.to_string())?;
-                for (_, spec, plan) in asked.iter().filter(|(detector, ..)| *detector == index) {
+                for (_, spec, plan, recipe) in asked.iter().filter(|(detector, ..)| *detector == index) {
+                    told(&format!("bundle '{id}': warming up for the recipe '{}'", recipe.0));
                     detector.warm_up(bundle, spec, plan).map_err(|error| error.to_string())?;
                 }
                 detectors.push(Box::new(detector));
