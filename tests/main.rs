@@ -23,6 +23,8 @@ mod pipeline;
 mod pretraining;
 /// The HTTP service of a whole daemon.
 mod service;
+/// What the log and systemd hear on the way to ready.
+mod startup;
 /// Scripted cameras, detectors and clocks.
 mod support;
 /// Experiments: variants side by side, killed, repeated, failed.

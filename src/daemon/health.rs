@@ -54,8 +54,9 @@ pub struct CameraHealth {
     last: AtomicU64,
     interval: AtomicU64,
     lost: AtomicBool,
-    /// Held for the time of a copy, by the inspect stage and by readers.
+    /// These are held for the time of a copy, by the inspect stage and by readers.
     drift: Mutex<Option<(Levels, Drift)>>,
+    graph_recorded: Mutex<Option<bool>>,
 }
 
 /// A histogram of times.
@@ -170,6 +171,11 @@ impl CameraHealth {
         *self.drift.lock().unwrap_or_else(PoisonError::into_inner) = levels.map(|levels| (levels, drift));
     }
 
+    /// Says whether the camera's frames are replayed as one recorded graph.
+    pub fn graph_recorded(&self, recorded: Option<bool>) {
+        *self.graph_recorded.lock().unwrap_or_else(PoisonError::into_inner) = recorded;
+    }
+
     /// Why no frames come, if so.
     fn silent(&self, now: Timestamp) -> Option<String> {
         let since = now.millis_since(Timestamp(get(&self.last)));
@@ -191,6 +197,7 @@ impl CameraHealth {
             overruns: get(&self.outcomes[OVERRUN]),
             latency: WAY.into_iter().zip(self.latency.iter().map(Times::reading)).collect(),
             drift: *self.drift.lock().unwrap_or_else(PoisonError::into_inner),
+            graph_recorded: *self.graph_recorded.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }
 }

@@ -233,6 +233,9 @@ pub fn inspect(
     health: &Health,
 ) {
     let mut monitors = Monitors::new();
+    for (camera, job) in jobs {
+        health.camera(camera).graph_recorded(detectors[job.detector].graph_recorded());
+    }
     loop {
         health.beat(2);
         let item = match work.recv_timeout(IDLE) {
@@ -241,6 +244,11 @@ pub fn inspect(
             Err(crossbeam::channel::RecvTimeoutError::Disconnected) => return,
         };
         let mut inspection = judge(item, &mut detectors, jobs, clock);
+        if let Some(job) = jobs.get(&inspection.frame.camera) {
+            // A frame may have been the first of its kind.
+            let recorded = detectors[job.detector].graph_recorded();
+            health.camera(&inspection.frame.camera).graph_recorded(recorded);
+        }
         inspection.drift = watch(&inspection, jobs, &mut monitors, health);
         if inspections.send(inspection).is_err() {
             return;

@@ -45,6 +45,8 @@ pub struct CameraReading {
     pub latency: Vec<(&'static str, Histogram)>,
     /// Where the last frames lie among the good parts behind the thresholds, and what is said about it.
     pub drift: Option<(Levels, Drift)>,
+    /// Whether its frames are replayed as one recorded graph; none where nothing is recorded.
+    pub graph_recorded: Option<bool>,
 }
 
 /// How often a time was how long.
@@ -101,6 +103,11 @@ impl Collector for Reading {
                 family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(*sum, count, buckets, None)?;
             }
         }
+
+        let help = "1 while frames are replayed as one recorded graph, 0 where every kernel is launched by itself.";
+        let graphs = cameras().filter_map(|camera| Some((camera, camera.graph_recorded?)));
+        let graphs = graphs.map(|(camera, on)| (vec![("camera", &*camera.camera)], f64::from(u8::from(on))));
+        gauges(to, "graph_recorded", help, graphs)?;
 
         let watched = || cameras().filter_map(|camera| Some((camera, camera.drift?)));
         let help = "Mean rank of the last scores among those of the good parts behind the thresholds, 0.5: like them.";

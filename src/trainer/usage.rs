@@ -96,6 +96,11 @@ impl fmt::Display for MemoryEstimate {
     }
 }
 
+/// Begins [`peak_rss_mb`] anew, with what is resident now. False where the system does not let it.
+pub fn forget_peak_rss() -> bool {
+    std::fs::write("/proc/self/clear_refs", "5").is_ok()
+}
+
 /// Largest resident size of this process so far, MB; none where the system does not tell.
 pub fn peak_rss_mb() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
