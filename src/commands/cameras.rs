@@ -1,10 +1,13 @@
 //! `dsad cameras`: which cameras there are, what they can do, and what they see.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::camera::v4l2::list::{Format, Listed, cameras};
@@ -12,7 +15,7 @@ use crate::camera::{self, v4l2::V4l2Camera};
 use crate::config::station::{self, V4l2Settings};
 use crate::inspection::frame::{CameraId, Frame, FrameSource, SourceError};
 use crate::inspection::layout::FourCc;
-use crate::inspection::time::Clock;
+use crate::inspection::time::{Clock, Timestamp};
 use crate::render::encode::png_of;
 
 /// Arguments of `dsad cameras`.
@@ -29,11 +32,13 @@ pub struct CamerasArgs {
 enum Verb {
     /// Write a picture as the station would see it
     Snap(SnapArgs),
+    /// Take pictures for a while and say what was lost: for a new cable, hub, rate or exposure
+    Watch(WatchArgs),
 }
 
-/// Arguments of `dsad cameras snap`.
+/// Which camera, and how.
 #[derive(Debug, clap::Args)]
-struct SnapArgs {
+struct Chosen {
     /// The camera: a path, or with --config the name of one of the station's
     camera: String,
     /// The station's configuration: the camera with the format, rate and controls that it has there
@@ -45,6 +50,32 @@ struct SnapArgs {
     /// Columns and rows
     #[arg(long, num_args = 2, value_names = ["COLUMNS", "ROWS"], conflicts_with = "config")]
     size: Option<Vec<u32>>,
+    /// Pictures a second
+    #[arg(long, conflicts_with = "config")]
+    fps: Option<f64>,
+}
+
+/// Arguments of `dsad cameras watch`.
+#[derive(Debug, clap::Args)]
+struct WatchArgs {
+    #[command(flatten)]
+    chosen: Chosen,
+    /// For so long, seconds
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Until so many pictures came, if that is before
+    #[arg(long)]
+    frames: Option<u64>,
+    /// The summary as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `dsad cameras snap`.
+#[derive(Debug, clap::Args)]
+struct SnapArgs {
+    #[command(flatten)]
+    chosen: Chosen,
     /// Pictures to let go by first: many cameras need some to find their exposure
     #[arg(long, default_value_t = 5)]
     skip: u32,
@@ -56,13 +87,41 @@ struct SnapArgs {
     out: PathBuf,
 }
 
+impl Chosen {
+    fn open(&self, clock: Arc<dyn Clock>) -> anyhow::Result<Box<dyn FrameSource>> {
+        Ok(match &self.config {
+            Some(config) => {
+                let station = station::load(config)?;
+                let Some(settings) = station.cameras.iter().find(|camera| camera.name == self.camera) else {
+                    let names: Vec<&str> = station.cameras.iter().map(|camera| camera.name.as_str()).collect();
+                    bail!("{}: no camera '{}'; it has: {}", config.display(), self.camera, names.join(", "));
+                };
+                camera::open(settings, clock).map_err(anyhow::Error::msg)?
+            }
+            None => {
+                let settings = V4l2Settings {
+                    device: self.camera.clone().into(),
+                    format: self.format,
+                    size: self.size.as_ref().map(|size| [size[0], size[1]]),
+                    fps: self.fps,
+                    controls: BTreeMap::new(),
+                    silence_s: 0.0,
+                };
+                Box::new(V4l2Camera::new(CameraId(self.camera.clone()), settings, clock))
+            }
+        })
+    }
+}
+
 /// Runs the verb.
 ///
 /// # Errors
 /// A camera that gives no picture.
 pub fn run(args: &CamerasArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
-    if let Some(Verb::Snap(args)) = &args.verb {
-        return snap(args, clock);
+    match &args.verb {
+        Some(Verb::Snap(args)) => return snap(args, clock),
+        Some(Verb::Watch(args)) => return watch(args, clock.as_ref(), args.chosen.open(Arc::clone(&clock))?),
+        None => {}
     }
     let found = cameras();
     for camera in &found {
@@ -103,28 +162,7 @@ fn print(camera: &Listed) {
 }
 
 fn snap(args: &SnapArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
-    let mut source: Box<dyn FrameSource> = match &args.config {
-        Some(config) => {
-            let station = station::load(config)?;
-            let Some(settings) = station.cameras.iter().find(|camera| camera.name == args.camera) else {
-                let names: Vec<&str> = station.cameras.iter().map(|camera| camera.name.as_str()).collect();
-                bail!("{}: no camera '{}'; it has: {}", config.display(), args.camera, names.join(", "));
-            };
-            camera::open(settings, Arc::clone(&clock)).map_err(anyhow::Error::msg)?
-        }
-        None => Box::new(V4l2Camera::new(
-            CameraId(args.camera.clone()),
-            V4l2Settings {
-                device: args.camera.clone().into(),
-                format: args.format,
-                size: args.size.as_ref().map(|size| [size[0], size[1]]),
-                fps: None,
-                controls: Default::default(),
-                silence_s: 0.0,
-            },
-            Arc::clone(&clock),
-        )),
-    };
+    let mut source = args.chosen.open(Arc::clone(&clock))?;
     let frame = picture(source.as_mut(), args, clock.as_ref())?;
     let png = png_of(&frame)?;
     std::fs::write(&args.out, png).with_context(|| format!("{}: cannot be written", args.out.display()))?;
@@ -150,6 +188,85 @@ fn picture(source: &mut dyn FrameSource, args: &SnapArgs, clock: &dyn Clock) -> 
         let why = damaged
             .as_ref()
             .map_or("does it wait for a trigger?".into(), |reason| format!("the last was damaged: {reason}"));
-        ensure!(waited < args.wait, "{}: no picture in {waited:.0} s; {why}", args.camera);
+        ensure!(waited < args.wait, "{}: no picture in {waited:.0} s; {why}", args.chosen.camera);
     }
+}
+
+/// What came and what did not.
+#[derive(Debug, Default, Serialize)]
+struct Watched {
+    /// Pictures that came whole.
+    frames: u64,
+    /// Pictures that came damaged.
+    damaged: u64,
+    /// Pictures that the driver counted and nobody got.
+    dropped: u64,
+    /// How often the camera was gone.
+    lost: u64,
+    /// How often it came back.
+    recovered: u64,
+    /// Longest time from gone to the next picture, seconds.
+    longest_recovery_s: f64,
+    /// Pictures a second, while it was there.
+    fps: f64,
+    /// Columns and rows of the last.
+    size: [u32; 2],
+}
+
+/// Waits between tries to open a camera that is gone.
+const RETRY: Duration = Duration::from_millis(100);
+
+fn watch(args: &WatchArgs, clock: &dyn Clock, mut source: Box<dyn FrameSource>) -> anyhow::Result<ExitCode> {
+    let mut seen = Watched::default();
+    let (started, mut last) = (clock.now(), None::<(Timestamp, u64)>);
+    let (mut gone, mut apart) = (None::<Timestamp>, 0.0);
+    while clock.now().millis_since(started) < args.seconds * 1e3 && args.frames.is_none_or(|most| seen.frames < most) {
+        let meta = match source.next_frame() {
+            Ok(frame) => {
+                seen.frames += 1;
+                seen.size = [frame.meta.width, frame.meta.height];
+                frame.meta
+            }
+            Err(SourceError::Damaged { meta, reason }) => {
+                seen.damaged += 1;
+                log::warn!("damaged: {reason}");
+                *meta
+            }
+            Err(SourceError::Timeout) => continue,
+            Err(SourceError::Ended) => break,
+            Err(SourceError::Lost { reason }) => {
+                if gone.is_none() {
+                    seen.lost += 1;
+                    log::warn!("{reason}");
+                }
+                gone.get_or_insert_with(|| clock.now());
+                last = None;
+                std::thread::sleep(RETRY);
+                continue;
+            }
+        };
+        let now = clock.now();
+        if let Some(since) = gone.take() {
+            seen.recovered += 1;
+            seen.longest_recovery_s = seen.longest_recovery_s.max(now.millis_since(since) / 1e3);
+        }
+        if let Some((before, sequence)) = last {
+            apart += now.millis_since(before);
+            seen.dropped += meta.sequence - sequence - 1;
+        }
+        last = Some((now, meta.sequence));
+    }
+    let came = seen.frames + seen.damaged;
+    seen.fps = if apart > 0.0 { came.saturating_sub(1 + seen.recovered) as f64 / apart * 1e3 } else { 0.0 };
+    if args.json {
+        println!("{}", json!(seen));
+    } else {
+        let Watched { frames, damaged, dropped, lost, recovered, longest_recovery_s, fps, size: [width, height] } =
+            &seen;
+        println!(
+            "{frames} pictures of {width}x{height}, {fps:.1} a second; {damaged} damaged, {dropped} dropped by the driver"
+        );
+        println!("gone {lost} times, came back {recovered} times, after {longest_recovery_s:.1} s at most");
+    }
+    Ok(if seen.frames > 0 { ExitCode::SUCCESS } else { ExitCode::from(super::inspect::FAULT) })
 }

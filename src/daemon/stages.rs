@@ -25,7 +25,7 @@ use crate::preprocess::spec::PreprocessSpec;
 /// Wait of a stage that has nothing to do: bounds how long a stop or a heartbeat takes.
 const IDLE: Duration = Duration::from_millis(100);
 /// First and longest wait before a lost camera is tried again.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// What capture hands on.
 #[derive(Debug, Clone)]
