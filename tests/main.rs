@@ -15,6 +15,8 @@ mod golden_model;
 mod golden_paper;
 /// Public checkpoints in.
 mod import;
+/// What the daemon adds to a frame's time.
+mod overhead;
 /// The trainer's map is the daemon's map.
 mod parity;
 /// The whole daemon with scripted parts.
