@@ -4,18 +4,21 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::camera;
 use crate::camera::v4l2::list::{Format, Listed, cameras};
-use crate::camera::{self, v4l2::V4l2Camera};
+use crate::camera::v4l2::{V4l2Camera, set};
 use crate::config::station::{self, V4l2Settings};
 use crate::inspection::frame::{CameraId, Frame, FrameSource, SourceError};
 use crate::inspection::layout::FourCc;
 use crate::inspection::time::{Clock, Timestamp};
+use crate::platform::signals;
 use crate::render::encode::png_of;
 
 /// Arguments of `dsad cameras`.
@@ -34,6 +37,23 @@ enum Verb {
     Snap(SnapArgs),
     /// Take pictures for a while and say what was lost: for a new cable, hub, rate or exposure
     Watch(WatchArgs),
+    /// Set controls until the camera is unplugged, beside a running station: to find what belongs into the configuration
+    Set(SetArgs),
+}
+
+/// Arguments of `dsad cameras set`.
+#[derive(Debug, clap::Args)]
+struct SetArgs {
+    /// The camera's path
+    camera: PathBuf,
+    /// Names and values, as exposure_time_absolute=120
+    #[arg(required = true, value_name = "NAME=VALUE", value_parser = setting)]
+    controls: Vec<(String, i64)>,
+}
+
+fn setting(text: &str) -> Result<(String, i64), String> {
+    let (name, value) = text.split_once('=').ok_or("is no NAME=VALUE")?;
+    Ok((name.to_owned(), value.parse().map_err(|_| format!("'{value}' is no whole number"))?))
 }
 
 /// Which camera, and how.
@@ -121,6 +141,11 @@ pub fn run(args: &CamerasArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode
     match &args.verb {
         Some(Verb::Snap(args)) => return snap(args, clock),
         Some(Verb::Watch(args)) => return watch(args, clock.as_ref(), args.chosen.open(Arc::clone(&clock))?),
+        Some(Verb::Set(SetArgs { camera, controls })) => {
+            let controls = controls.iter().cloned().collect();
+            set(camera, &controls).map_err(|reason| anyhow!("{}: {reason}", camera.display()))?;
+            return Ok(ExitCode::SUCCESS);
+        }
         None => {}
     }
     let found = cameras();
@@ -143,13 +168,17 @@ fn print(camera: &Listed) {
         Some(stable) => println!("  stable path: {}", stable.display()),
         None => println!("  stable path: none; the number may change when it is plugged in again"),
     }
-    for Format { code, description, read, sizes } in formats {
+    let unread = formats.iter().filter(|format| !format.read).count();
+    for Format { code, description, sizes, .. } in formats.iter().filter(|format| format.read) {
         let sizes = sizes.iter().map(|size| {
             let fps = size.fps.first().map_or(String::new(), |fps| format!("@{fps:.0}"));
             format!("{}x{}{fps}", size.width, size.height)
         });
         let sizes: Vec<String> = sizes.collect();
-        println!("  {code:<4} {description}{}: {}", if *read { "" } else { " (not read)" }, sizes.join(" "));
+        println!("  {code:<4} {description}: {}", sizes.join(" "));
+    }
+    if unread > 0 {
+        println!("  and {unread} formats that are not read (--json lists them)");
     }
     for control in controls {
         let value = control.value.map_or("-".into(), |value| value.to_string());
@@ -220,7 +249,12 @@ fn watch(args: &WatchArgs, clock: &dyn Clock, mut source: Box<dyn FrameSource>) 
     let mut seen = Watched::default();
     let (started, mut last) = (clock.now(), None::<(Timestamp, u64)>);
     let (mut gone, mut apart) = (None::<Timestamp>, 0.0);
-    while clock.now().millis_since(started) < args.seconds * 1e3 && args.frames.is_none_or(|most| seen.frames < most) {
+    let stop = signals::stop_flag()?;
+    let goes_on = |frames: u64| {
+        let long_enough = clock.now().millis_since(started) >= args.seconds * 1e3;
+        !(stop.load(Ordering::Relaxed) || long_enough || args.frames.is_some_and(|most| frames >= most))
+    };
+    while goes_on(seen.frames) {
         let meta = match source.next_frame() {
             Ok(frame) => {
                 seen.frames += 1;

@@ -7,6 +7,7 @@ mod calls;
 pub mod controls;
 pub mod list;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -59,7 +60,8 @@ struct Sequence {
 impl Sequence {
     fn advance(&mut self, number: u32) -> u64 {
         let step = match self.last {
-            Some(last) => u64::from(number.wrapping_sub(last)),
+            // A number that was there before is that of a driver that began anew without a word, and the next picture all the same.
+            Some(last) => u64::try_from(number.wrapping_sub(last).cast_signed()).unwrap_or(0).max(1),
             None => u64::from(self.begun),
         };
         self.whole += step;
@@ -149,6 +151,15 @@ impl FrameSource for V4l2Camera {
     fn next_frame(&mut self) -> Result<Frame, SourceError> {
         self.take()
     }
+}
+
+/// Sets controls of a camera, whoever streams from it.
+///
+/// # Errors
+/// A path that is no camera, and what [`controls::apply`] says.
+pub fn set(path: &Path, wanted: &BTreeMap<String, i64>) -> Result<(), String> {
+    let (_device, handle) = device(path)?;
+    controls::apply(&handle, wanted)
 }
 
 /// A device that captures, and never waits.
@@ -251,6 +262,8 @@ mod tests {
         assert_eq!(numbers(&mut sequence, &[u32::MAX - 4, u32::MAX - 3, u32::MAX, 0]), [0, 1, 4, 5]);
         sequence.restart();
         assert_eq!(numbers(&mut sequence, &[0, 1, 3]), [6, 7, 9]);
+        // A number twice, and one that goes back.
+        assert_eq!(numbers(&mut sequence, &[3, 0, 1]), [10, 11, 12]);
     }
 
     #[test]
