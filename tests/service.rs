@@ -291,6 +291,8 @@ fn the_counters_are_those_of_the_events() {
         let overruns = seen.get(&[camera.into(), "fault".into(), "overrun".into()]).copied().unwrap_or_default();
         assert_eq!(value(&metrics, "dsad_overruns_total", &labels), overruns);
         assert_eq!(value(&metrics, "dsad_frames_total", &labels), if camera == "a" { 26.0 } else { 40.0 });
+        assert_eq!(value(&metrics, "dsad_driver_drops_total", &labels), 0.0);
+        assert_eq!(value(&metrics, "dsad_camera_losses_total", &labels), 0.0);
         let (count, millis) = judged(camera);
         // The score of one frame was no number: it was detected, and its event has none.
         let detected = count + usize::from(camera == "a");

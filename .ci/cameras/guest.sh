@@ -1,5 +1,5 @@
 # Runs in the virtual machine: one line of JSON a check, what failed on standard error. $1: pictures per format, $2: replugs.
-export RUST_LOG=dsad=error
+export RUST_LOG=error,dsad::daemon=info
 cd /host
 V=/dev/video0
 UNPLUG=/sys/bus/platform/drivers/vivid
@@ -58,4 +58,16 @@ say replug "\"times\":$2,\"descriptors_and_mappings\":[\"$before\",\"$after\"],\
 [ "$before" = "$after" ] || bad "replug: descriptors and mappings were $before and are $after"
 [ "$(field "$row" recovered)" = $2 ] || bad "replug: $2 times: $row"
 [ "$(field "$row" longest_recovery_s | cut -d. -f1)" -lt 2 ] || bad "replug: came back too late: $row"
+
+# The whole daemon: every picture that the camera gave is one event, over an unplugged cable, a damaged picture and a stop.
+rm -f events.ndjson
+./dsad run --config station.toml --json > daemon.json 2> daemon.err & pid=$!
+while ! grep -q '"score":' events.ndjson 2>/dev/null && kill -0 $pid 2>/dev/null; do sleep 1; done
+./dsad cameras set $V inject_v4l2_buf_flag_error=0; sleep 3
+echo vivid.0 > $UNPLUG/unbind; sleep 1; echo vivid.0 > $UNPLUG/bind; sleep 5
+kill -TERM $pid; wait $pid; status=$?; row=$(cat daemon.json)
+damaged=$(grep -c '"reason":"camera_fault"' events.ndjson)
+say daemon "\"status\":$status,\"events\":$(wc -l < events.ndjson),\"camera_faults\":$damaged,\"result\":$row"
+[ $status = 0 ] && [ "$(field "$row" frames_in)" = "$(wc -l < events.ndjson)" ] && [ $damaged = 1 ] || bad "daemon: $row $(cat daemon.err)"
+grep -q "camera top is back" daemon.err || bad "daemon: the camera did not come back: $(cat daemon.err)"
 exit $failed

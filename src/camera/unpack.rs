@@ -65,16 +65,15 @@ impl Picture {
             Layout::Yuyv | Layout::Uyvy => done(PixelFormat::Rgb8, self.packed(bytes)?),
             Layout::Nv12 => done(PixelFormat::Rgb8, self.planar(bytes)?),
             Layout::Bayer8(mosaic) => {
-                let rows = self.rows(bytes, 1)?;
-                let of = |x: usize, y: usize| u32::from(rows[y][x]);
-                let colours = self.demosaic(mosaic, of)?;
-                done(PixelFormat::Rgb8, colours.map(|value| value as u8).collect())
+                let cells = self.rows(bytes, 1)?.concat().into_iter().map(u16::from).collect();
+                let colours = self.demosaic(mosaic, cells)?;
+                done(PixelFormat::Rgb8, colours.into_iter().map(|value| value as u8).collect())
             }
             Layout::Bayer16(mosaic) => {
-                let rows = self.rows(bytes, 2)?;
-                let of = |x: usize, y: usize| u32::from(u16::from_le_bytes([rows[y][2 * x], rows[y][2 * x + 1]]));
-                let colours = self.demosaic(mosaic, of)?;
-                done(PixelFormat::Rgb16, colours.flat_map(|value| (value as u16).to_le_bytes()).collect())
+                let bytes = self.rows(bytes, 2)?.concat();
+                let cells = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
+                let colours = self.demosaic(mosaic, cells)?;
+                done(PixelFormat::Rgb16, colours.into_iter().flat_map(u16::to_le_bytes).collect())
             }
         }
     }
@@ -157,12 +156,8 @@ impl Picture {
         if rest != 0 { Err(format!("{width}x{height}: {why}, so sides must be even")) } else { Ok(()) }
     }
 
-    /// Red, green and blue of every pixel: its own colour, and the means of the nearest of the others (bilinear).
-    fn demosaic(
-        &self,
-        mosaic: Mosaic,
-        value: impl Fn(usize, usize) -> u32,
-    ) -> Result<impl Iterator<Item = u32>, String> {
+    /// Red, green and blue of every pixel: its own colour, and the means of the nearest cells of the others (bilinear).
+    fn demosaic(&self, mosaic: Mosaic, cells: Vec<u16>) -> Result<Vec<u16>, String> {
         let (width, height) = (self.width, self.height);
         if width < 2 || height < 2 {
             return Err(format!("{width}x{height}: a mosaic has at least 2x2 pixels"));
@@ -174,38 +169,46 @@ impl Picture {
             Mosaic::Gbrg => (0, 1),
             Mosaic::Bggr => (1, 1),
         };
-        let colour = move |x: usize, y: usize| match (x % 2 == red_x, y % 2 == red_y) {
-            (true, true) => 0,
-            (false, false) => 2,
-            _ => 1,
-        };
-        let mut out = vec![0u32; 3 * width * height];
-        for y in 0..height {
-            for x in 0..width {
-                let (mut sums, mut counts) = ([0u32; 3], [0u32; 3]);
-                for near_y in y.saturating_sub(1)..(y + 2).min(height) {
-                    for near_x in x.saturating_sub(1)..(x + 2).min(width) {
-                        let of = colour(near_x, near_y);
-                        sums[of] += value(near_x, near_y);
-                        counts[of] += 1;
-                    }
-                }
-                let pixel = &mut out[3 * (y * width + x)..][..3];
-                for (of, out) in pixel.iter_mut().enumerate() {
-                    *out = sums[of] / counts[of].max(1);
-                }
-                let own = colour(x, y);
-                pixel[own] = value(x, y);
-                // Green's diagonal neighbours are as green, but farther than the four that touch red and blue.
-                if own != 1 {
-                    let touching = [(x.wrapping_sub(1), y), (x + 1, y), (x, y.wrapping_sub(1)), (x, y + 1)];
-                    let inside = touching.into_iter().filter(|(x, y)| *x < width && *y < height);
-                    let (sum, count) = inside.fold((0, 0), |(sum, count), (x, y)| (sum + value(x, y), count + 1));
-                    pixel[1] = sum / count.max(1);
-                }
+        // One cell more on every side, mirrored at the outermost, which keeps the colours in turn.
+        let pitch = width + 2;
+        let mut padded = Vec::with_capacity(pitch * (height + 2));
+        for y in 0..height + 2 {
+            let y = if y == 0 {
+                1
+            } else if y == height + 1 {
+                height - 2
+            } else {
+                y - 1
+            };
+            let row = &cells[y * width..][..width];
+            padded.push(row[1]);
+            padded.extend_from_slice(row);
+            padded.push(row[width - 2]);
+        }
+        let mut out = vec![0; 3 * width * height];
+        for (y, out) in out.chunks_exact_mut(3 * width).enumerate() {
+            let row = |k: usize| &padded[(y + k) * pitch..][..pitch];
+            let around = row(0).windows(3).zip(row(1).windows(3)).zip(row(2).windows(3));
+            let of_red = y % 2 == red_y;
+            for (x, (pixel, ((above, here), below))) in out.chunks_exact_mut(3).zip(around).enumerate() {
+                let mean2 = |a: u16, b: u16| ((u32::from(a) + u32::from(b)) / 2) as u16;
+                let mean4 = |a: u16, b: u16, c: u16, d: u16| {
+                    ((u32::from(a) + u32::from(b) + u32::from(c) + u32::from(d)) / 4) as u16
+                };
+                let beside = mean2(here[0], here[2]);
+                let upright = mean2(above[1], below[1]);
+                let touching = mean4(here[0], here[2], above[1], below[1]);
+                let diagonal = mean4(above[0], above[2], below[0], below[2]);
+                let rgb = match (of_red, x % 2 == red_x) {
+                    (true, true) => [here[1], touching, diagonal],
+                    (false, false) => [diagonal, touching, here[1]],
+                    (true, false) => [beside, here[1], upright],
+                    (false, true) => [upright, here[1], beside],
+                };
+                pixel.copy_from_slice(&rgb);
             }
         }
-        Ok(out.into_iter())
+        Ok(out)
     }
 }
 
@@ -276,6 +279,14 @@ mod tests {
             let values: Vec<u16> = pixels.chunks(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
             assert!(values.chunks(3).all(|pixel| pixel == colour.map(|value| u16::from(value) * 257)), "{mosaic:?}");
         }
+    }
+
+    #[test]
+    fn between_cells_of_a_colour_is_their_mean() {
+        // Green falls from left to right; the red cell in the middle lies between 30 and 10, and 20 and 20.
+        let cells = [9, 20, 9, 0, 30, 77, 10, 0, 9, 20, 9, 0, 0, 0, 0, 0];
+        let pixels = unpacked(Layout::Bayer8(Mosaic::Bggr), (4, 4), 0, &cells);
+        assert_eq!(pixels[3 * 5..][..3], [77, 20, 9]);
     }
 
     #[test]

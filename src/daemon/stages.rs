@@ -131,7 +131,8 @@ pub fn capture(
 ) {
     let mut retry = RETRY.0;
     // Known from the first frame on.
-    let mut counts = None;
+    let mut counts: Option<&CameraHealth> = None;
+    let mut gone = false;
     while !stop.load(Ordering::Relaxed) {
         health.beat(0);
         let captured = match source.next_frame() {
@@ -140,8 +141,12 @@ pub fn capture(
             Err(SourceError::Timeout) => continue,
             Err(SourceError::Ended) => break,
             Err(SourceError::Lost { reason }) => {
-                log::error!("camera lost: {reason}; tried again in {retry:?}");
-                counts.inspect(|counts: &&CameraHealth| counts.lost());
+                // Once: a camera may be unplugged for weeks.
+                if !gone {
+                    log::error!("camera lost: {reason}; it is tried again until it is back");
+                    counts.inspect(|counts| counts.lost());
+                }
+                gone = true;
                 std::thread::sleep(retry);
                 retry = (retry * 2).min(RETRY.1);
                 continue;
@@ -149,7 +154,10 @@ pub fn capture(
         };
         retry = RETRY.0;
         let meta = captured.meta();
-        counts.get_or_insert_with(|| health.camera(&meta.camera)).frame(meta.captured_at);
+        counts.get_or_insert_with(|| health.camera(&meta.camera)).frame(meta);
+        if std::mem::take(&mut gone) {
+            log::info!("camera {} is back", meta.camera);
+        }
         if paced {
             // What is evicted leaves a gap in the ids, and prepare records the gap.
             frames.push(captured);

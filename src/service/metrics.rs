@@ -37,6 +37,10 @@ pub struct CameraReading {
     pub recipe: String,
     /// Frames that it gave, or should have given.
     pub frames: u64,
+    /// Frames that its driver counted and gave nobody.
+    pub dropped: u64,
+    /// How often it was gone.
+    pub losses: u64,
     /// Inspections by verdict and reason, those that never happened too.
     pub inspections: Vec<(&'static str, &'static str, u64)>,
     /// Frames that were not judged in time.
@@ -84,6 +88,10 @@ impl Collector for Reading {
         let cameras = || self.cameras.iter();
         let frames = cameras().map(|camera| (vec![("camera", &*camera.camera)], camera.frames));
         counters(to, "frames", "Frames that a camera gave, or should have given.", frames)?;
+        let dropped = cameras().map(|camera| (vec![("camera", &*camera.camera)], camera.dropped));
+        counters(to, "driver_drops", "Frames that the camera's driver counted and gave nobody.", dropped)?;
+        let losses = cameras().map(|camera| (vec![("camera", &*camera.camera)], camera.losses));
+        counters(to, "camera_losses", "How often the camera was gone.", losses)?;
         let inspections = cameras().flat_map(|camera| {
             let labels = |verdict, reason| vec![("camera", &*camera.camera), ("verdict", verdict), ("reason", reason)];
             camera.inspections.iter().map(move |(verdict, reason, count)| (labels(verdict, reason), *count))
