@@ -33,7 +33,7 @@ inject "broken stream" inject_fatal_streaming_error=0 recovered
 inject "damaged buffer" inject_v4l2_buf_flag_error=0 damaged
 inject "dropped buffers" percentage_of_dropped_buffers=50 dropped
 ./dsad cameras set $V percentage_of_dropped_buffers=0
-inject "refused buffer" inject_vidioc_qbuf_error=0 frames
+inject "refused buffer" inject_vidioc_qbuf_error=0 recovered
 # These strike when a stream begins.
 start() { # name, control, what the row must say
   ./dsad cameras set $V $2 || bad "$1: cannot be injected"
@@ -62,7 +62,7 @@ say replug "\"times\":$2,\"descriptors_and_mappings\":[\"$before\",\"$after\"],\
 # The whole daemon: every picture that the camera gave is one event, over an unplugged cable, a damaged picture and a stop.
 rm -f events.ndjson
 ./dsad run --config station.toml --json > daemon.json 2> daemon.err & pid=$!
-while ! grep -q '"score":' events.ndjson 2>/dev/null && kill -0 $pid 2>/dev/null; do sleep 1; done
+while ! grep -q '"score":[0-9]' events.ndjson 2>/dev/null && kill -0 $pid 2>/dev/null; do sleep 1; done
 ./dsad cameras set $V inject_v4l2_buf_flag_error=0; sleep 3
 echo vivid.0 > $UNPLUG/unbind; sleep 1; echo vivid.0 > $UNPLUG/bind; sleep 5
 kill -TERM $pid; wait $pid; status=$?; row=$(cat daemon.json)

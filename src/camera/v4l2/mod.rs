@@ -36,6 +36,8 @@ pub struct V4l2Camera {
     settings: V4l2Settings,
     clock: Arc<dyn Clock>,
     open: Option<Streaming>,
+    /// Why the stream is over, found with its last picture: the next call says it.
+    broken: Option<String>,
     next: u64,
     sequence: Sequence,
 }
@@ -78,7 +80,7 @@ impl Sequence {
 impl V4l2Camera {
     /// Opens a camera. One that is not there yet is no error here: it may be plugged in later.
     pub fn new(camera: CameraId, settings: V4l2Settings, clock: Arc<dyn Clock>) -> Self {
-        Self { camera, settings, clock, open: None, next: 0, sequence: Sequence::default() }
+        Self { camera, settings, clock, open: None, broken: None, next: 0, sequence: Sequence::default() }
     }
 
     fn lost(&mut self, reason: String) -> SourceError {
@@ -88,6 +90,9 @@ impl V4l2Camera {
     }
 
     fn take(&mut self) -> Result<Frame, SourceError> {
+        if let Some(reason) = self.broken.take() {
+            return Err(self.lost(reason));
+        }
         if self.open.is_none() {
             let opened = stream(&self.settings).map_err(|reason| self.lost(reason))?;
             let (ring, picture) = opened;
@@ -117,12 +122,8 @@ impl V4l2Camera {
         };
         let given = streaming.ring.give(filled.index);
         let meta = self.meta(&filled, taken);
-        if let Err(error) = given {
-            // This picture is whole all the same; the next call opens the device again.
-            log::warn!("{}: {}", self.settings.device.display(), error);
-            self.open = None;
-            self.sequence.restart();
-        }
+        // This picture is whole all the same.
+        self.broken = given.err().map(|error| error.to_string());
         match unpacked {
             Ok((format, pixels, [width, height])) => {
                 let meta = FrameMeta { width, height, ..meta };
