@@ -299,7 +299,7 @@ mod tests {
 
     /// How many frames of a layout are damaged: 1e6 by hand.
     fn mutated_frames() -> usize {
-        std::env::var("DSAD_MUTATED_FRAMES").ok().and_then(|count| count.parse().ok()).unwrap_or(20_000)
+        std::env::var("DSAD_MUTATED_FRAMES").ok().and_then(|count| count.parse().ok()).unwrap_or(100_000)
     }
 
     #[test]
@@ -310,12 +310,10 @@ mod tests {
         jpeg_encoder::Encoder::new(&mut jpeg, 80).encode(&part, 32, 24, jpeg_encoder::ColorType::Rgb).expect("encodes");
         for (name, layout) in LAYOUTS {
             let (mut whole, mut damaged) = (0, 0);
+            let sound: Vec<u8> =
+                if layout == Layout::Jpeg { jpeg.clone() } else { (0..32 * 24 * 6).map(|_| rng.random()).collect() };
             for _ in 0..mutated_frames() {
-                let mut bytes = if layout == Layout::Jpeg {
-                    jpeg.clone()
-                } else {
-                    (0..32 * 24 * 6).map(|_| rng.random()).collect()
-                };
+                let mut bytes = sound.clone();
                 for _ in 0..rng.random_range(0..4) {
                     let at = rng.random_range(0..bytes.len());
                     bytes[at] = rng.random();
@@ -338,7 +336,6 @@ mod tests {
                     Err(_) => damaged += 1,
                 }
             }
-            assert_eq!(whole + damaged, mutated_frames());
             assert!(whole > 0 && damaged > 0, "{name}: {whole} whole, {damaged} damaged");
         }
     }

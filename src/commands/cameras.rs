@@ -23,6 +23,7 @@ use crate::render::encode::png_of;
 
 /// Arguments of `dsad cameras`.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct CamerasArgs {
     #[command(subcommand)]
     verb: Option<Verb>,
@@ -144,6 +145,7 @@ pub fn run(args: &CamerasArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode
         Some(Verb::Set(SetArgs { camera, controls })) => {
             let controls = controls.iter().cloned().collect();
             set(camera, &controls).map_err(|reason| anyhow!("{}: {reason}", camera.display()))?;
+            println!("{}: set, and read back where it can be", camera.display());
             return Ok(ExitCode::SUCCESS);
         }
         None => {}
@@ -160,10 +162,11 @@ pub fn run(args: &CamerasArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode
 
 fn print(camera: &Listed) {
     let Listed { name, driver, bus, device, stable, formats, controls, problem } = camera;
-    println!("{}: {name} ({driver}, {bus})", device.display());
     if let Some(problem) = problem {
-        println!("  {problem}");
+        println!("{}: {problem}", device.display());
+        return;
     }
+    println!("{}: {name} ({driver}, {bus})", device.display());
     match stable.first() {
         Some(stable) => println!("  stable path: {}", stable.display()),
         None => println!("  stable path: none; the number may change when it is plugged in again"),
@@ -248,7 +251,7 @@ const RETRY: Duration = Duration::from_millis(100);
 fn watch(args: &WatchArgs, clock: &dyn Clock, mut source: Box<dyn FrameSource>) -> anyhow::Result<ExitCode> {
     let mut seen = Watched::default();
     let (started, mut last) = (clock.now(), None::<(Timestamp, u64)>);
-    let (mut gone, mut apart) = (None::<Timestamp>, 0.0);
+    let (mut gone, mut apart, mut intervals) = (None::<Timestamp>, 0.0, 0u32);
     let stop = signals::stop_flag()?;
     let goes_on = |frames: u64| {
         let long_enough = clock.now().millis_since(started) >= args.seconds * 1e3;
@@ -269,6 +272,7 @@ fn watch(args: &WatchArgs, clock: &dyn Clock, mut source: Box<dyn FrameSource>) 
             Err(SourceError::Timeout) => continue,
             Err(SourceError::Ended) => break,
             Err(SourceError::Lost { reason }) => {
+                ensure!(seen.frames + seen.damaged > 0 || seen.lost == 0, "{reason}");
                 if gone.is_none() {
                     seen.lost += 1;
                     log::warn!("{reason}");
@@ -286,12 +290,12 @@ fn watch(args: &WatchArgs, clock: &dyn Clock, mut source: Box<dyn FrameSource>) 
         }
         if let Some((before, sequence)) = last {
             apart += now.millis_since(before);
-            seen.dropped += meta.sequence - sequence - 1;
+            intervals += 1;
+            seen.dropped += meta.sequence.saturating_sub(sequence + 1);
         }
         last = Some((now, meta.sequence));
     }
-    let came = seen.frames + seen.damaged;
-    seen.fps = if apart > 0.0 { came.saturating_sub(1 + seen.recovered) as f64 / apart * 1e3 } else { 0.0 };
+    seen.fps = if apart > 0.0 { f64::from(intervals) / apart * 1e3 } else { 0.0 };
     if args.json {
         println!("{}", json!(seen));
     } else {

@@ -236,6 +236,9 @@ fn resolve(camera: &CameraFile, base: &Path, path: &Path, index: usize) -> Resul
             if !(0.0..=3600.0).contains(silence_s) {
                 problem(key("source.silence_s"), format!("{silence_s}: must be 0 (never) to 3600"));
             }
+            if size.is_some_and(|size| size.contains(&0)) {
+                problem(key("source.size"), "must be columns and rows, as [1280, 1024]".into());
+            }
             Some(CameraKind::V4l2(V4l2Settings {
                 device: base.join(device),
                 format: *format,

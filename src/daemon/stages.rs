@@ -132,7 +132,7 @@ pub fn capture(
     let mut retry = RETRY.0;
     // Known from the first frame on.
     let mut counts: Option<&CameraHealth> = None;
-    let mut gone = false;
+    let mut gone: Option<String> = None;
     while !stop.load(Ordering::Relaxed) {
         health.beat(0);
         let captured = match source.next_frame() {
@@ -141,12 +141,14 @@ pub fn capture(
             Err(SourceError::Timeout) => continue,
             Err(SourceError::Ended) => break,
             Err(SourceError::Lost { reason }) => {
-                // Once: a camera may be unplugged for weeks.
-                if !gone {
-                    log::error!("camera lost: {reason}; it is tried again until it is back");
+                if gone.is_none() {
                     counts.inspect(|counts| counts.lost());
                 }
-                gone = true;
+                // Once for each reason: a camera may be unplugged for weeks.
+                if gone.as_ref() != Some(&reason) {
+                    log::error!("camera lost: {reason}; it is tried again until it is back");
+                }
+                gone = Some(reason);
                 std::thread::sleep(retry);
                 retry = (retry * 2).min(RETRY.1);
                 continue;
@@ -155,7 +157,7 @@ pub fn capture(
         retry = RETRY.0;
         let meta = captured.meta();
         counts.get_or_insert_with(|| health.camera(&meta.camera)).frame(meta);
-        if std::mem::take(&mut gone) {
+        if gone.take().is_some() {
             log::info!("camera {} is back", meta.camera);
         }
         if paced {

@@ -275,6 +275,12 @@ mod on_cuda {
 
     #[test]
     #[ignore = "needs an NVIDIA GPU"]
+    fn what_is_no_number_stays_none() {
+        no_number_stays_none(&device());
+    }
+
+    #[test]
+    #[ignore = "needs an NVIDIA GPU"]
     fn convolutions_and_moves_agree_with_burn() {
         convolution_agrees(&device(), 3e-2);
         moves_agree(&device(), 3e-3);

@@ -226,7 +226,7 @@ fn about_grid(surveys: &[Survey], spec: &PreprocessSpec) -> Vec<String> {
         if let Some(aspect) = aspect.filter(|aspect| geometry == Geometry::Stretch && aspect.ratio() > ONE_SHAPE) {
             remarks.push(format!(
                 "{set}: the pictures have different shapes (columns over rows {:.2} to {:.2}) and are stretched onto one of \
-                 {width}x{height}: cut them alike, or leave geometry = \"auto\" (--config)",
+                 {width}x{height}: cut them alike, or set geometry = \"auto\" (--config)",
                 aspect.low, aspect.high
             ));
         }

@@ -92,6 +92,7 @@ pub fn run<O: Objective>(
         now.optimizer = now.optimizer.load(saved.join("optimizer.bpk")).context("optimizer.bpk")?;
     }
     // A loss is looked at after the step that it led to: what the last look found may be spoilt, what the one before found is not.
+    // (A checkpoint holds the last: if that is spoilt, a run that is resumed ends with an error, and --fresh begins anew.)
     let (mut proven, mut latest) = (now.clone(), now.clone());
     let mut returns = 0;
     let first = state.step;

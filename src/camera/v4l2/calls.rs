@@ -1,8 +1,9 @@
 //! The calls of V4L2 that the crate `v4l` 0.14 has no form of that comes back: waiting with a limit, taking and giving buffers,
-//! controls of kinds that it does not know.
+//! controls of kinds that it does not know, names that are no UTF-8.
 //!
 //! `v4l::io::mmap::Stream` gives a buffer twice after a time-out, so that every later call fails, and panics when it is
-//! dropped beside a dead device; `Device::query_controls` panics at kinds of controls of newer kernels.
+//! dropped beside a dead device; `Device::query_controls` panics at kinds of controls of newer kernels, and `query_caps` and
+//! `enum_formats` at a name that the kernel cut inside of a letter.
 
 #![expect(unsafe_code, reason = "system calls and mapped memory; nothing outside of this file needs it")]
 
@@ -14,7 +15,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use v4l::device::Handle;
-use v4l::v4l_sys::{v4l2_buffer, v4l2_control, v4l2_format, v4l2_query_ext_ctrl, v4l2_requestbuffers, v4l2_streamparm};
+use v4l::v4l_sys::{
+    v4l2_buffer, v4l2_capability, v4l2_control, v4l2_fmtdesc, v4l2_format, v4l2_query_ext_ctrl, v4l2_requestbuffers,
+    v4l2_streamparm,
+};
 use v4l::v4l2::{self, vidioc};
 
 /// `V4L2_BUF_TYPE_VIDEO_CAPTURE`.
@@ -30,6 +34,12 @@ const TIMESTAMP_MONOTONIC: u32 = 0x0000_2000;
 const NEXT_CONTROL: u32 = 0x8000_0000;
 /// `V4L2_CAP_TIMEPERFRAME`.
 const TIME_PER_FRAME: u32 = 0x1000;
+/// `V4L2_CAP_DEVICE_CAPS`: the flags of the node itself are in `device_caps`.
+const DEVICE_CAPS: u32 = 0x8000_0000;
+/// `V4L2_CAP_VIDEO_CAPTURE`, `V4L2_CAP_VIDEO_CAPTURE_MPLANE`, `V4L2_CAP_STREAMING`.
+pub const CAPTURES: u32 = 0x0000_0001;
+pub const CAPTURES_PLANES: u32 = 0x0000_1000;
+pub const STREAMS: u32 = 0x0400_0000;
 /// How old a picture may be by its own stamp: more is a clock that is not ours.
 const OLDEST: Duration = Duration::from_secs(10);
 
@@ -54,14 +64,16 @@ fn zeroed<T: Plain>() -> T {
 
 trait Plain {}
 impl Plain for v4l2_buffer {}
+impl Plain for v4l2_capability {}
 impl Plain for v4l2_control {}
+impl Plain for v4l2_fmtdesc {}
 impl Plain for v4l2_format {}
 impl Plain for v4l2_query_ext_ctrl {}
 impl Plain for v4l2_requestbuffers {}
 impl Plain for v4l2_streamparm {}
 
-/// A buffer that the driver filled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A buffer that the driver filled, until it is given back.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Filled {
     /// Which.
     pub index: usize,
@@ -106,6 +118,9 @@ impl Ring {
         let mut request: v4l2_requestbuffers = zeroed();
         (request.count, request.type_, request.memory) = (count, CAPTURE, MMAP);
         call(handle.fd(), vidioc::VIDIOC_REQBUFS, &mut request)?;
+        if request.count < 2 {
+            return Err(io::Error::other(format!("the driver has {} buffers, two are needed", request.count)));
+        }
         let mut ring = Self { handle, maps: Vec::new() };
         for index in 0..request.count {
             let mut buffer = buffer(index);
@@ -119,8 +134,8 @@ impl Ring {
             }?;
             ring.maps.push(Map { start, length });
         }
-        for index in 0..ring.maps.len() {
-            ring.give(index)?;
+        for index in 0..request.count {
+            call(ring.handle.fd(), vidioc::VIDIOC_QBUF, &mut buffer(index))?;
         }
         let mut kind = CAPTURE as c_int;
         call(ring.handle.fd(), vidioc::VIDIOC_STREAMON, &mut kind)?;
@@ -131,7 +146,7 @@ impl Ring {
     ///
     /// # Errors
     /// What the driver says: the stream is over.
-    pub fn take(&self, limit: Duration) -> io::Result<Option<Filled>> {
+    pub fn take(&mut self, limit: Duration) -> io::Result<Option<Filled>> {
         let mut events = libc::pollfd { fd: self.handle.fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one valid structure.
         match unsafe { libc::poll(&raw mut events, 1, limit.as_millis() as c_int) } {
@@ -145,8 +160,10 @@ impl Ring {
         let mut taken = buffer(0);
         match call(self.handle.fd(), vidioc::VIDIOC_DQBUF, &mut taken) {
             Ok(()) => {}
-            // The device does not wait: `poll` woke for nothing.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            // The device does not wait. Woken for nothing it is asked again; woken for an error, that would be without end.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && events.revents & libc::POLLERR == 0 => {
+                return Ok(None);
+            }
             Err(error) => return Err(error),
         }
         let index = taken.index as usize;
@@ -154,9 +171,12 @@ impl Ring {
             return Err(io::Error::other(format!("buffer {index} of {}", self.maps.len())));
         }
         let age = if taken.flags & TIMESTAMP_MASK == TIMESTAMP_MONOTONIC {
-            let (seconds, micros) = (taken.timestamp.tv_sec as u64, taken.timestamp.tv_usec as u64);
-            let taken = Duration::from_secs(seconds) + Duration::from_micros(micros);
-            monotonic().checked_sub(taken).filter(|age| *age < OLDEST).unwrap_or_default()
+            let number = |value: i64| u64::try_from(value).ok();
+            let (seconds, micros) = (number(taken.timestamp.tv_sec), number(taken.timestamp.tv_usec));
+            let (seconds, micros) = (seconds.map(Duration::from_secs), micros.map(Duration::from_micros));
+            let stamp = seconds.zip(micros).and_then(|(seconds, micros)| seconds.checked_add(micros));
+            let age = stamp.and_then(|stamp| monotonic().checked_sub(stamp));
+            age.filter(|age| *age < OLDEST).unwrap_or_default()
         } else {
             Duration::ZERO
         };
@@ -175,8 +195,8 @@ impl Ring {
     ///
     /// # Errors
     /// What the driver says.
-    pub fn give(&self, index: usize) -> io::Result<()> {
-        call(self.handle.fd(), vidioc::VIDIOC_QBUF, &mut buffer(index as u32))
+    pub fn give(&mut self, filled: Filled) -> io::Result<()> {
+        call(self.handle.fd(), vidioc::VIDIOC_QBUF, &mut buffer(filled.index as u32))
     }
 }
 
@@ -206,7 +226,7 @@ fn monotonic() -> Duration {
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
-/// What calls on a device do not wait for.
+/// Makes calls on a device come back at once.
 ///
 /// # Errors
 /// What the system says.
@@ -217,6 +237,50 @@ pub fn never_block(handle: &Handle) -> io::Result<()> {
         libc::fcntl(handle.fd(), libc::F_SETFL, flags | libc::O_NONBLOCK)
     };
     if set == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// What a device is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capability {
+    /// Its name.
+    pub card: String,
+    /// The driver.
+    pub driver: String,
+    /// Where it is plugged in.
+    pub bus: String,
+    /// `V4L2_CAP_*` of this node.
+    pub flags: u32,
+}
+
+/// Text up to its end. A name that the kernel cut inside of a letter is still a name.
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+/// What a device is.
+///
+/// # Errors
+/// It is no video device.
+pub fn capability(handle: &Handle) -> io::Result<Capability> {
+    let mut found: v4l2_capability = zeroed();
+    call(handle.fd(), vidioc::VIDIOC_QUERYCAP, &mut found)?;
+    let of_node = found.capabilities & DEVICE_CAPS != 0;
+    let flags = if of_node { found.device_caps } else { found.capabilities };
+    Ok(Capability { card: text(&found.card), driver: text(&found.driver), bus: text(&found.bus_info), flags })
+}
+
+/// The layouts that a device offers: FOURCC and words.
+pub fn formats(handle: &Handle) -> Vec<([u8; 4], String)> {
+    let mut found = Vec::new();
+    let mut format: v4l2_fmtdesc = zeroed();
+    format.type_ = CAPTURE;
+    // Their end is EINVAL; nobody has so many.
+    while found.len() < 1000 && call(handle.fd(), vidioc::VIDIOC_ENUM_FMT, &mut format).is_ok() {
+        found.push((format.pixelformat.to_le_bytes(), text(&format.description)));
+        format.index += 1;
+    }
+    found
 }
 
 /// A picture's form, as the driver has it.
@@ -275,7 +339,11 @@ pub fn form(handle: &Handle, asked: Option<([u8; 4], u32, u32)>) -> io::Result<F
 pub fn rate(handle: &Handle, fps: f64) -> io::Result<Option<f64>> {
     let mut parameters: v4l2_streamparm = zeroed();
     parameters.type_ = CAPTURE;
-    call(handle.fd(), vidioc::VIDIOC_G_PARM, &mut parameters)?;
+    match call(handle.fd(), vidioc::VIDIOC_G_PARM, &mut parameters) {
+        // Bridges and image processors have no rate of their own.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTTY | libc::EINVAL)) => return Ok(None),
+        result => result?,
+    }
     // SAFETY: the union is `capture` for this kind of buffers.
     unsafe {
         if parameters.parm.capture.capability & TIME_PER_FRAME == 0 {
@@ -318,10 +386,13 @@ pub fn controls(handle: &Handle) -> Vec<ControlInfo> {
     query.id = NEXT_CONTROL;
     // A driver without controls, or at their end, says EINVAL.
     while call(handle.fd(), vidioc::VIDIOC_QUERY_EXT_CTRL, &mut query).is_ok() {
-        let name: Vec<u8> = query.name.iter().map(|byte| *byte as u8).take_while(|byte| *byte != 0).collect();
+        // One that does not come after the last would come for ever.
+        if found.last().is_some_and(|last: &ControlInfo| last.id >= query.id) {
+            break;
+        }
         found.push(ControlInfo {
             id: query.id,
-            name: String::from_utf8_lossy(&name).into_owned(),
+            name: text(&query.name.map(|byte| byte as u8)),
             kind: query.type_,
             minimum: query.minimum,
             maximum: query.maximum,

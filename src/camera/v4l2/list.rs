@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use v4l::device::Handle;
 use v4l::frameinterval::FrameIntervalEnum;
 use v4l::framesize::FrameSizeEnum;
 use v4l::video::Capture;
 use v4l::{Device, FourCC};
 
+use super::calls::{self, Capability};
 use super::controls::{self, Control};
 use super::device;
 use crate::inspection::layout::FourCc;
@@ -60,10 +62,14 @@ pub struct Size {
 
 /// All devices that stream pictures, by number.
 pub fn cameras() -> Vec<Listed> {
-    let mut nodes = v4l::context::enum_devices();
-    nodes.sort_by_key(v4l::context::Node::index);
+    // Only nodes of the kernel: a link of somebody's rules would list a camera twice.
+    let number = |name: &str| name.strip_prefix("video").and_then(|number| number.parse::<u32>().ok());
+    let names = std::fs::read_dir("/dev").into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let mut numbers: Vec<u32> = names.filter_map(|name| number(&name.to_string_lossy())).collect();
+    numbers.sort_unstable();
     let links = links();
-    nodes.iter().filter_map(|node| listed(node.path(), &links)).collect()
+    let node = |number: u32| listed(Path::new(&format!("/dev/video{number}")), &links);
+    numbers.into_iter().filter_map(node).collect()
 }
 
 /// The links under `/dev/v4l`, by what they point to.
@@ -94,10 +100,10 @@ fn listed(path: &Path, links: &BTreeMap<PathBuf, Vec<PathBuf>>) -> Option<Listed
     };
     match device(path) {
         Ok((device, handle)) => {
-            if let Ok(caps) = device.query_caps() {
-                (listed.name, listed.driver, listed.bus) = (caps.card, caps.driver, caps.bus);
+            if let Ok(Capability { card, driver, bus, .. }) = calls::capability(&handle) {
+                (listed.name, listed.driver, listed.bus) = (card, driver, bus);
             }
-            listed.formats = formats(&device);
+            listed.formats = formats(&device, &handle);
             listed.controls = controls::list(&handle);
         }
         // The other nodes of a camera (metadata, encoders) are none of its pictures'.
@@ -107,18 +113,14 @@ fn listed(path: &Path, links: &BTreeMap<PathBuf, Vec<PathBuf>>) -> Option<Listed
     Some(listed)
 }
 
-fn formats(device: &Device) -> Vec<Format> {
-    let formats = device.enum_formats().unwrap_or_default();
-    let format = |format: v4l::format::Description| {
-        let code = FourCc(format.fourcc.repr);
-        Format {
-            code: code.to_string(),
-            description: format.description,
-            read: code.layout().is_some(),
-            sizes: sizes(device, format.fourcc),
-        }
+fn formats(device: &Device, handle: &Handle) -> Vec<Format> {
+    let format = |(code, description): ([u8; 4], String)| Format {
+        code: FourCc(code).to_string(),
+        description,
+        read: FourCc(code).layout().is_some(),
+        sizes: sizes(device, FourCC::new(&code)),
     };
-    formats.into_iter().map(format).collect()
+    calls::formats(handle).into_iter().map(format).collect()
 }
 
 fn sizes(device: &Device, code: FourCC) -> Vec<Size> {

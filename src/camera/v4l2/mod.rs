@@ -14,11 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use v4l::Device;
-use v4l::capability::Flags;
 use v4l::device::Handle;
-use v4l::video::Capture;
 
-use self::calls::{Filled, Form, Ring};
+use self::calls::{Form, Ring};
 use super::unpack::{Encoding, Picture};
 use crate::config::station::V4l2Settings;
 use crate::inspection::frame::{CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, SourceError};
@@ -93,19 +91,24 @@ impl V4l2Camera {
         if let Some(reason) = self.broken.take() {
             return Err(self.lost(reason));
         }
-        if self.open.is_none() {
-            let opened = stream(&self.settings).map_err(|reason| self.lost(reason))?;
-            let (ring, picture) = opened;
-            self.open = Some(Streaming { ring, picture, heard: self.clock.now() });
-        }
-        let Some(streaming) = &mut self.open else { return Err(SourceError::Timeout) };
+        let streaming = match &mut self.open {
+            Some(streaming) => streaming,
+            None => {
+                let (ring, picture, form) = stream(&self.settings).map_err(|reason| self.lost(reason))?;
+                // What the camera had at first it must have again: other pixels would be judged by the same thresholds.
+                self.settings.format = Some(FourCc(form.code));
+                self.settings.size = Some([form.width, form.height]);
+                self.open.insert(Streaming { ring, picture, heard: self.clock.now() })
+            }
+        };
         let filled = match streaming.ring.take(WAIT) {
             Ok(Some(filled)) => filled,
             Ok(None) => {
                 let silent = self.clock.now().millis_since(streaming.heard) / 1e3;
                 let limit = self.settings.silence_s;
                 if limit > 0.0 && silent > limit {
-                    return Err(self.lost(format!("no picture for {silent:.1} s")));
+                    let remedy = "a camera that waits for a trigger needs silence_s = 0";
+                    return Err(self.lost(format!("no picture for {silent:.1} s; {remedy}")));
                 }
                 return Err(SourceError::Timeout);
             }
@@ -120,8 +123,9 @@ impl V4l2Camera {
         } else {
             picture.unpack(bytes)
         };
-        let given = streaming.ring.give(filled.index);
-        let meta = self.meta(&filled, taken);
+        let sequence = filled.sequence;
+        let given = streaming.ring.give(filled);
+        let meta = self.meta(sequence, taken);
         // This picture is whole all the same.
         self.broken = given.err().map(|error| error.to_string());
         match unpacked {
@@ -133,14 +137,14 @@ impl V4l2Camera {
         }
     }
 
-    fn meta(&mut self, filled: &Filled, captured_at: Timestamp) -> FrameMeta {
+    fn meta(&mut self, sequence: u32, captured_at: Timestamp) -> FrameMeta {
         let id = FrameId(self.next);
         self.next += 1;
         FrameMeta {
             id,
             camera: self.camera.clone(),
             captured_at,
-            sequence: self.sequence.advance(filled.sequence),
+            sequence: self.sequence.advance(sequence),
             trigger: None,
             width: 0,
             height: 0,
@@ -172,39 +176,38 @@ fn device(path: &Path) -> Result<(Device, Arc<Handle>), String> {
     })?;
     let handle = device.handle();
     calls::never_block(&handle).map_err(|error| error.to_string())?;
-    let able = device.query_caps().map_err(|error| format!("is no video device: {error}"))?.capabilities;
-    let multiplanar = able.contains(Flags::VIDEO_CAPTURE_MPLANE) && !able.contains(Flags::VIDEO_CAPTURE);
-    if multiplanar {
+    let able = calls::capability(&handle).map_err(|error| format!("is no video device: {error}"))?.flags;
+    if able & calls::CAPTURES_PLANES != 0 && able & calls::CAPTURES == 0 {
         return Err("gives its pictures in several planes, which is not read; use a driver of one plane".into());
     }
-    if !able.contains(Flags::VIDEO_CAPTURE | Flags::STREAMING) {
+    if able & calls::CAPTURES == 0 || able & calls::STREAMS == 0 {
         return Err("is no camera: it does not stream pictures; `dsad cameras` lists those that do".into());
     }
     Ok((device, handle))
 }
 
-/// The FOURCCs that a device offers.
-fn offered(device: &Device) -> Vec<[u8; 4]> {
-    device
-        .enum_formats()
-        .map(|formats| formats.into_iter().map(|format| format.fourcc.repr).collect())
-        .unwrap_or_default()
+/// What a call on a device said.
+fn failed(what: &'static str) -> impl Fn(io::Error) -> String {
+    move |error| match error.raw_os_error() {
+        Some(libc::EBUSY) => "another program uses the camera".to_owned(),
+        _ => format!("{what}: {error}"),
+    }
 }
 
-fn stream(settings: &V4l2Settings) -> Result<(Ring, Picture), String> {
-    let (device, handle) = device(&settings.device)?;
-    let failed = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
+fn stream(settings: &V4l2Settings) -> Result<(Ring, Picture, Form), String> {
+    let (_device, handle) = device(&settings.device)?;
+    let offered: Vec<[u8; 4]> = calls::formats(&handle).into_iter().map(|(code, _)| code).collect();
     let now = calls::form(&handle, None).map_err(failed("format"))?;
     let code = match settings.format {
         Some(FourCc(code)) => code,
-        None => best(now.code, &offered(&device)),
+        None => best(now.code, &offered),
     };
     let [width, height] = settings.size.unwrap_or([now.width, now.height]);
     let form = calls::form(&handle, Some((code, width, height))).map_err(failed("format"))?;
     if (form.code, form.width, form.height) != (code, width, height) {
-        let names: Vec<String> = offered(&device).into_iter().map(|code| FourCc(code).to_string()).collect();
+        let names: Vec<String> = offered.into_iter().map(|code| FourCc(code).to_string()).collect();
         return Err(format!(
-            "format: {} at {width}x{height} was asked for and the camera gives {} at {}x{}; it offers {} (`dsad cameras` lists \
+            "format: {} at {width}x{height} is to be read and the camera gives {} at {}x{}; it offers {} (`dsad cameras` lists \
              sizes, too)",
             FourCc(code),
             FourCc(form.code),
@@ -225,12 +228,9 @@ fn stream(settings: &V4l2Settings) -> Result<(Ring, Picture), String> {
         }
     }
     controls::apply(&handle, &settings.controls)?;
-    let ring = Ring::start(handle, BUFFERS).map_err(|error| match error.raw_os_error() {
-        Some(libc::EBUSY) => "another program uses the camera".to_owned(),
-        _ => format!("stream: {error}"),
-    })?;
+    let ring = Ring::start(handle, BUFFERS).map_err(failed("stream"))?;
     let (width, height, stride) = (form.width as usize, form.height as usize, form.stride as usize);
-    Ok((ring, Picture { layout, width, height, stride, encoding: encoding(&form) }))
+    Ok((ring, Picture { layout, width, height, stride, encoding: encoding(&form) }, form))
 }
 
 /// What pictures are in now, if it is read; else the first of our list that the device offers.

@@ -24,11 +24,16 @@ const GROUP_UNITS: usize = 1024;
 #[cube]
 fn epilogue_of(sum: f32, #[comptime] epilogue: Epilogue) -> f32 {
     let mut value = sum;
+    // By comparisons, which a NaN comes through: `max` of CUDA would make 0 of it, and a broken frame would pass.
     if comptime!(epilogue != Epilogue::None) {
-        value = value.max(0.0f32);
+        if value < 0.0f32 {
+            value = 0.0f32;
+        }
     }
     if comptime!(epilogue == Epilogue::Relu6) {
-        value = value.min(6.0f32);
+        if value > 6.0f32 {
+            value = 6.0f32;
+        }
     }
     value
 }
@@ -155,25 +160,32 @@ fn nearest_kernel<F: Float>(
     let place = CUBE_POS as usize;
     let unit = UNIT_POS as usize;
     let mut least = f32::cast_from(sizes[0]) - 2.0f32 * f32::cast_from(products[place * count]);
+    // 0, or NaN as soon as one value is none: `min` would leave it out.
+    let mut spoilt = 0.0f32;
     let mut index = unit;
     while index < count {
-        least = least.min(f32::cast_from(sizes[index]) - 2.0f32 * f32::cast_from(products[place * count + index]));
+        let value = f32::cast_from(sizes[index]) - 2.0f32 * f32::cast_from(products[place * count + index]);
+        least = least.min(value);
+        spoilt += value * 0.0f32;
         index += CUBE_DIM as usize;
     }
     let mut shared = Shared::<[f32]>::new_slice(ROW_UNITS);
+    let mut broken = Shared::<[f32]>::new_slice(ROW_UNITS);
     shared[unit] = least;
+    broken[unit] = spoilt;
     sync_cube();
     let mut half = CUBE_DIM as usize / 2;
     while half > 0 {
         if unit < half {
-            let other = shared[unit + half];
+            let (other, other_spoilt) = (shared[unit + half], broken[unit + half]);
             shared[unit] = shared[unit].min(other);
+            broken[unit] = broken[unit] + other_spoilt;
         }
         sync_cube();
         half /= 2;
     }
     if unit == 0 {
-        output[place] = F::cast_from(shared[0]);
+        output[place] = F::cast_from(shared[0] + broken[0]);
     }
 }
 
