@@ -160,32 +160,25 @@ fn nearest_kernel<F: Float>(
     let place = CUBE_POS as usize;
     let unit = UNIT_POS as usize;
     let mut least = f32::cast_from(sizes[0]) - 2.0f32 * f32::cast_from(products[place * count]);
-    // 0, or NaN as soon as one value is none: `min` would leave it out.
-    let mut spoilt = 0.0f32;
     let mut index = unit;
     while index < count {
-        let value = f32::cast_from(sizes[index]) - 2.0f32 * f32::cast_from(products[place * count + index]);
-        least = least.min(value);
-        spoilt += value * 0.0f32;
+        least = least.min(f32::cast_from(sizes[index]) - 2.0f32 * f32::cast_from(products[place * count + index]));
         index += CUBE_DIM as usize;
     }
     let mut shared = Shared::<[f32]>::new_slice(ROW_UNITS);
-    let mut broken = Shared::<[f32]>::new_slice(ROW_UNITS);
     shared[unit] = least;
-    broken[unit] = spoilt;
     sync_cube();
     let mut half = CUBE_DIM as usize / 2;
     while half > 0 {
         if unit < half {
-            let (other, other_spoilt) = (shared[unit + half], broken[unit + half]);
+            let other = shared[unit + half];
             shared[unit] = shared[unit].min(other);
-            broken[unit] = broken[unit] + other_spoilt;
         }
         sync_cube();
         half /= 2;
     }
     if unit == 0 {
-        output[place] = F::cast_from(shared[0] + broken[0]);
+        output[place] = F::cast_from(shared[0]);
     }
 }
 
