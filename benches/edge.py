@@ -44,7 +44,7 @@ class Frame(torch.nn.Module):
         levels = self.model["sampler"]["levels"]
         curve = lambda u: math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
         betas = [min(1 - curve((t + 1) / levels) / curve(t / levels), 0.999) for t in range(levels)]
-        self.alpha_bar = np.cumprod([1 - beta for beta in betas])
+        self.alpha_bar = np.cumprod([1 - beta for beta in betas]).tolist()
         self.grid = [math.floor(levels - k * levels / steps + 0.5) - 1 for k in range(steps)]
         half = self.model["denoiser"]["channels"][0] // 2
         for t in self.grid:
@@ -325,6 +325,7 @@ def main():
     parse.add_argument("--batch", type=int, default=1)
     parse.add_argument("--threads", type=int, default=os.cpu_count())
     parse.add_argument("--seconds", type=float, default=8)
+    parse.add_argument("--only", default="", help="time only forms whose name has these words, as 'float16, compiled'")
     args = parse.parse_args()
     torch.set_grad_enabled(False)
     torch.set_num_threads(args.threads)
@@ -347,6 +348,8 @@ def main():
         print(json.dumps(row), flush=True)
 
     def attempt(what, make):
+        if args.only not in what:
+            return
         try:
             measure(what, make())
         except Exception as error:  # a form that this machine lacks (a compiler, a kernel) is a row that says so
@@ -359,12 +362,32 @@ def main():
             for name, value in list(frame.named_buffers()):
                 if value.dim() == 4:
                     setattr(frame, name, value.to(memory_format=layout))
-        mode = "max-autotune" if args.device != "cpu" else "default"
+        # With CUDA graphs. "max-autotune" tries thousands of kernels first and was not waited for.
+        mode = "reduce-overhead" if args.device != "cpu" else "default"
         run = torch.compile(frame, mode=mode) if compiled else frame
 
         def once():
             plane, score, picture = run(host.to(args.device, dtype).contiguous(memory_format=layout))
             return plane.cpu(), score.cpu(), picture.cpu()
+
+        return once
+
+    def recorded(dtype):
+        frame = Frame(args.bundle, args.steps, 0).to(args.device, dtype)
+        image = torch.zeros_like(host, device=args.device, dtype=dtype)
+        side = torch.cuda.Stream()
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                frame(image)
+        side.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = frame(image)
+
+        def once():
+            image.copy_(host)
+            graph.replay()
+            return [part.cpu() for part in found]
 
         return once
 
@@ -386,6 +409,8 @@ def main():
             for channels_last in (False, True):
                 parts = [str(dtype).split(".")[1], "compiled" if compiled else "eager"] + ["channels last"] * channels_last
                 attempt("PyTorch " + ", ".join(parts), lambda: form(dtype, channels_last, compiled))
+        if args.device != "cpu":
+            attempt(f"PyTorch {str(dtype).split('.')[1]}, eager, one CUDA graph", lambda: recorded(dtype))
     if args.device == "cpu":
         attempt("ONNX Runtime float32", exported)
     fastest = min(times, key=lambda row: row["ms"])

@@ -34,21 +34,37 @@ fn wrong_usage_is_exit_2() {
 #[test]
 fn bench_times_every_part_and_every_stage() {
     let dir = home();
-    let args = ["bench", "--profile", "edge-small", "--size", "64", "32", "--batch", "2", "--train", "--json"];
+    let args = ["bench", "--profile", "edge-small", "--size", "64", "32", "--batch", "1", "2", "--train", "--json"];
     let (code, out, error) = run(TRAINER, &args, dir.path());
     assert_eq!(code, 0, "{error}");
     let rows = lines(&out);
     let (summary, rows) = rows.split_last().expect("lines");
-    let row = |what: &str| rows.iter().find(|row| row["what"] == what).unwrap_or_else(|| panic!("{what}: {out}"));
+    let found = |what: &str, pictures: Value| {
+        let row = rows.iter().find(|row| row["what"] == what && (pictures.is_null() || row["pictures"] == pictures));
+        row.unwrap_or_else(|| panic!("{what}, {pictures}: {out}"))
+    };
+    let number = |value: &Value| value.as_f64().filter(|number| *number > 0.0).unwrap_or_else(|| panic!("{out}"));
     for what in ["features", "encode", "guidance", "denoise", "decode", "repair", "refine", "prototypes"] {
-        assert!(row(what)["ms"].as_f64().is_some_and(|ms| ms > 0.0) && row(what)["pictures"] == 2, "{what}");
+        assert!([1, 2].iter().all(|&count| number(&found(what, count.into())["ms"]) > 0.0));
     }
     for stage in ["autoencoder", "denoiser", "refine"] {
-        row(&format!("training step: {stage}"));
+        let rate = &found(&format!("training step: {stage}"), Value::Null)["pictures_per_s"];
+        assert_eq!(&summary["training_pictures_per_s"][stage], rate);
     }
-    assert_eq!(summary["frame_ms"], row("frame at 2 steps")["ms"]);
-    let ms = |what: &str| row(what)["ms"].as_f64().expect("a time");
-    assert!(ms("frame at 8 steps") > ms("frame at 1 steps"), "{out}");
+    assert_eq!(summary["frame_ms"], found("frame at 2 steps", 1.into())["ms"]);
+    assert_eq!(summary["frames"][1]["frame_ms"], found("frame at 2 steps", 2.into())["ms"]);
+    let ms = |what: &str| number(&found(what, 2.into())["ms"]);
+    assert!(ms("frame at 4 steps") > ms("frame at 1 steps"), "{out}");
+    for section in ["memory: parts", "memory: frames", "memory: training"] {
+        assert!(number(&summary["peak_rss_mb"]) >= number(&found(section, Value::Null)["peak_rss_mb"]));
+    }
+    for start in ["cold", "warm"] {
+        let row = found(&format!("start to ready, {start}"), Value::Null);
+        let inside: f64 =
+            ["device_s", "load_s", "self_test_s", "warm_up_s"].iter().map(|part| number(&row[part])).sum();
+        assert!(number(&row["ready_s"]) > inside, "{row}");
+        assert_eq!(summary[format!("ready_{start}_s")], row["ready_s"]);
+    }
     let (code, _, error) = run(TRAINER, &["bench", "--size", "64", "33"], dir.path());
     assert!(code == 1 && error.contains("33 is not a multiple of 32"), "{code}: {error}");
 }
@@ -59,7 +75,8 @@ fn bench_of_a_bundle_says_how_it_compares() {
     let bundle = tiny_bundle().0.to_str().expect("path");
     let rival = |text: &str| {
         std::fs::write(dir.path().join("rival.jsonl"), text).expect("writes");
-        run(TRAINER, &["bench", "--bundle", bundle, "--rival", "rival.jsonl", "--json"], dir.path())
+        let args = ["bench", "--bundle", bundle, "--rival", "rival.jsonl", "--batch", "1", "--json"];
+        run(TRAINER, &args, dir.path())
     };
     let (code, out, error) = rival("{\"what\": \"slow\", \"ms\": 9.0}\n{\"what\": \"fast\", \"ms\": 4.0}\n");
     assert_eq!(code, 0, "{error}");

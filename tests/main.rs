@@ -15,6 +15,8 @@ mod golden_model;
 mod golden_paper;
 /// Public checkpoints in.
 mod import;
+/// What the daemon adds to a frame's time.
+mod overhead;
 /// The trainer's map is the daemon's map.
 mod parity;
 /// The whole daemon with scripted parts.
@@ -23,6 +25,8 @@ mod pipeline;
 mod pretraining;
 /// The HTTP service of a whole daemon.
 mod service;
+/// What the log and systemd hear on the way to ready.
+mod startup;
 /// Scripted cameras, detectors and clocks.
 mod support;
 /// Experiments: variants side by side, killed, repeated, failed.

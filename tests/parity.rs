@@ -65,7 +65,7 @@ fn trainer_and_daemon_make_the_same_map() {
     };
     let job = bundles.job(index, recipe, DeviceChoice::Cpu, None).expect("job");
     let sink = RecordingSink::default();
-    let detectors = bundles.detectors(DeviceChoice::Cpu, Arc::clone(&clock), [&job]);
+    let detectors = bundles.detectors(DeviceChoice::Cpu, Arc::clone(&clock), [&job], |_| {});
     let ending = pipeline::run(Parts {
         cameras: vec![Camera {
             source: Box::new(Replay::open(camera.clone(), &kind, None, Arc::clone(&clock)).expect("folder")),

@@ -291,6 +291,8 @@ fn the_counters_are_those_of_the_events() {
         let overruns = seen.get(&[camera.into(), "fault".into(), "overrun".into()]).copied().unwrap_or_default();
         assert_eq!(value(&metrics, "dsad_overruns_total", &labels), overruns);
         assert_eq!(value(&metrics, "dsad_frames_total", &labels), if camera == "a" { 26.0 } else { 40.0 });
+        assert_eq!(value(&metrics, "dsad_driver_drops_total", &labels), 0.0);
+        assert_eq!(value(&metrics, "dsad_camera_losses_total", &labels), 0.0);
         let (count, millis) = judged(camera);
         // The score of one frame was no number: it was detected, and its event has none.
         let detected = count + usize::from(camera == "a");
@@ -302,6 +304,36 @@ fn the_counters_are_those_of_the_events() {
     assert_eq!(value(&metrics, "dsad_sink_errors_total", &[("sink", "events")]), 0.0);
     assert!(sum(&metrics, "dsad_start_time_seconds") > 1.7e9);
     assert_eq!(sum(&metrics, "dsad_build_info"), 1.0);
+}
+
+/// Says how its frames are launched.
+struct GraphDetector(ScriptedDetector, Option<bool>);
+
+impl Detector for GraphDetector {
+    fn detect(&mut self, batch: &[Prepared], plan: &Plan) -> Result<Vec<Detection>, DetectorError> {
+        self.0.detect(batch, plan)
+    }
+
+    fn graph_recorded(&self) -> Option<bool> {
+        self.1
+    }
+}
+
+#[test]
+fn launching_kernel_by_kernel_is_told() {
+    for (recorded, expected) in [(Some(true), Some(1.0)), (Some(false), Some(0.0)), (None, None)] {
+        let dir = tempfile::tempdir().expect("directory");
+        let detectors: MakeDetectors = Box::new(move || {
+            let scripted = ScriptedDetector { delay: Duration::ZERO };
+            Ok(vec![Box::new(GraphDetector(scripted, recorded)) as Box<dyn Detector>])
+        });
+        let station = Station::start(dir.path(), &[("a", false)], &calibration(), detectors);
+        station.tell(0, shots(1, 20));
+        let metrics = station.judged(1);
+        let key = ("dsad_graph_recorded".to_owned(), BTreeMap::from([("camera".to_owned(), "a".to_owned())]));
+        assert_eq!(metrics.get(&key).copied(), expected);
+        assert!(matches!(station.stop(), Ending::Drained(_)));
+    }
 }
 
 #[test]
@@ -460,6 +492,7 @@ fn the_program_tells_its_port_and_ends_with_its_service() {
     wait(|| (get(address, "/readyz").0 == 200).then_some(()));
     let metrics = wait(|| Some(parse(&get(address, "/metrics").2)).filter(|m| sum(m, "dsad_inspections_total") > 3.0));
     assert!(sum(&metrics, "dsad_frames_total") >= sum(&metrics, "dsad_inspections_total"));
+    assert!(!metrics.keys().any(|(name, _)| name == "dsad_graph_recorded"), "a processor records nothing");
     assert!(Command::new("kill").args(["-TERM", &program.id().to_string()]).status().expect("kills").success());
     let status = program.wait().expect("ends");
     let log = log.join().expect("log");

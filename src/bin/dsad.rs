@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use dsad::commands::{bundle, calibrate, check, demo, inspect, run};
+use dsad::commands::{bundle, calibrate, cameras, check, demo, inspect, run};
 use dsad::platform::clock::SystemClock;
 
 /// Judges parts on a factory line with a guided diffusion model
@@ -27,6 +27,8 @@ enum Verb {
     Check(check::CheckArgs),
     /// Set thresholds on this station from good parts, the signed bundle untouched
     Calibrate(calibrate::CalibrateArgs),
+    /// Cameras that are plugged in, and what they can do
+    Cameras(cameras::CamerasArgs),
     /// Bundles
     Bundle(bundle::BundleArgs),
 }
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Verb::Run(args) => run::run(&args),
         Verb::Check(args) => check::run(&args),
         Verb::Calibrate(args) => calibrate::run(&args),
+        Verb::Cameras(args) => cameras::run(&args, clock),
         Verb::Bundle(args) => bundle::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -2,6 +2,8 @@
 
 pub mod replay;
 pub mod synthetic;
+pub mod unpack;
+pub mod v4l2;
 
 use std::sync::Arc;
 
@@ -17,6 +19,7 @@ pub fn open(settings: &CameraSettings, clock: Arc<dyn Clock>) -> Result<Box<dyn 
     let camera = CameraId(settings.name.clone());
     Ok(match &settings.kind {
         CameraKind::Replay { folder, fps } => Box::new(replay::Replay::open(camera, folder, *fps, clock)?),
+        CameraKind::V4l2(settings) => Box::new(v4l2::V4l2Camera::new(camera, settings.clone(), clock)),
         CameraKind::Synthetic(line) => Box::new(synthetic::SyntheticCamera::new(camera, line.clone(), clock)),
     })
 }

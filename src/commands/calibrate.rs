@@ -121,7 +121,8 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
         let frame = replay.next_frame().map_err(|error| anyhow::anyhow!("{}: {error}", file.display()))?;
         prepare(&frame, &roi, &spec).with_context(|| file.display().to_string())
     };
-    let mut detectors = bundles.detectors(args.device, Arc::clone(&clock), [])().map_err(anyhow::Error::msg)?;
+    let mut detectors = bundles.detectors(args.device, Arc::clone(&clock), [], |step| log::debug!("{step}"))()
+        .map_err(anyhow::Error::msg)?;
     let detector = detectors[index].as_mut();
     let mut made = Calibration { id: String::new(), entries: Vec::new() };
     for steps in listed {

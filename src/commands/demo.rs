@@ -128,7 +128,8 @@ pub fn run(args: &DemoArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
         vec![Box::new(LiveSink::new(shown_in)), Box::new(events), Box::new(drawings)];
     let clock_of_run = Arc::clone(&clock);
     let stop_of_run = Arc::clone(&stop);
-    let detectors = bundles.detectors(DeviceChoice::Cpu, Arc::clone(&clock), jobs.values());
+    let detectors =
+        bundles.detectors(DeviceChoice::Cpu, Arc::clone(&clock), jobs.values(), |step| log::debug!("start: {step}"));
     let parts_of_run = Parts {
         cameras,
         jobs,

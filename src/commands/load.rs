@@ -12,10 +12,10 @@ use crate::bundle::{Bundle, station_calibration};
 use crate::config::device::DeviceChoice;
 use crate::daemon::pipeline::MakeDetectors;
 use crate::daemon::stages::Job;
-use crate::detector::{DiffusionDetector, prepare_picture};
+use crate::detector::DiffusionDetector;
 use crate::device;
 use crate::inspection::calibration::Calibration;
-use crate::inspection::detect::{Detector, Plan, StepChoice, StepPlan};
+use crate::inspection::detect::{Detector, StepChoice};
 use crate::inspection::recipe::Recipe;
 use crate::inspection::time::Clock;
 use crate::preprocess::spec::PreprocessSpec;
@@ -91,50 +91,37 @@ impl Bundles {
     }
 
     /// Loads a detector for every bundle, proves each with its golden pictures, and does what these jobs will ask for once,
-    /// when called: the first part must not wait for kernels and recordings to be made.
+    /// when called: the first part must not wait for kernels and recordings to be made. Each step is told as it begins: the
+    /// first start on a GPU takes a while.
     pub fn detectors<'a>(
         self,
         choice: DeviceChoice,
         clock: Arc<dyn Clock>,
         jobs: impl IntoIterator<Item = &'a Job>,
+        told: impl Fn(&str) + Send + 'static,
     ) -> MakeDetectors {
-        let asked: Vec<_> = jobs.into_iter().map(|job| (job.detector, job.spec.clone(), job.plan())).collect();
+        let asked = |job: &Job| (job.detector, job.spec.clone(), job.plan(), job.recipe.id.clone());
+        let asked: Vec<_> = jobs.into_iter().map(asked).collect();
         Box::new(move || {
+            told(&format!("opening the device {choice}"));
             let compute = device::open(choice).map_err(|error| error.to_string())?;
             let mut detectors: Vec<Box<dyn Detector>> = Vec::with_capacity(self.opened.len());
             for (index, bundle) in self.opened.iter().enumerate() {
+                let id = &bundle.manifest.id;
+                told(&format!("loading the bundle '{id}'"));
                 let mut detector =
                     DiffusionDetector::load(bundle, &compute, Arc::clone(&clock)).map_err(|error| error.to_string())?;
+                told(&format!("bundle '{id}': self-test, {} golden picture(s)", bundle.manifest.golden.len()));
                 detector.self_test(bundle, choice).map_err(|error| error.to_string())?;
-                for (_, spec, plan) in asked.iter().filter(|(detector, ..)| *detector == index) {
-                    warm_up(&mut detector, bundle, spec, plan)?;
+                for (_, spec, plan, recipe) in asked.iter().filter(|(detector, ..)| *detector == index) {
+                    told(&format!("bundle '{id}': warming up for the recipe '{}'", recipe.0));
+                    detector.warm_up(bundle, spec, plan).map_err(|error| error.to_string())?;
                 }
                 detectors.push(Box::new(detector));
             }
             Ok(detectors)
         })
     }
-}
-
-/// Judges a golden picture at every step count of a plan.
-fn warm_up(
-    detector: &mut DiffusionDetector,
-    bundle: &Bundle,
-    spec: &PreprocessSpec,
-    plan: &Plan,
-) -> Result<(), String> {
-    let Some(golden) = bundle.manifest.golden.first() else { return Ok(()) };
-    let picture = bundle.read(&golden.picture).map_err(|error| error.to_string())?;
-    let prepared = prepare_picture(&picture, spec)?;
-    let counts = match &plan.steps {
-        StepPlan::Fixed(steps) => vec![*steps],
-        StepPlan::Auto(gates) => gates.iter().map(|gate| gate.steps).collect(),
-    };
-    for steps in counts {
-        let plan = Plan { steps: StepPlan::Fixed(steps), class: plan.class.clone() };
-        detector.detect(std::slice::from_ref(&prepared), &plan).map_err(|error| error.to_string())?;
-    }
-    Ok(())
 }
 
 /// The keys of a folder, or none.

@@ -2,6 +2,7 @@
 
 pub mod bundle;
 pub mod calibrate;
+pub mod cameras;
 pub mod check;
 pub mod demo;
 pub mod inspect;

@@ -15,7 +15,7 @@ use crate::config::station::{Station, load};
 use crate::daemon::pipeline::{self, Camera, Ending, Parts, Worker};
 use crate::daemon::stages::Jobs;
 use crate::inspection::frame::CameraId;
-use crate::inspection::time::Clock;
+use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::verdict::VerdictSink;
 use crate::output::envelope::Envelopes;
 use crate::output::record::{Drawings, Recorder};
@@ -80,7 +80,12 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         workers.push(("images", Box::new(move || worker.run())));
     }
     let status = format!("judging {} camera(s) on {}", cameras.len(), station.device);
-    let detectors = bundles.detectors(station.device, Arc::clone(&clock), jobs.values());
+    let since = Arc::clone(&clock);
+    let detectors = bundles.detectors(station.device, Arc::clone(&clock), jobs.values(), move |step| {
+        log::info!("start, {}: {step}", seconds(since.as_ref()));
+        service_manager::starting(step);
+    });
+    let since = Arc::clone(&clock);
     let ending = pipeline::run(Parts {
         cameras,
         jobs,
@@ -93,7 +98,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         stop,
         shutdown: Duration::from_millis(station.shutdown_timeout_ms),
         ready: Box::new(move || {
-            log::info!("ready: {status}");
+            log::info!("ready after {}: {status}", seconds(since.as_ref()));
             service_manager::ready(&status);
         }),
         alive: Box::new(service_manager::alive),
@@ -118,6 +123,11 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+/// How long the program has run.
+fn seconds(clock: &dyn Clock) -> String {
+    format!("{:.2} s", clock.now().millis_since(Timestamp(0)) / 1e3)
 }
 
 /// The HTTP service on its address, if the station has one.

@@ -1,11 +1,13 @@
 //! The configuration files as they are written. Unknown keys are refused.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 
 use super::device::DeviceChoice;
 use crate::inspection::detect::StepChoice;
+use crate::inspection::layout::FourCc;
 use crate::inspection::roi::Roi;
 use crate::inspection::tiles::TileGrid;
 
@@ -78,6 +80,27 @@ pub enum SourceFile {
         /// Parts until the line ends; absent is never.
         parts: Option<u64>,
     },
+    /// A camera by V4L2.
+    V4l2 {
+        /// Its path; one under `/dev/v4l` stays when it is plugged in again.
+        device: PathBuf,
+        /// FOURCC of its pictures, as `GREY`; absent is what the camera has, or the first that is read.
+        format: Option<FourCc>,
+        /// Columns and rows; absent is what the camera has.
+        size: Option<[u32; 2]>,
+        /// Pictures a second; absent is what the camera has.
+        fps: Option<f64>,
+        /// Controls by name, as `v4l2-ctl` and `dsad cameras` call them.
+        #[serde(default)]
+        controls: BTreeMap<String, i64>,
+        /// Seconds without a picture after which the camera is opened anew; 0 is never, for cameras that wait for a trigger.
+        #[serde(default = "default_silence")]
+        silence_s: f64,
+    },
+}
+
+fn default_silence() -> f64 {
+    5.0
 }
 
 /// `[outputs]`.

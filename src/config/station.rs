@@ -1,6 +1,6 @@
 //! A station as it is meant: validated, with paths resolved against the files that name them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use super::device::DeviceChoice;
 use super::file::{CameraFile, ImagesOf, RecipeFile, SourceFile, StationFile};
 use crate::inspection::detect::ClassId;
+use crate::inspection::layout::FourCc;
 use crate::inspection::recipe::{Recipe, RecipeId};
 use crate::synthetic::Product;
 
@@ -76,6 +77,25 @@ pub enum CameraKind {
     },
     /// The procedural product line.
     Synthetic(SyntheticLine),
+    /// A camera by V4L2.
+    V4l2(V4l2Settings),
+}
+
+/// A camera by V4L2.
+#[derive(Debug, Clone, PartialEq)]
+pub struct V4l2Settings {
+    /// Its path.
+    pub device: PathBuf,
+    /// FOURCC; absent is what the camera has, or the first that is read.
+    pub format: Option<FourCc>,
+    /// Columns and rows; absent is what the camera has.
+    pub size: Option<[u32; 2]>,
+    /// Pictures a second; absent is what the camera has.
+    pub fps: Option<f64>,
+    /// Controls by name.
+    pub controls: BTreeMap<String, i64>,
+    /// Seconds without a picture after which the camera is opened anew; 0 is never.
+    pub silence_s: f64,
 }
 
 /// A camera and the recipe for its frames.
@@ -97,6 +117,7 @@ impl CameraSettings {
         match &self.kind {
             CameraKind::Replay { fps, .. } => fps.is_some(),
             CameraKind::Synthetic(line) => line.fps.is_some(),
+            CameraKind::V4l2(_) => true,
         }
     }
 }
@@ -204,13 +225,29 @@ fn resolve(camera: &CameraFile, base: &Path, path: &Path, index: usize) -> Resul
     let key = |name: &str| format!("cameras[{index}].{name}");
     let mut problem = |key: String, message: String| problems.push(Problem { file: path.to_path_buf(), key, message });
     let fps = match &camera.source {
-        SourceFile::Replay { fps, .. } | SourceFile::Synthetic { fps, .. } => *fps,
+        SourceFile::Replay { fps, .. } | SourceFile::Synthetic { fps, .. } | SourceFile::V4l2 { fps, .. } => *fps,
     };
     if fps.is_some_and(|fps| !(fps > 0.0 && fps <= 1000.0)) {
         problem(key("source.fps"), format!("{}: must be above 0 and at most 1000", fps.unwrap_or_default()));
     }
     let kind = match &camera.source {
         SourceFile::Replay { folder, fps } => Some(CameraKind::Replay { folder: base.join(folder), fps: *fps }),
+        SourceFile::V4l2 { device, format, size, fps, controls, silence_s } => {
+            if !(0.0..=3600.0).contains(silence_s) {
+                problem(key("source.silence_s"), format!("{silence_s}: must be 0 (never) to 3600"));
+            }
+            if size.is_some_and(|size| size.contains(&0)) {
+                problem(key("source.size"), "must be columns and rows, as [1280, 1024]".into());
+            }
+            Some(CameraKind::V4l2(V4l2Settings {
+                device: base.join(device),
+                format: *format,
+                size: *size,
+                fps: *fps,
+                controls: controls.clone(),
+                silence_s: *silence_s,
+            }))
+        }
         SourceFile::Synthetic { product, seed, fps, defect_rate, parts } => {
             if !(0.0..=1.0).contains(defect_rate) {
                 problem(key("source.defect_rate"), format!("{defect_rate}: must be 0 to 1"));

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::inspection::drift::{Drift, Levels};
-use crate::inspection::frame::CameraId;
+use crate::inspection::frame::{CameraId, FrameMeta};
 use crate::inspection::recipe::RecipeId;
 use crate::inspection::time::Timestamp;
 use crate::inspection::verdict::{Decision, FailRule, FaultReason, Inspection, Verdict};
@@ -49,13 +49,18 @@ pub struct Health {
 pub struct CameraHealth {
     recipe: String,
     frames_in: AtomicU64,
+    /// The driver's number of the last frame, one more; 0 before the first.
+    after: AtomicU64,
+    dropped: AtomicU64,
+    losses: AtomicU64,
     outcomes: [AtomicU64; OUTCOMES.len()],
     latency: [Times; WAY.len()],
     last: AtomicU64,
     interval: AtomicU64,
     lost: AtomicBool,
-    /// Held for the time of a copy, by the inspect stage and by readers.
+    /// These are held for the time of a copy, by the inspect stage and by readers.
     drift: Mutex<Option<(Levels, Drift)>>,
+    graph_recorded: Mutex<Option<bool>>,
 }
 
 /// A histogram of times.
@@ -153,21 +158,31 @@ impl Health {
 
 impl CameraHealth {
     /// Counts a frame that the camera gave, or should have given.
-    pub fn frame(&self, captured_at: Timestamp) {
+    pub fn frame(&self, meta: &FrameMeta) {
         bump(&self.frames_in);
-        let before = self.last.swap(captured_at.0, Ordering::Relaxed);
-        self.interval.store(captured_at.0.saturating_sub(before), Ordering::Relaxed);
+        let before = self.last.swap(meta.captured_at.0, Ordering::Relaxed);
+        self.interval.store(meta.captured_at.0.saturating_sub(before), Ordering::Relaxed);
+        let expected = self.after.swap(meta.sequence + 1, Ordering::Relaxed);
+        if expected > 0 {
+            self.dropped.fetch_add(meta.sequence.saturating_sub(expected), Ordering::Relaxed);
+        }
         self.lost.store(false, Ordering::Relaxed);
     }
 
     /// Says that the camera is gone, until its next frame.
     pub fn lost(&self) {
         self.lost.store(true, Ordering::Relaxed);
+        bump(&self.losses);
     }
 
     /// Says where the camera's last frames lie.
     pub fn drift(&self, levels: Option<Levels>, drift: Drift) {
         *self.drift.lock().unwrap_or_else(PoisonError::into_inner) = levels.map(|levels| (levels, drift));
+    }
+
+    /// Says whether the camera's frames are replayed as one recorded graph.
+    pub fn graph_recorded(&self, recorded: Option<bool>) {
+        *self.graph_recorded.lock().unwrap_or_else(PoisonError::into_inner) = recorded;
     }
 
     /// Why no frames come, if so.
@@ -187,10 +202,13 @@ impl CameraHealth {
             camera: id.0.clone(),
             recipe: self.recipe.clone(),
             frames: get(&self.frames_in),
+            dropped: get(&self.dropped),
+            losses: get(&self.losses),
             inspections: inspections.map(|((verdict, reason), count)| (*verdict, *reason, get(count))).collect(),
             overruns: get(&self.outcomes[OVERRUN]),
             latency: WAY.into_iter().zip(self.latency.iter().map(Times::reading)).collect(),
             drift: *self.drift.lock().unwrap_or_else(PoisonError::into_inner),
+            graph_recorded: *self.graph_recorded.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }
 }
@@ -265,18 +283,32 @@ mod tests {
     fn a_camera_is_silent_by_its_own_rhythm() {
         let second = |s: u64| Timestamp(s * 1_000_000_000);
         let camera = CameraHealth::default();
+        let frame = |at: u64| {
+            camera.frame(&FrameMeta { captured_at: second(at), ..FrameMeta::of_picture("top", 0, 0) });
+        };
         assert_eq!(camera.silent(second(1)).as_deref(), Some("no frame yet"));
-        camera.frame(second(1));
-        camera.frame(second(2));
+        frame(1);
+        frame(2);
         assert_eq!(camera.silent(second(12)), None);
         assert_eq!(camera.silent(second(13)).as_deref(), Some("no frame for 11 s"));
         // One part in 20 seconds.
-        camera.frame(second(22));
+        frame(22);
         assert_eq!(camera.silent(second(81)), None);
         assert_eq!(camera.silent(second(83)).as_deref(), Some("no frame for 61 s"));
         camera.lost();
         assert_eq!(camera.silent(second(22)).as_deref(), Some("lost"));
-        camera.frame(second(84));
+        frame(84);
         assert_eq!(camera.silent(second(85)), None);
+    }
+
+    #[test]
+    fn what_a_driver_counted_and_gave_nobody_is_counted() {
+        let camera = CameraHealth::default();
+        for sequence in [7, 8, 12, 13, 20] {
+            camera.frame(&FrameMeta { sequence, ..FrameMeta::of_picture("top", 0, 0) });
+        }
+        camera.lost();
+        let reading = camera.reading(&CameraId("top".into()));
+        assert_eq!((reading.frames, reading.dropped, reading.losses), (5, 3 + 6, 1));
     }
 }

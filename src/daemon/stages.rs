@@ -25,7 +25,7 @@ use crate::preprocess::spec::PreprocessSpec;
 /// Wait of a stage that has nothing to do: bounds how long a stop or a heartbeat takes.
 const IDLE: Duration = Duration::from_millis(100);
 /// First and longest wait before a lost camera is tried again.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// What capture hands on.
 #[derive(Debug, Clone)]
@@ -131,7 +131,8 @@ pub fn capture(
 ) {
     let mut retry = RETRY.0;
     // Known from the first frame on.
-    let mut counts = None;
+    let mut counts: Option<&CameraHealth> = None;
+    let mut gone: Option<String> = None;
     while !stop.load(Ordering::Relaxed) {
         health.beat(0);
         let captured = match source.next_frame() {
@@ -140,8 +141,14 @@ pub fn capture(
             Err(SourceError::Timeout) => continue,
             Err(SourceError::Ended) => break,
             Err(SourceError::Lost { reason }) => {
-                log::error!("camera lost: {reason}; tried again in {retry:?}");
-                counts.inspect(|counts: &&CameraHealth| counts.lost());
+                if gone.is_none() {
+                    counts.inspect(|counts| counts.lost());
+                }
+                // Once for each reason: a camera may be unplugged for weeks.
+                if gone.as_ref() != Some(&reason) {
+                    log::error!("camera lost: {reason}; it is tried again until it is back");
+                }
+                gone = Some(reason);
                 std::thread::sleep(retry);
                 retry = (retry * 2).min(RETRY.1);
                 continue;
@@ -149,7 +156,10 @@ pub fn capture(
         };
         retry = RETRY.0;
         let meta = captured.meta();
-        counts.get_or_insert_with(|| health.camera(&meta.camera)).frame(meta.captured_at);
+        counts.get_or_insert_with(|| health.camera(&meta.camera)).frame(meta);
+        if gone.take().is_some() {
+            log::info!("camera {} is back", meta.camera);
+        }
         if paced {
             // What is evicted leaves a gap in the ids, and prepare records the gap.
             frames.push(captured);
@@ -233,6 +243,9 @@ pub fn inspect(
     health: &Health,
 ) {
     let mut monitors = Monitors::new();
+    for (camera, job) in jobs {
+        health.camera(camera).graph_recorded(detectors[job.detector].graph_recorded());
+    }
     loop {
         health.beat(2);
         let item = match work.recv_timeout(IDLE) {
@@ -241,6 +254,11 @@ pub fn inspect(
             Err(crossbeam::channel::RecvTimeoutError::Disconnected) => return,
         };
         let mut inspection = judge(item, &mut detectors, jobs, clock);
+        if let Some(job) = jobs.get(&inspection.frame.camera) {
+            // A frame may have been the first of its kind.
+            let recorded = detectors[job.detector].graph_recorded();
+            health.camera(&inspection.frame.camera).graph_recorded(recorded);
+        }
         inspection.drift = watch(&inspection, jobs, &mut monitors, health);
         if inspections.send(inspection).is_err() {
             return;

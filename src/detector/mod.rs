@@ -191,6 +191,26 @@ impl DiffusionDetector {
         Ok(())
     }
 
+    /// Judges a golden picture at every step count of a plan: the first part must not wait for kernels and recordings to be
+    /// made.
+    ///
+    /// # Errors
+    /// A picture that cannot be read, or what [`Detector::detect`] says.
+    pub fn warm_up(&mut self, bundle: &Bundle, spec: &PreprocessSpec, plan: &Plan) -> Result<(), DetectorError> {
+        let Some(golden) = bundle.manifest.golden.first() else { return Ok(()) };
+        let picture = bundle.read(&golden.picture).map_err(|error| DetectorError(error.to_string()))?;
+        let prepared = prepare_picture(&picture, spec).map_err(DetectorError)?;
+        let counts = match &plan.steps {
+            StepPlan::Fixed(steps) => vec![*steps],
+            StepPlan::Auto(gates) => gates.iter().map(|gate| gate.steps).collect(),
+        };
+        for steps in counts {
+            let plan = Plan { steps: StepPlan::Fixed(steps), class: plan.class.clone() };
+            self.detect(std::slice::from_ref(&prepared), &plan)?;
+        }
+        Ok(())
+    }
+
     fn class_index(&self, class: Option<&ClassId>) -> Result<usize, DetectorError> {
         let Some(class) = class else { return Ok(0) };
         let index = self.spec.classes.iter().position(|known| known == class);
@@ -250,6 +270,10 @@ impl Detector for DiffusionDetector {
         }
         let found: Option<Vec<Detection>> = found.into_iter().collect();
         found.ok_or_else(|| DetectorError("auto steps: no step count is calibrated for this class".into()))
+    }
+
+    fn graph_recorded(&self) -> Option<bool> {
+        self.recordings.as_ref().and_then(Recordings::in_hardware)
     }
 }
 

@@ -28,6 +28,12 @@ pub(super) struct Recordings {
 }
 
 impl Recordings {
+    /// Whether the device replays all of them as graphs of its own; `None` before the first.
+    pub(super) fn in_hardware(&self) -> Option<bool> {
+        let mut made = self.made.values().map(|recording| recording.graph.is_hardware());
+        made.next().map(|first| first && made.all(|hardware| hardware))
+    }
+
     /// What `work` makes of `inputs`: recorded the first time that `key` is asked for, replayed from then on.
     ///
     /// Everything but the inputs must follow from the key: it is recorded with the value that it has then.
@@ -104,6 +110,7 @@ mod tests {
             }
         }
         assert_eq!(recordings.made.len(), 3);
+        assert!(recordings.in_hardware().is_some());
     }
 
     #[test]
@@ -114,6 +121,7 @@ mod tests {
     #[test]
     fn recordings_are_bounded() {
         let mut recordings = Recordings::default();
+        assert_eq!(recordings.in_hardware(), None);
         for class in 0..MOST + 2 {
             let key = Key { shape: [1, 1, 1], canny: false, steps: Steps(1), class };
             let inputs = vec![TensorData::new(vec![1.0f32], [1, 1, 1, 1])];
@@ -122,6 +130,7 @@ mod tests {
             assert_eq!(found, 2.0);
         }
         assert!(recordings.made.len() <= MOST);
+        assert_eq!(recordings.in_hardware(), Some(false), "a processor records nothing");
     }
 
     #[cfg(feature = "cuda")]

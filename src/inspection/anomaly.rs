@@ -227,25 +227,38 @@ pub fn gaussian_blur(values: &[f32], width: usize, height: usize, sigma: f64) ->
     let mut rows = vec![0.0f32; values.len()];
     let mut padded = vec![0.0f32; width + 2 * radius];
     for (source, target) in values.chunks_exact(width).zip(rows.chunks_exact_mut(width)) {
-        for (k, cell) in padded.iter_mut().enumerate() {
-            *cell = source[mirror(k as isize - radius as isize, width)];
+        padded[radius..radius + width].copy_from_slice(source);
+        for k in 0..radius {
+            padded[k] = source[mirror(k as isize - radius as isize, width)];
+            padded[radius + width + k] = source[mirror((width + k) as isize, width)];
         }
-        for (k, tap) in taps.iter().enumerate() {
-            for (out, value) in target.iter_mut().zip(&padded[k..k + width]) {
-                *out += tap * value;
-            }
-        }
+        weigh(&taps, |k| &padded[k..], target);
     }
     let mut out = vec![0.0f32; values.len()];
     for (y, target) in out.chunks_exact_mut(width).enumerate() {
-        for (k, tap) in taps.iter().enumerate() {
-            let row = mirror(y as isize + k as isize - radius as isize, height);
-            for (out, value) in target.iter_mut().zip(&rows[row * width..(row + 1) * width]) {
-                *out += tap * value;
-            }
-        }
+        let row = |k: usize| mirror(y as isize + k as isize - radius as isize, height);
+        let seen: Vec<&[f32]> = (0..taps.len()).map(|k| &rows[row(k) * width..][..width]).collect();
+        weigh(&taps, |k| seen[k], target);
     }
     out
+}
+
+/// Values whose sums stay in registers.
+const LANES: usize = 16;
+
+/// The sum of what every tap sees, times the tap.
+fn weigh<'a>(taps: &[f32], seen: impl Fn(usize) -> &'a [f32], target: &mut [f32]) {
+    for (block, target) in target.chunks_mut(LANES).enumerate() {
+        let mut sums = [0.0f32; LANES];
+        let count = target.len();
+        for (k, tap) in taps.iter().enumerate() {
+            let seen = &seen(k)[block * LANES..][..count];
+            for (sum, value) in sums.iter_mut().zip(seen) {
+                *sum += tap * value;
+            }
+        }
+        target.copy_from_slice(&sums[..count]);
+    }
 }
 
 #[cfg(test)]

@@ -198,6 +198,12 @@ impl std::error::Error for DetectorError {}
 pub trait Detector: Send {
     /// One detection per input, in the same order.
     fn detect(&mut self, batch: &[Prepared], plan: &Plan) -> Result<Vec<Detection>, DetectorError>;
+
+    /// Whether the device replays frames as one recorded graph; false where it was meant to, and every kernel is launched by
+    /// itself. `None` where there is nothing to record, or nothing was yet.
+    fn graph_recorded(&self) -> Option<bool> {
+        None
+    }
 }
 
 #[cfg(test)]

@@ -129,6 +129,21 @@ pub struct Prepared {
     pub light: f32,
     /// From the model grid back to frame pixels.
     pub transform: Transform,
+    /// The cells that show the picture; around them are the bars of a letterbox.
+    pub inside: Rectangle,
+}
+
+/// Some columns and rows of the model grid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rectangle {
+    /// First column.
+    pub left: usize,
+    /// First row.
+    pub top: usize,
+    /// Columns.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
 }
 
 /// Why a source gave no frame.

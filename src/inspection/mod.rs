@@ -9,6 +9,7 @@ pub mod detect;
 pub mod drift;
 pub mod event;
 pub mod frame;
+pub mod layout;
 pub mod metrics;
 pub mod recipe;
 pub mod roi;

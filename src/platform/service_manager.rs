@@ -4,6 +4,15 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+/// How long one step of the start may take before systemd gives up, in place of what its unit allows for all of them. A network's
+/// first frame on a GPU compiles every kernel, which has taken four minutes with tuning; a driver that hangs must still be found.
+const STEP: Duration = Duration::from_secs(600);
+
+/// Says which step of the start begins, and asks for the time that it may take.
+pub fn starting(step: &str) {
+    notify(&[NotifyState::ExtendTimeoutUsec(STEP.as_micros() as u32), NotifyState::Status(step)]);
+}
+
 /// Says that the service is ready.
 pub fn ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);

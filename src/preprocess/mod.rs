@@ -8,7 +8,7 @@ use fast_image_resize::images::Image;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
 use self::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
-use crate::inspection::frame::{Frame, PixelFormat, Prepared};
+use crate::inspection::frame::{Frame, PixelFormat, Prepared, Rectangle};
 use crate::inspection::roi::{Roi, Transform};
 
 /// Smallest side of an inspected region, pixels.
@@ -120,7 +120,8 @@ pub fn prepare(frame: &Frame, roi: &Roi, spec: &PreprocessSpec) -> Result<Prepar
         scale_y,
     };
     let tiles = spec.tiles.map(|tiles| (tiles, (spec.width, spec.height)));
-    Ok(Prepared { width, height, tiles, image: unit, sketch, light, transform })
+    let inside = Rectangle { left, top, width: inner_width, height: inner_height };
+    Ok(Prepared { width, height, tiles, image: unit, sketch, light, transform, inside })
 }
 
 fn crop(roi: &Roi, width: usize, height: usize) -> Result<Crop, PrepareError> {
@@ -185,14 +186,19 @@ fn native<'a>(rows: impl Iterator<Item = &'a [u8]>, bits: u8) -> Vec<u8> {
 /// Planar model input `[3, height, width]` as interleaved bytes RGB.
 pub fn to_rgb(planes: &[f32], normalisation: Normalisation) -> Vec<u8> {
     let plane = planes.len() / 3;
-    let byte = |channel: usize, value: f32| {
-        let value = match normalisation {
-            Normalisation::SymmetricOne => (value + 1.0) * 127.5,
-            Normalisation::ImageNet => (value * DEVIATION[channel] + MEAN[channel]) * 255.0,
-        };
-        value.round().clamp(0.0, 255.0) as u8
+    let value = |channel: usize, value: f32| match normalisation {
+        Normalisation::SymmetricOne => (value + 1.0) * 127.5,
+        Normalisation::ImageNet => (value * DEVIATION[channel] + MEAN[channel]) * 255.0,
     };
-    (0..plane).flat_map(|cell| [0, 1, 2].map(|channel| byte(channel, planes[channel * plane + cell]))).collect()
+    // The conversion saturates, and bytes are not negative: half more is `round`, which is a call without SSE 4.1.
+    let byte = |channel: usize, plane: f32| (value(channel, plane) + 0.5) as u8;
+    let (red, rest) = planes.split_at(plane);
+    let (green, blue) = rest.split_at(plane);
+    let mut rgb = vec![0; 3 * plane];
+    for (((rgb, red), green), blue) in rgb.chunks_exact_mut(3).zip(red).zip(green).zip(blue) {
+        rgb.copy_from_slice(&[byte(0, *red), byte(1, *green), byte(2, *blue)]);
+    }
+    rgb
 }
 
 /// Mean and standard deviation of ImageNet's channels in 0 to 1.

@@ -4,6 +4,8 @@ use std::io::Cursor;
 
 use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
 
+use crate::inspection::frame::{Frame, PixelFormat};
+
 /// Why a picture could not be encoded.
 #[derive(Debug, thiserror::Error)]
 #[error("picture of {width}x{height}: {reason}")]
@@ -29,11 +31,32 @@ pub fn png_grey(grey: &[u8], width: usize, height: usize) -> Result<Vec<u8>, Enc
     write_png(grey, width, height, ExtendedColorType::L8)
 }
 
+/// PNG of a frame as it came: 8 bits a sample, or 16 over their whole range.
+///
+/// # Errors
+/// A buffer of another size than the frame states.
+pub fn png_of(frame: &Frame) -> Result<Vec<u8>, EncodeError> {
+    let (width, height) = (frame.meta.width as usize, frame.meta.height as usize);
+    let bytes = &frame.pixels.0;
+    // The library takes samples in the processor's order, and stretches nothing.
+    let wide = |shift: u32| -> Vec<u8> {
+        let sample = |pair: &[u8]| (u16::from_le_bytes([pair[0], pair[1]]) << shift).to_ne_bytes();
+        bytes.chunks_exact(2).flat_map(sample).collect()
+    };
+    match frame.format {
+        PixelFormat::Rgb8 => png(bytes, width, height),
+        PixelFormat::Gray8 => png_grey(bytes, width, height),
+        PixelFormat::Gray16 { bits } => {
+            write_png(&wide(16 - u32::from(bits.clamp(1, 16))), width, height, ExtendedColorType::L16)
+        }
+        PixelFormat::Rgb16 => write_png(&wide(0), width, height, ExtendedColorType::Rgb16),
+    }
+}
+
 fn write_png(bytes: &[u8], width: usize, height: usize, kind: ExtendedColorType) -> Result<Vec<u8>, EncodeError> {
     let mut out = Cursor::new(Vec::new());
     // The library panics on a buffer of the wrong size.
-    let channels = if kind == ExtendedColorType::L8 { 1 } else { 3 };
-    if bytes.len() != width * height * channels {
+    if bytes.len() != width * height * usize::from(kind.bits_per_pixel()) / 8 {
         return Err(EncodeError { width, height, reason: format!("has {} bytes", bytes.len()) });
     }
     PngEncoder::new(&mut out).write_image(bytes, width as u32, height as u32, kind).map_err(|error| EncodeError {

@@ -37,6 +37,10 @@ pub struct CameraReading {
     pub recipe: String,
     /// Frames that it gave, or should have given.
     pub frames: u64,
+    /// Frames that its driver counted and gave nobody.
+    pub dropped: u64,
+    /// How often it was gone.
+    pub losses: u64,
     /// Inspections by verdict and reason, those that never happened too.
     pub inspections: Vec<(&'static str, &'static str, u64)>,
     /// Frames that were not judged in time.
@@ -45,6 +49,8 @@ pub struct CameraReading {
     pub latency: Vec<(&'static str, Histogram)>,
     /// Where the last frames lie among the good parts behind the thresholds, and what is said about it.
     pub drift: Option<(Levels, Drift)>,
+    /// Whether its frames are replayed as one recorded graph; none where nothing is recorded.
+    pub graph_recorded: Option<bool>,
 }
 
 /// How often a time was how long.
@@ -82,6 +88,10 @@ impl Collector for Reading {
         let cameras = || self.cameras.iter();
         let frames = cameras().map(|camera| (vec![("camera", &*camera.camera)], camera.frames));
         counters(to, "frames", "Frames that a camera gave, or should have given.", frames)?;
+        let dropped = cameras().map(|camera| (vec![("camera", &*camera.camera)], camera.dropped));
+        counters(to, "driver_drops", "Frames that the camera's driver counted and gave nobody.", dropped)?;
+        let losses = cameras().map(|camera| (vec![("camera", &*camera.camera)], camera.losses));
+        counters(to, "camera_losses", "How often the camera was gone.", losses)?;
         let inspections = cameras().flat_map(|camera| {
             let labels = |verdict, reason| vec![("camera", &*camera.camera), ("verdict", verdict), ("reason", reason)];
             camera.inspections.iter().map(move |(verdict, reason, count)| (labels(verdict, reason), *count))
@@ -101,6 +111,11 @@ impl Collector for Reading {
                 family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(*sum, count, buckets, None)?;
             }
         }
+
+        let help = "1 while frames are replayed as one recorded graph, 0 where every kernel is launched by itself.";
+        let graphs = cameras().filter_map(|camera| Some((camera, camera.graph_recorded?)));
+        let graphs = graphs.map(|(camera, on)| (vec![("camera", &*camera.camera)], f64::from(u8::from(on))));
+        gauges(to, "graph_recorded", help, graphs)?;
 
         let watched = || cameras().filter_map(|camera| Some((camera, camera.drift?)));
         let help = "Mean rank of the last scores among those of the good parts behind the thresholds, 0.5: like them.";

@@ -1,4 +1,4 @@
-//! Times a profile's networks on this machine: parts, whole frames, training steps.
+//! Times a profile's networks on this machine: starts, parts, whole frames, training steps; and the memory that they take.
 //!
 //! Weights are untrained, and the backbone's too: times do not depend on them. Every time is the median of single runs, each
 //! waited for; the first run, in which a GPU compiles and tunes its kernels, is its own figure.
@@ -12,15 +12,20 @@ use burn::optim::{AdamWConfig, ModuleOptimizer};
 use serde::Serialize;
 
 use super::augment::Augmentation;
+use super::backbone;
 use super::batches::{Batch, make};
+use super::calibrate::Calibrated;
 use super::config::TrainConfig;
 use super::ema::Ema;
+use super::export::{Export, export};
 use super::judge::TrainerClock;
 use super::objective::{AutoencoderObjective, DenoiserObjective, Objective, RefineObjective};
 use super::paper::data::prepared;
 use super::pictures::{Picture, picture_tensor};
 use super::stage::descend;
 use super::stages::Stages;
+use super::start::{self, Scratch, Start};
+use super::usage::{forget_peak_rss, peak_rss_mb};
 use crate::bundle::manifest::{MapSpec, NumberFormat};
 use crate::bundle::weights::{TensorFile, encode_module};
 use crate::bundle::{Bundle, WEIGHTS};
@@ -28,7 +33,8 @@ use crate::config::device::DeviceChoice;
 use crate::detector::{DetectorSpec, DiffusionDetector};
 use crate::device::Compute;
 use crate::inspection::anomaly::Pooling;
-use crate::inspection::detect::{Detector, Plan, StepPlan, Steps};
+use crate::inspection::calibration::{Calibration, CalibrationEntry};
+use crate::inspection::detect::{Detector, Plan, StepChoice, StepPlan, Steps};
 use crate::model::network::{MapWeights, Network};
 use crate::model::profile::{ModelConfig, Profile};
 use crate::model::refine::Compared;
@@ -39,8 +45,8 @@ use crate::synthetic::procedural;
 /// Runs of one thing at least, and how long it is repeated.
 const RUNS: usize = 5;
 const REPEAT: Duration = Duration::from_secs(1);
-/// Step counts of the frames.
-const STEPS: [u32; 4] = [1, 2, 4, 8];
+/// Step counts of the frames: those that a bundle lists unless it is told otherwise.
+const STEPS: [u32; 3] = [1, 2, 4];
 
 /// A map in which every part counts.
 const EVERYTHING: MapSpec = MapSpec {
@@ -67,10 +73,22 @@ pub struct BenchRequest {
     pub bundle: Option<Bundle>,
     /// Columns and rows of the model grid.
     pub size: (usize, usize),
-    /// Frames at a time.
-    pub batch: usize,
+    /// Frames at a time, one number after the other.
+    pub batches: Vec<usize>,
     /// Also a step of every stage of training.
     pub train: bool,
+}
+
+/// One thing measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Row {
+    /// A time.
+    Timed(Timed),
+    /// Memory.
+    Used(Used),
+    /// A start.
+    Start(Start),
 }
 
 /// One time.
@@ -82,17 +100,33 @@ pub struct Timed {
     pub pictures: usize,
     /// Median, milliseconds.
     pub ms: f64,
+    /// Pictures a second at that time.
+    pub pictures_per_s: f64,
     /// The first run, milliseconds.
     pub first_ms: f64,
     /// Runs after the first.
     pub runs: usize,
 }
 
-/// Times everything; `said` is called with each time as it is known.
+/// Memory of a section of the bench, with all that earlier sections left.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Used {
+    /// `memory: ` and the section.
+    pub what: String,
+    /// Pictures that went through at a time; none for training, whose stages have batches of their own.
+    pub pictures: Option<usize>,
+    /// Largest resident size of this process in the section, MB; none where the system does not tell.
+    pub peak_rss_mb: Option<f64>,
+    /// What burn held on the device at the end of the section, MB: it gives next to nothing back, so this is near the peak. None on
+    /// the CPU.
+    pub device_mb: Option<f64>,
+}
+
+/// Measures everything; `said` is called with each row as it is known.
 ///
 /// # Errors
-/// What the device says.
-pub fn bench(request: &BenchRequest, compute: &Compute, said: impl FnMut(&Timed)) -> anyhow::Result<Vec<Timed>> {
+/// What the device says, or a start that fails.
+pub fn bench(request: &BenchRequest, compute: &Compute, said: impl FnMut(&Row)) -> anyhow::Result<Vec<Row>> {
     let device = &compute.device;
     let (model, network, map) = match &request.bundle {
         Some(bundle) => {
@@ -106,12 +140,16 @@ pub fn bench(request: &BenchRequest, compute: &Compute, said: impl FnMut(&Timed)
             (model, network, EVERYTHING)
         }
     };
+    let weights = encode_module(&network, NumberFormat::F16, Path::new("weights"))?;
     let picture = procedural::product(0).render(0, request.size.0, request.size.1);
-    let mut bench = Bench { request, compute, model, network, map, picture, said, all: Vec::new() };
-    bench.parts()?;
-    bench.frames()?;
+    let mut bench = Bench { request, compute, model, network, weights, map, picture, said, all: Vec::new() };
+    bench.starts()?;
+    for &count in &request.batches {
+        bench.section("parts", Some(count), |bench| bench.parts(count))?;
+        bench.section("frames", Some(count), |bench| bench.frames(count))?;
+    }
     if request.train {
-        bench.training()?;
+        bench.section("training", None, Bench::training)?;
     }
     Ok(bench.all)
 }
@@ -121,13 +159,106 @@ struct Bench<'a, S> {
     compute: &'a Compute,
     model: ModelConfig,
     network: Network,
+    /// The network's file.
+    weights: Vec<u8>,
     map: MapSpec,
     picture: Vec<u8>,
     said: S,
-    all: Vec<Timed>,
+    all: Vec<Row>,
 }
 
-impl<S: FnMut(&Timed)> Bench<'_, S> {
+impl<S: FnMut(&Row)> Bench<'_, S> {
+    fn say(&mut self, row: Row) {
+        (self.said)(&row);
+        self.all.push(row);
+    }
+
+    /// Does a section and says what memory it took.
+    fn section(
+        &mut self,
+        what: &str,
+        pictures: Option<usize>,
+        work: impl FnOnce(&mut Self) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let told = forget_peak_rss();
+        work(self)?;
+        self.say(Row::Used(Used {
+            what: format!("memory: {what}"),
+            pictures,
+            peak_rss_mb: peak_rss_mb().filter(|_| told),
+            device_mb: self.compute.device.memory_pool_usage().map(|usage| usage.bytes_reserved as f64 / 1e6),
+        }));
+        Ok(())
+    }
+
+    /// Start to ready, cold and warm, by the bundle or by one of the untrained networks.
+    fn starts(&mut self) -> anyhow::Result<()> {
+        let scratch = Scratch::make("bundle")?;
+        let dir = match &self.request.bundle {
+            Some(bundle) => bundle.dir.clone(),
+            None => self.untrained(&scratch.0.join("untrained"))?.dir,
+        };
+        for start in start::starts(&dir, self.compute.choice)? {
+            self.say(Row::Start(start));
+        }
+        Ok(())
+    }
+
+    /// The untrained networks as a bundle, with a golden picture.
+    fn untrained(&self, dir: &Path) -> anyhow::Result<Bundle> {
+        let entry = CalibrationEntry {
+            class: None,
+            steps: StepChoice::Fixed(start::STEPS),
+            // Nothing is judged by it, but the tolerance of the self-test follows from it.
+            image_threshold: 1.0,
+            region_threshold: 1.0,
+            min_area: 1,
+            tiles: None,
+            samples: 0,
+            alpha: 1.0,
+            alpha_bound: 1.0,
+            median_score: 0.0,
+            good: Vec::new(),
+        };
+        let calibration = Calibration { id: "untrained".into(), entries: vec![entry] };
+        export(Export {
+            out: dir,
+            profile: self.request.profile.to_string(),
+            listed: &[start::STEPS],
+            seed: 0,
+            command: "trainer bench".into(),
+            base: None,
+            licences: vec![backbone::licence()],
+            notice: backbone::notice(),
+            model: &self.model,
+            spec: &self.spec(),
+            map: self.map,
+            calibrated: &Calibrated { calibration, scores: Vec::new() },
+            classes: &[],
+            weights: self.weights.clone(),
+            golden: &[Picture { path: "procedural".into(), rgb: self.picture.clone(), set: 0 }],
+            fingerprint: String::new(),
+            detector: &mut self.detector(NumberFormat::F32)?,
+            steps: start::STEPS,
+        })
+    }
+
+    fn spec(&self) -> PreprocessSpec {
+        let (width, height) = self.request.size;
+        let (geometry, normalisation) = (Geometry::Stretch, Normalisation::SymmetricOne);
+        PreprocessSpec { width, height, geometry, normalisation, sketch: SketchPlane::None, tiles: None }
+    }
+
+    fn detector(&self, format: NumberFormat) -> anyhow::Result<DiffusionDetector> {
+        let device = &self.compute.device;
+        let file = TensorFile::from_bytes(self.weights.clone(), Path::new("weights"))?;
+        let network = file.load_into(self.model.init(device), format)?;
+        let latent_channels = self.model.autoencoder.latent_channels;
+        let normalisation = self.spec().normalisation;
+        let spec = DetectorSpec { classes: Vec::new(), map: self.map, seed: 0, latent_channels, normalisation };
+        Ok(DiffusionDetector::new(network, spec, device, format, TrainerClock::start()))
+    }
+
     fn time(&mut self, what: &str, pictures: usize, mut work: impl FnMut()) -> anyhow::Result<()> {
         let mut run = || -> anyhow::Result<f64> {
             let started = Instant::now();
@@ -142,16 +273,15 @@ impl<S: FnMut(&Timed)> Bench<'_, S> {
             times.push(run()?);
         }
         times.sort_by(f64::total_cmp);
-        let timed = Timed { what: what.into(), pictures, ms: times[times.len() / 2], first_ms, runs: times.len() };
-        (self.said)(&timed);
-        self.all.push(timed);
+        let (ms, runs) = (times[times.len() / 2], times.len());
+        let pictures_per_s = pictures as f64 / ms * 1e3;
+        self.say(Row::Timed(Timed { what: what.into(), pictures, ms, pictures_per_s, first_ms, runs }));
         Ok(())
     }
 
     /// Every part of a frame alone.
-    fn parts(&mut self) -> anyhow::Result<()> {
+    fn parts(&mut self, count: usize) -> anyhow::Result<()> {
         let (width, height) = self.request.size;
-        let count = self.request.batch;
         let network = self.network.clone();
         let image = picture_tensor(&self.picture, width, height, &self.compute.device).repeat_dim(0, count);
         let classes = vec![0; count];
@@ -184,31 +314,22 @@ impl<S: FnMut(&Timed)> Bench<'_, S> {
     }
 
     /// Prepared frames to maps and scores, as the daemon asks for them.
-    fn frames(&mut self) -> anyhow::Result<()> {
-        let (width, height) = self.request.size;
-        let (geometry, normalisation) = (Geometry::Stretch, Normalisation::SymmetricOne);
-        let spec = PreprocessSpec { width, height, geometry, normalisation, sketch: SketchPlane::None, tiles: None };
-        let prepared = vec![prepared(&self.picture, &spec)?; self.request.batch];
-        let latent_channels = self.model.autoencoder.latent_channels;
-        let spec = DetectorSpec { classes: Vec::new(), map: self.map, seed: 0, latent_channels, normalisation };
+    fn frames(&mut self, count: usize) -> anyhow::Result<()> {
+        let prepared = vec![prepared(&self.picture, &self.spec())?; count];
         let cuda = !matches!(self.compute.choice, DeviceChoice::Cpu);
         let mut kinds = vec![(NumberFormat::F32, false, "")];
         if cuda {
             kinds.extend([(NumberFormat::F32, true, ", recorded"), (NumberFormat::F16, true, ", recorded, f16")]);
         }
-        let weights = encode_module(&self.network, NumberFormat::F16, Path::new("weights"))?;
         for (format, recorded, kind) in kinds {
-            let file = TensorFile::from_bytes(weights.clone(), Path::new("weights"))?;
-            let device = &self.compute.device;
-            let network = file.load_into(self.model.init(device), format)?;
-            let mut detector = DiffusionDetector::new(network, spec.clone(), device, format, TrainerClock::start());
+            let mut detector = self.detector(format)?;
             if recorded {
                 detector = detector.recorded();
             }
             for steps in STEPS {
                 let plan = Plan { steps: StepPlan::Fixed(Steps(steps)), class: None };
                 let mut failed = None;
-                self.time(&format!("frame at {steps} steps{kind}"), prepared.len(), || {
+                self.time(&format!("frame at {steps} steps{kind}"), count, || {
                     failed = failed.take().or(detector.detect(&prepared, &plan).err());
                 })?;
                 failed.map_or(Ok(()), Err)?;

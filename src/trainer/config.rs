@@ -11,6 +11,29 @@ use crate::inspection::detect::Steps;
 use crate::model::profile::{ModelConfig, Profile};
 use crate::preprocess::spec::Geometry;
 
+/// How pictures come onto the grid, as a configuration says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GeometryChoice {
+    /// Letterbox where the pictures of a set have different shapes, stretch elsewhere.
+    Auto,
+    /// Both axes scaled on their own.
+    Stretch,
+    /// Aspect kept, mid grey around.
+    Letterbox,
+}
+
+impl GeometryChoice {
+    /// The geometry for pictures of one shape, or of different ones.
+    pub fn resolve(self, one_shape: bool) -> Geometry {
+        match self {
+            Self::Auto if one_shape => Geometry::Stretch,
+            Self::Stretch => Geometry::Stretch,
+            Self::Auto | Self::Letterbox => Geometry::Letterbox,
+        }
+    }
+}
+
 /// A training configuration, every key present.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -18,7 +41,7 @@ pub struct TrainConfig {
     /// The model grid.
     pub grid: Grid,
     /// How pictures come onto it.
-    pub geometry: Geometry,
+    pub geometry: GeometryChoice,
     /// Guide by features of the backbone.
     pub semantic: bool,
     /// Guide by the sketch.
@@ -43,6 +66,8 @@ pub struct TrainConfig {
     pub denoiser_batch: usize,
     /// Pictures per step of repair and refine head.
     pub refine_batch: usize,
+    /// The third stage ends when it has seen every picture so often on the average, even if it has time left.
+    pub refine_passes: f64,
     /// Peak learning rate of the autoencoder.
     pub autoencoder_rate: f64,
     /// Peak learning rate of the guided denoiser.
@@ -166,6 +191,7 @@ impl TrainConfig {
         ] {
             ensure!(value > 0.0 && value < 1.0, "{name} = {value}: must lie between 0 and 1");
         }
+        ensure!(config.refine_passes > 0.0, "refine_passes = {}: must be above 0", config.refine_passes);
         ensure!(!config.steps.is_empty(), "steps is empty: a bundle must list at least one step count");
         ensure!(
             config.steps.iter().all(|steps| (1..=10).contains(&steps.0)),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bootstrap;
 use crate::inspection::anomaly::AnomalyMap;
+use crate::inspection::frame::Rectangle;
 use crate::inspection::metrics::{Overlap, Ranking};
 
 /// How ground truth becomes metrics.
@@ -31,6 +32,8 @@ pub struct Judged {
     pub score: f32,
     /// Anomaly map.
     pub map: AnomalyMap,
+    /// The cells that show the picture: the others are in no metric of pixels.
+    pub inside: Rectangle,
     /// Ground truth.
     pub defective: bool,
     /// Ground truth per cell; absent for a defective picture without a mask.
@@ -86,17 +89,18 @@ pub fn evaluate(class: &str, judged: &[Judged], protocol: Protocol) -> Row {
                 (None, true) if protocol == Protocol::Diad => Cow::Owned(vec![true; item.map.values.len()]),
                 (None, true) => return None,
             };
-            Some((&item.map, mask))
+            Some(cropped(&item.map, mask, item.inside))
         })
     };
     let pixels = Ranking::new(marked().flat_map(|(map, mask)| {
-        map.values.iter().enumerate().map(move |(cell, value)| (*value, mask.get(cell).copied().unwrap_or(false)))
+        let cells = 0..map.values.len();
+        cells.map(move |cell| (map.values[cell], mask.get(cell).copied().unwrap_or(false)))
     }));
     let (pixel_auroc, pixel_ap, pixel_f1max) = (pixels.auroc(), pixels.average_precision(), pixels.f1_max());
     // Before the next sort of as many cells.
     drop(pixels);
     let masks: Vec<_> = marked().collect();
-    let overlap = Overlap::new(masks.iter().map(|(map, mask)| (*map, &mask[..])));
+    let overlap = Overlap::new(masks.iter().map(|(map, mask)| (&**map, &mask[..])));
     let rate = |defective: bool| {
         let rejected: Option<Vec<bool>> =
             judged.iter().filter(|j| j.defective == defective).map(|j| j.rejected).collect();
@@ -125,6 +129,22 @@ pub fn evaluate(class: &str, judged: &[Judged], protocol: Protocol) -> Row {
         image_auroc_low: interval.map(|(low, _)| low),
         image_auroc_high: interval.map(|(_, high)| high),
     }
+}
+
+/// Map and mask without the bars of a letterbox: cells that cannot be defective would flatter every metric.
+fn cropped<'a>(
+    map: &'a AnomalyMap,
+    mask: Cow<'a, [bool]>,
+    inside: Rectangle,
+) -> (Cow<'a, AnomalyMap>, Cow<'a, [bool]>) {
+    let Rectangle { left, top, width, height } = inside;
+    if (width, height) == (map.width, map.height) {
+        return (Cow::Borrowed(map), mask);
+    }
+    let cells = || (top..top + height).flat_map(|y| (left..left + width).map(move |x| y * map.width + x));
+    let values = cells().map(|cell| map.values[cell]).collect();
+    let mask = cells().filter_map(|cell| mask.get(cell).copied()).collect();
+    (Cow::Owned(AnomalyMap { width, height, values }), Cow::Owned(mask))
 }
 
 /// Arithmetic means over the classes that have a value; the mean of several classes has no interval.
@@ -214,7 +234,8 @@ mod tests {
 
     fn judged(score: f32, defective: bool, mask: Option<Vec<bool>>, rejected: bool) -> Judged {
         let map = AnomalyMap { width: 2, height: 1, values: vec![0.0, score] };
-        Judged { path: PathBuf::new(), score, map, defective, mask, rejected: Some(rejected), frame_ms: 1.0 }
+        let inside = Rectangle { left: 0, top: 0, width: 2, height: 1 };
+        Judged { path: PathBuf::new(), score, map, inside, defective, mask, rejected: Some(rejected), frame_ms: 1.0 }
     }
 
     fn rated(class: &str, judged: &[Judged]) -> Row {
@@ -235,6 +256,26 @@ mod tests {
         let row = evaluate("x", &[judged(1.0, true, None, true), judged(0.0, false, None, false)], Protocol::Diad);
         // The defective picture's cells are 0 and 1, the good one's 0 and 0: of the four pairs two are ties.
         assert_eq!(row.pixel_auroc, Some(0.75));
+    }
+
+    #[test]
+    fn bars_are_in_no_metric_of_pixels() {
+        // Columns 1 and 2 of 4 are the picture; the bars would rank wrongly on the left and flatter on the right.
+        let barred = |score: f32, values: [f32; 4], mask: Option<Vec<bool>>| {
+            let map = AnomalyMap { width: 4, height: 1, values: values.to_vec() };
+            let inside = Rectangle { left: 1, top: 0, width: 2, height: 1 };
+            Judged { map, inside, ..judged(score, mask.is_some(), mask, false) }
+        };
+        let marked = Some(vec![false, false, true, false]);
+        let with = [barred(1.0, [9.0, 0.2, 0.5, 0.0], marked), barred(0.0, [0.0, 0.3, 0.7, 0.0], None)];
+        let without = [judged(0.5, true, Some(vec![false, true]), false), judged(0.7, false, None, false)];
+        let without = [[0.2, 0.5], [0.3, 0.7]]
+            .into_iter()
+            .zip(without)
+            .map(|(values, item)| Judged { map: AnomalyMap { values: values.to_vec(), ..item.map.clone() }, ..item });
+        let (with, without) = (rated("x", &with), rated("x", &without.collect::<Vec<_>>()));
+        assert_eq!((with.pixel_auroc, with.pixel_ap, with.pro), (without.pixel_auroc, without.pixel_ap, without.pro));
+        assert!(with.pixel_auroc.is_some_and(|auroc| (auroc - 2.0 / 3.0).abs() < 1e-9), "{with:?}");
     }
 
     #[test]
@@ -291,7 +332,8 @@ mod tests {
             let mask = (k < 1_258).then(|| (0..65_536).map(|i| i / 256 % 50 < 10 && i % 60 < 12).collect());
             let map = AnomalyMap { width: 256, height: 256, values };
             let (path, score, defective) = (PathBuf::new(), k as f32, k < 1_258);
-            Judged { path, score, map, defective, mask, rejected: None, frame_ms: 1.0 }
+            let inside = Rectangle { left: 0, top: 0, width: 256, height: 256 };
+            Judged { path, score, map, inside, defective, mask, rejected: None, frame_ms: 1.0 }
         };
         let judged: Vec<Judged> = (0..1_725).map(|k| picture(k, &mut draw)).collect();
         for protocol in [Protocol::Default, Protocol::Diad] {

@@ -80,6 +80,7 @@ pub fn judge(set: &Set, rules: Rules<'_>, detector: &mut dyn Detector) -> anyhow
                 continue;
             }
         };
+        let inside = prepared.inside;
         let detection = detector.detect(&[prepared], &plan)?.pop().context("one detection per frame")?;
         let decision = decide(&detection, &plan, rules.calibration, CALIBRATED_POINT);
         let frame_ms = started.elapsed().as_secs_f64() * 1e3;
@@ -88,6 +89,7 @@ pub fn judge(set: &Set, rules: Rules<'_>, detector: &mut dyn Detector) -> anyhow
             path: sample.path.clone(),
             score: detection.score.0,
             map: detection.map,
+            inside,
             defective: sample.defect.is_some(),
             mask: mask.map_err(anyhow::Error::msg)?,
             rejected: match decision.verdict {

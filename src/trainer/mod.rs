@@ -12,7 +12,7 @@
 //! | `prototypes`, `select`, `calibrate`, `export`, `report` | from trained networks to a bundle |
 //! | `fit` | all of it in one go |
 //! | `judge`, `evaluate`, `bootstrap`, `gallery` | metrics on a test split, and pictures |
-//! | `bench` | times of parts, frames and training steps |
+//! | `bench`, `start` | times of starts, parts, frames and training steps |
 //! | `sweep` | experiments: variants on several sets, one table |
 //! | `import` | public checkpoints in and out |
 //! | `paper` | the paper's own training |
@@ -50,5 +50,6 @@ pub mod select;
 pub mod setup;
 pub mod stage;
 pub mod stages;
+pub mod start;
 pub mod sweep;
 pub mod usage;

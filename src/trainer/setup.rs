@@ -203,7 +203,8 @@ fn spec(surveys: &[Survey], config: &TrainConfig, tiles: Option<TileGrid>) -> Pr
     let pixels = median(|width, height| width * height).unwrap_or(f64::INFINITY);
     let (columns, rows) = tiles.map_or((1.0, 1.0), |tiles| (f64::from(tiles.columns), f64::from(tiles.rows)));
     let (width, height) = config.grid.size(aspect * rows / columns, pixels / (rows * columns));
-    let (geometry, normalisation) = (config.geometry, Normalisation::SymmetricOne);
+    let one_shape = surveys.iter().all(|survey| survey.aspect.is_none_or(|aspect| aspect.ratio() <= ONE_SHAPE));
+    let (geometry, normalisation) = (config.geometry.resolve(one_shape), Normalisation::SymmetricOne);
     PreprocessSpec { width, height, geometry, normalisation, sketch: SketchPlane::None, tiles }
 }
 
@@ -221,12 +222,11 @@ fn about_grid(surveys: &[Survey], spec: &PreprocessSpec) -> Vec<String> {
                  no more and costs time: give larger pictures, or a smaller grid in a copy of configs/train (--config)"
             ));
         }
-        // Stretched one by one, the same texture is coarse in one picture and fine in the next; with bars, cells are lost. On
-        // magnetic tiles either was better by some measure: nothing to decide without the user.
+        // Stretched one by one, the same texture is coarse in one picture and fine in the next.
         if let Some(aspect) = aspect.filter(|aspect| geometry == Geometry::Stretch && aspect.ratio() > ONE_SHAPE) {
             remarks.push(format!(
                 "{set}: the pictures have different shapes (columns over rows {:.2} to {:.2}) and are stretched onto one of \
-                 {width}x{height}: cut them alike, or try geometry = \"letterbox\" in a copy of configs/train (--config)",
+                 {width}x{height}: cut them alike, or set geometry = \"auto\" (--config)",
                 aspect.low, aspect.high
             ));
         }
@@ -358,6 +358,7 @@ impl fmt::Display for Training {
 mod tests {
     use super::super::grid::Grid;
     use super::*;
+    use crate::trainer::config::GeometryChoice;
 
     fn survey(set: &str, sizes: &[((u32, u32), usize)]) -> Survey {
         let aspects = sizes.iter().flat_map(|((w, h), count)| std::iter::repeat_n(*w as f32 / *h as f32, *count));
@@ -392,17 +393,18 @@ mod tests {
         assert_eq!(chosen(&[survey("a", &[((640, 261), 40), ((640, 268), 40)])]), (384, 160, Geometry::Stretch));
         assert_eq!(chosen(&[survey("a", &[((640, 480), 99), ((480, 640), 1)])]), (288, 224, Geometry::Stretch));
         let mixed = [survey("a", &[((640, 480), 60), ((480, 640), 40)])];
-        assert_eq!(chosen(&mixed), (288, 224, Geometry::Stretch));
-        assert!(about_grid(&mixed, &spec(&mixed, &config, None))[0].contains("letterbox"));
+        assert_eq!(chosen(&mixed), (288, 224, Geometry::Letterbox));
+        assert_eq!(about_grid(&mixed, &spec(&mixed, &config, None)), Vec::<String>::new());
+        let stretched = TrainConfig { geometry: GeometryChoice::Stretch, ..config.clone() };
+        assert!(about_grid(&mixed, &spec(&mixed, &stretched, None))[0].contains("auto"));
         // Two products, each of its own shape.
         let both = [survey("a", &[((512, 512), 60)]), survey("b", &[((640, 320), 40)])];
         assert_eq!(chosen(&both), (256, 256, Geometry::Stretch));
         assert_eq!(about_grid(&both, &spec(&both, &config, None)), Vec::<String>::new());
         let fixed = TrainConfig { grid: Grid::Fixed([128, 64]), ..config.clone() };
         assert_eq!(spec(&both, &fixed, None).width, 128);
-        let bars = TrainConfig { geometry: Geometry::Letterbox, ..config };
-        assert_eq!(spec(&mixed, &bars, None).geometry, Geometry::Letterbox);
-        assert_eq!(about_grid(&mixed, &spec(&mixed, &bars, None)), Vec::<String>::new());
+        let bars = TrainConfig { geometry: GeometryChoice::Letterbox, ..config };
+        assert_eq!(spec(&both, &bars, None).geometry, Geometry::Letterbox);
     }
 
     #[test]

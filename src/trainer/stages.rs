@@ -92,6 +92,10 @@ impl Stages<'_> {
         while state.stage < STAGES {
             let rate = [config.autoencoder_rate, config.denoiser_rate, config.refine_rate][state.stage];
             let batch = self.batch(state.stage);
+            let most = match state.stage {
+                2 => (config.refine_passes * self.pictures.len() as f64 / batch.size as f64).ceil() as usize,
+                _ => usize::MAX,
+            };
             let settings = StageSettings {
                 index: state.stage,
                 seconds: self.minutes * 60.0 * shares[state.stage],
@@ -101,6 +105,7 @@ impl Stages<'_> {
                 pictures: self.pictures,
                 batches: &batch,
                 steps: self.stage_steps,
+                most,
                 device: &self.compute.device,
             };
             let progress = ProgressBar::new(state.total.unwrap_or(0) as u64).with_style(style.clone());

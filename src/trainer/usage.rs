@@ -25,8 +25,9 @@ pub struct MemoryEstimate {
 /// The program itself.
 const PROGRAM: f64 = 60.0;
 /// Copies of the weights that learn, besides those of the network: the learning ones, their average, their gradients, two
-/// moments, and some on the way. This and the next three are measured, on the CPU: see the test.
-const COPIES: f64 = 5.5;
+/// moments, and some on the way: 5.5, measured on the CPU as the next three are, see the test. And four for each of the two states
+/// that a stage may go back to.
+const COPIES: f64 = 5.5 + 8.0;
 /// Share of [`PartCost::values`] that is in memory at the peak: the first layers keep theirs longest.
 const KEPT: f64 = 0.7;
 /// Likewise of a frozen network that the way back leads through: it keeps no taps and no weights,
@@ -94,6 +95,11 @@ impl fmt::Display for MemoryEstimate {
             self.total() / 1e3
         )
     }
+}
+
+/// Begins [`peak_rss_mb`] anew, with what is resident now. False where the system does not let it.
+pub fn forget_peak_rss() -> bool {
+    std::fs::write("/proc/self/clear_refs", "5").is_ok()
 }
 
 /// Largest resident size of this process so far, MB; none where the system does not tell.

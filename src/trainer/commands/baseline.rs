@@ -148,7 +148,8 @@ fn judge(set: &Set, extractor: &FeatureExtractor, args: &BaselineArgs, device: &
         let mask = mask.map_err(anyhow::Error::msg)?;
         let score = map.max();
         let (path, defective) = (sample.path.clone(), sample.defect.is_some());
-        judged.push(Judged { path, score, map, defective, mask, rejected: None, frame_ms });
+        let inside = prepared.inside;
+        judged.push(Judged { path, score, map, inside, defective, mask, rejected: None, frame_ms });
     }
     Ok(evaluate(&set.name, &judged, args.protocol))
 }

@@ -1,4 +1,4 @@
-//! `trainer bench`: how long parts, frames and training steps take on this machine.
+//! `trainer bench`: how long starts, parts, frames and training steps take on this machine, and in how much memory.
 
 use std::path::{Path, PathBuf};
 
@@ -10,8 +10,8 @@ use crate::bundle::signature::KeyList;
 use crate::config::device::DeviceChoice;
 use crate::device;
 use crate::model::profile::Profile;
-use crate::trainer::bench::{BenchRequest, Timed, bench};
-use crate::trainer::usage::peak_rss_mb;
+use crate::trainer::bench::{BenchRequest, Row, Timed, Used, bench};
+use crate::trainer::start::{Start, only_start};
 
 /// Arguments of `trainer bench`.
 #[derive(Debug, clap::Args)]
@@ -22,7 +22,8 @@ pub struct BenchArgs {
     /// Time the networks of this bundle, at its size, in place of fresh ones of a profile
     #[arg(long, value_name = "DIR", conflicts_with_all = ["profile", "size"])]
     bundle: Option<PathBuf>,
-    /// What benches/edge.py said of the same bundle on the same machine: the summary gets the ratio of the times
+    /// What benches/edge.py said of the same bundle on the same machine at the first --batch: the summary gets the ratio of the
+    /// times
     #[arg(long, value_name = "FILE", requires = "bundle")]
     rival: Option<PathBuf>,
     /// cpu, cuda or cuda:N
@@ -31,15 +32,18 @@ pub struct BenchArgs {
     /// Columns and rows of the model grid, multiples of 32
     #[arg(long, num_args = 2, value_names = ["COLUMNS", "ROWS"], default_values_t = [256, 256])]
     size: Vec<usize>,
-    /// Frames at a time
-    #[arg(long, default_value_t = 1)]
-    batch: usize,
+    /// Frames at a time, one number after the other
+    #[arg(long, num_args = 1.., default_values_t = [1, 8])]
+    batch: Vec<usize>,
     /// Also a step of every stage of training
     #[arg(long)]
     train: bool,
     /// One JSON object a line, the summary last
     #[arg(long)]
     json: bool,
+    /// Become ready to judge by the bundle, say so, and end: the bench starts itself like this
+    #[arg(long, hide = true, requires = "bundle")]
+    only_start: bool,
 }
 
 /// Runs the verb.
@@ -47,7 +51,10 @@ pub struct BenchArgs {
 /// # Errors
 /// Arguments that do not go together, or what the device says.
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    ensure!(args.batch > 0, "--batch 0: must be at least 1");
+    if let (true, Some(bundle)) = (args.only_start, &args.bundle) {
+        return only_start(bundle, args.device);
+    }
+    ensure!(!args.batch.contains(&0), "--batch 0: must be at least 1");
     for side in &args.size {
         ensure!(*side > 0 && side.is_multiple_of(32), "--size: {side} is not a multiple of 32");
     }
@@ -62,34 +69,83 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     };
     ensure!(profile != Profile::Sd15, "profile sd15: its bench is benches/paper.sh");
     let rival_ms = args.rival.as_deref().map(rival_ms).transpose()?;
-    let request = BenchRequest { profile, bundle, size, batch: args.batch, train: args.train };
+    let request = BenchRequest { profile, bundle, size, batches: args.batch.clone(), train: args.train };
     if !args.json {
-        println!("{:<28} {:>8} {:>11} {:>11} {:>6}", "what", "pictures", "ms", "first ms", "runs");
+        println!("{:<28} {:>8} {:>11} {:>10} {:>11} {:>6}", "what", "pictures", "ms", "pictures/s", "first ms", "runs");
     }
-    let said = |timed: &Timed| {
-        if args.json {
-            println!("{}", json!(timed));
-        } else {
-            let (what, pictures, ms, first_ms, runs) =
-                (&timed.what, timed.pictures, timed.ms, timed.first_ms, timed.runs);
-            println!("{what:<28} {pictures:>8} {ms:>11.3} {first_ms:>11.1} {runs:>6}");
-        }
-    };
+    let said = |row: &Row| if args.json { println!("{}", json!(row)) } else { print(row) };
     let all = device::pooled(&compute.device, || bench(&request, &compute, said))?;
-    // The fastest form, as the rival's.
-    let frames = all.iter().filter(|timed| timed.what.starts_with("frame at 2 steps")).map(|timed| timed.ms);
-    let frame_ms = frames.min_by(f64::total_cmp);
+    let frames: Vec<Value> = args
+        .batch
+        .iter()
+        .map(|&batch| {
+            let ms = frame_ms(&all, batch);
+            json!({"pictures": batch, "frame_ms": ms, "pictures_per_s": ms.map(|ms| batch as f64 / ms * 1e3)})
+        })
+        .collect();
+    let first = args.batch.first().copied().unwrap_or(1);
+    let frame_ms = frame_ms(&all, first);
     let ratio = frame_ms.zip(rival_ms).map(|(ours, theirs)| ours / theirs);
     if args.json {
+        let ready_s = |of: &str| starts(&all).find(|start| start.what.ends_with(of)).map(|start| start.ready_s);
+        let largest = |of: fn(&Used) -> Option<f64>| used(&all).filter_map(of).max_by(f64::total_cmp);
+        let steps = timed(&all).filter_map(|row| Some((row.what.strip_prefix("training step: ")?, row.pictures_per_s)));
+        let training: serde_json::Map<String, Value> = steps.map(|(stage, rate)| (stage.into(), rate.into())).collect();
         let summary = json!({
-            "profile": profile, "device": args.device.to_string(), "size": [size.0, size.1], "batch": args.batch,
-            "frame_ms": frame_ms, "rival_ms": rival_ms, "ratio": ratio, "peak_rss_mb": peak_rss_mb(),
+            "profile": profile, "device": args.device.to_string(), "size": [size.0, size.1], "batch": first,
+            "frame_ms": frame_ms, "rival_ms": rival_ms, "ratio": ratio, "frames": frames,
+            "training_pictures_per_s": args.train.then_some(training),
+            "ready_cold_s": ready_s("cold"), "ready_warm_s": ready_s("warm"),
+            "peak_rss_mb": largest(|used| used.peak_rss_mb), "device_mb": largest(|used| used.device_mb),
         });
         println!("{summary}");
     } else if let (Some(ratio), Some(rival_ms)) = (ratio, rival_ms) {
-        println!("{:<28} {:>8} {rival_ms:>11.3}    ours / theirs {ratio:.2}", "fastest rival", args.batch);
+        println!("{:<28} {first:>8} {rival_ms:>11.3}    ours / theirs {ratio:.2}", "fastest rival");
     }
     Ok(())
+}
+
+fn print(row: &Row) {
+    let number = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.0}"));
+    match row {
+        Row::Timed(Timed { what, pictures, ms, pictures_per_s, first_ms, runs }) => {
+            println!("{what:<28} {pictures:>8} {ms:>11.3} {pictures_per_s:>10.1} {first_ms:>11.1} {runs:>6}");
+        }
+        Row::Used(Used { what, pictures, peak_rss_mb, device_mb }) => {
+            let pictures = pictures.map_or("-".into(), |pictures| pictures.to_string());
+            let (host, device) = (number(*peak_rss_mb), number(*device_mb));
+            println!("{what:<28} {pictures:>8}    {host} MB resident at most, {device} MB on the device");
+        }
+        Row::Start(Start { what, ready_s, laps }) => {
+            let ms = ready_s * 1e3;
+            let (device, load) = (laps.device_s * 1e3, laps.load_s * 1e3);
+            let (test, warm) = (laps.self_test_s * 1e3, laps.warm_up_s * 1e3);
+            let memory = number(laps.peak_rss_mb);
+            println!(
+                "{what:<28} {:>8} {ms:>11.0}    device {device:.0}, load {load:.0}, self-test {test:.0}, warm-up {warm:.0} ms; \
+                 {memory} MB",
+                "-"
+            );
+        }
+    }
+}
+
+fn timed(rows: &[Row]) -> impl Iterator<Item = &Timed> {
+    rows.iter().filter_map(|row| if let Row::Timed(timed) = row { Some(timed) } else { None })
+}
+
+fn used(rows: &[Row]) -> impl Iterator<Item = &Used> {
+    rows.iter().filter_map(|row| if let Row::Used(used) = row { Some(used) } else { None })
+}
+
+fn starts(rows: &[Row]) -> impl Iterator<Item = &Start> {
+    rows.iter().filter_map(|row| if let Row::Start(start) = row { Some(start) } else { None })
+}
+
+/// A batch of frames at 2 steps in its fastest form, as the rival's.
+fn frame_ms(rows: &[Row], batch: usize) -> Option<f64> {
+    let of_batch = timed(rows).filter(|row| row.pictures == batch && row.what.starts_with("frame at 2 steps"));
+    of_batch.map(|row| row.ms).min_by(f64::total_cmp)
 }
 
 /// The fastest time of a rival's lines: `ms` of the last one.

@@ -1,4 +1,4 @@
-//! The operations on CUDA. Sums are in single precision, whatever the tensors are.
+//! The gradients on CUDA.
 
 use burn::backend::TensorMetadata;
 use burn::backend::cubecl::dtype_to_storage_type;
@@ -6,54 +6,13 @@ use burn::backend::tensor::FloatTensor;
 use burn::tensor::Shape;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::cubecl;
-use burn_cubecl::cubecl::{calculate_cube_count_elemwise, prelude::*};
-use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
-use burn_cubecl::tensor::CubeTensor;
+use burn_cubecl::cubecl::prelude::*;
 
-use super::{Gradients, Kernels, Window};
+use super::{GROUP_UNITS, empty, moments, per_cell, per_part, plain, sums_of_units};
+use crate::kernels::{Gradients, Window};
 
-/// Units that share the sums of a plane, and of a group of planes: with one picture there are few groups, each large.
+/// Units that share the sums of a plane.
 const PLANE_UNITS: usize = 256;
-const GROUP_UNITS: usize = 1024;
-
-/// One unit per output cell.
-#[cube(launch)]
-fn depthwise_kernel<F: Float>(
-    input: &Tensor<F>,
-    weight: &Tensor<F>,
-    bias: &Tensor<F>,
-    output: &mut Tensor<F>,
-    #[comptime] window: Window,
-    #[define(F)] _dtype: ElemType,
-) {
-    if ABSOLUTE_POS >= output.len() {
-        terminate!();
-    }
-    let (height, width) = (input.shape(2), input.shape(3));
-    let column = ABSOLUTE_POS % output.shape(3);
-    let rest = ABSOLUTE_POS / output.shape(3);
-    let row = rest % output.shape(2);
-    let plane = rest / output.shape(2);
-    let channel = plane % output.shape(1);
-    let mut sum = f32::cast_from(bias[channel]);
-    #[unroll]
-    for ky in 0..window.kernel {
-        let y = row * window.stride + ky;
-        if y >= window.before && y < height + window.before {
-            let start = (plane * height + y - window.before) * width;
-            #[unroll]
-            for kx in 0..window.kernel {
-                let x = column * window.stride + kx;
-                if x >= window.before && x < width + window.before {
-                    let tap = weight[(channel * window.kernel + ky) * window.kernel + kx];
-                    sum += f32::cast_from(input[start + x - window.before]) * f32::cast_from(tap);
-                }
-            }
-        }
-    }
-    output[ABSOLUTE_POS] = F::cast_from(sum);
-}
 
 /// One unit per input cell: every position of the kernel that saw it.
 #[cube(launch)]
@@ -90,25 +49,6 @@ fn depthwise_input_kernel<F: Float>(
     inner[ABSOLUTE_POS] = F::cast_from(sum);
 }
 
-/// The sum of a value of every unit of the cube, in all of them.
-#[cube]
-fn sum_of_units(value: f32, #[comptime] units: usize) -> f32 {
-    let mut shared = Shared::<[f32]>::new_slice(units);
-    sync_cube();
-    shared[UNIT_POS as usize] = value;
-    sync_cube();
-    let mut half = CUBE_DIM as usize / 2;
-    while half > 0 {
-        if (UNIT_POS as usize) < half {
-            let other = shared[UNIT_POS as usize + half];
-            shared[UNIT_POS as usize] = shared[UNIT_POS as usize] + other;
-        }
-        sync_cube();
-        half /= 2;
-    }
-    shared[0]
-}
-
 /// One cube per plane.
 #[cube(launch)]
 fn depthwise_parameters_kernel<F: Float>(
@@ -129,7 +69,7 @@ fn depthwise_parameters_kernel<F: Float>(
         bias += f32::cast_from(gradient[plane * cells + position]);
         position += CUBE_DIM as usize;
     }
-    let bias = sum_of_units(bias, PLANE_UNITS);
+    let (bias, _) = sums_of_units(bias, 0.0f32, PLANE_UNITS);
     if UNIT_POS == 0 {
         sums[plane * (taps + 1) + taps] = F::cast_from(bias);
     }
@@ -150,58 +90,11 @@ fn depthwise_parameters_kernel<F: Float>(
                 }
                 position += CUBE_DIM as usize;
             }
-            let tap = sum_of_units(tap, PLANE_UNITS);
+            let (tap, _) = sums_of_units(tap, 0.0f32, PLANE_UNITS);
             if UNIT_POS == 0 {
                 sums[plane * (taps + 1) + ky * window.kernel + kx] = F::cast_from(tap);
             }
         }
-    }
-}
-
-/// Mean, and one over the standard deviation, of `count` values.
-#[cube]
-fn moments<F: Float>(values: &Tensor<F>, start: usize, count: usize, epsilon: f32) -> (f32, f32) {
-    let mut sum = 0.0f32;
-    let mut index = UNIT_POS as usize;
-    while index < count {
-        sum += f32::cast_from(values[start + index]);
-        index += CUBE_DIM as usize;
-    }
-    let mean = sum_of_units(sum, GROUP_UNITS) / count as f32;
-    let mut squares = 0.0f32;
-    let mut index = UNIT_POS as usize;
-    while index < count {
-        let deviation = f32::cast_from(values[start + index]) - mean;
-        squares += deviation * deviation;
-        index += CUBE_DIM as usize;
-    }
-    let variance = sum_of_units(squares, GROUP_UNITS) / count as f32;
-    (mean, 1.0f32 / (variance + epsilon).sqrt())
-}
-
-/// One cube per picture and group.
-#[cube(launch)]
-fn group_norm_kernel<F: Float>(
-    input: &Tensor<F>,
-    gamma: &Tensor<F>,
-    beta: &Tensor<F>,
-    output: &mut Tensor<F>,
-    epsilon: f32,
-    #[comptime] groups: usize,
-    #[define(F)] _dtype: ElemType,
-) {
-    let per_group = input.shape(1) / groups;
-    let plane = input.shape(2) * input.shape(3);
-    let count = per_group * plane;
-    let part = CUBE_POS as usize;
-    let (mean, factor) = moments::<F>(input, part * count, count, epsilon);
-    let mut index = UNIT_POS as usize;
-    while index < count {
-        let channel = part % groups * per_group + index / plane;
-        let normal = (f32::cast_from(input[part * count + index]) - mean) * factor;
-        let value = normal * f32::cast_from(gamma[channel]) + f32::cast_from(beta[channel]);
-        output[part * count + index] = F::cast_from(value);
-        index += CUBE_DIM as usize;
     }
 }
 
@@ -236,8 +129,7 @@ fn group_norm_gradients_kernel<F: Float>(
             gamma_sum += value * (f32::cast_from(input[start + index]) - mean) * factor;
             index += CUBE_DIM as usize;
         }
-        let beta_sum = sum_of_units(beta_sum, GROUP_UNITS);
-        let gamma_sum = sum_of_units(gamma_sum, GROUP_UNITS);
+        let (beta_sum, gamma_sum) = sums_of_units(beta_sum, gamma_sum, GROUP_UNITS);
         let channel = part % groups * per_group + member;
         let weight = f32::cast_from(gamma[channel]);
         arriving += weight * beta_sum;
@@ -258,76 +150,6 @@ fn group_norm_gradients_kernel<F: Float>(
         let value = f32::cast_from(gradient[part * count + index]) * f32::cast_from(gamma[channel]);
         inner[part * count + index] = F::cast_from(factor * (value - arriving - normal * aligned));
         index += CUBE_DIM as usize;
-    }
-}
-
-/// Memory for an output, in row-major order: the default pads rows.
-fn empty(like: &CubeTensor, shape: Shape) -> CubeTensor {
-    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape, like.dtype)
-}
-
-/// In row-major order, as the kernels index them. All are of one type already, as burn's own operations ask.
-fn plain<const N: usize>(tensors: [CubeTensor; N]) -> [CubeTensor; N] {
-    tensors.map(into_contiguous)
-}
-
-fn per_cell(output: &CubeTensor) -> (CubeCount, CubeDim) {
-    let cells = output.shape().num_elements();
-    let dim = CubeDim::new(&output.client, cells);
-    (calculate_cube_count_elemwise(&output.client, cells, dim), dim)
-}
-
-fn per_part(parts: usize, units: usize) -> (CubeCount, CubeDim) {
-    (CubeCount::Static(parts as u32, 1, 1), CubeDim::new_1d(units as u32))
-}
-
-impl Kernels for CubeBackend {
-    fn depthwise(
-        input: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        window: Window,
-    ) -> FloatTensor<Self> {
-        let [input, weight, bias] = plain([input, weight, bias]);
-        let output = empty(&input, window.filtered(&input.shape()));
-        let (count, dim) = per_cell(&output);
-        depthwise_kernel::launch(
-            &output.client,
-            count,
-            dim,
-            input.into_tensor_arg(),
-            weight.into_tensor_arg(),
-            bias.into_tensor_arg(),
-            output.clone().into_tensor_arg(),
-            window,
-            dtype_to_storage_type(output.dtype),
-        );
-        output
-    }
-
-    fn group_norm(
-        input: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        beta: FloatTensor<Self>,
-        groups: usize,
-        epsilon: f64,
-    ) -> FloatTensor<Self> {
-        let [input, gamma, beta] = plain([input, gamma, beta]);
-        let output = empty(&input, input.shape());
-        let (count, dim) = per_part(input.shape()[0] * groups, GROUP_UNITS);
-        group_norm_kernel::launch(
-            &output.client,
-            count,
-            dim,
-            input.into_tensor_arg(),
-            gamma.into_tensor_arg(),
-            beta.into_tensor_arg(),
-            output.clone().into_tensor_arg(),
-            epsilon as f32,
-            groups,
-            dtype_to_storage_type(output.dtype),
-        );
-        output
     }
 }
 

@@ -1,0 +1,74 @@
+# Runs in the virtual machine: one line of JSON a check, what failed on standard error. $1: pictures per format, $2: replugs.
+export RUST_LOG=error,dsad::daemon=info
+cd /host
+V=/dev/video0
+UNPLUG=/sys/bus/platform/drivers/vivid
+failed=0
+say() { echo "{\"check\":\"$1\",\"seconds\":$(cut -d' ' -f1 /proc/uptime),$2}"; }
+bad() { echo "$1" >&2; failed=1; }
+field() { echo "$1" | sed -n "s/.*\"$2\":\([0-9.]*\).*/\1/p"; }
+# No function: what is sent to the background must be dsad itself, for the signal.
+watch="./dsad cameras watch $V --size 640 360 --fps 30 --json"
+kept() { # descriptors and mappings of the device that a process has
+  echo $(ls -l /proc/$1/fd 2>/dev/null | grep -c video) $(grep -c video /proc/$1/maps)
+}
+
+for format in GREY Y10 Y12 Y16 YUYV UYVY NV12 RGB3 BGR3 RGGB GRBG GBRG BA81 RG16 GR16 GB16 BYR2; do
+  row=$($watch --format $format --frames $1 --seconds 60)
+  say "$format" "\"result\":$row"
+  [ "$(field "$row" frames)" = $1 ] && [ "$(field "$row" damaged)" = 0 ] && [ "$(field "$row" lost)" = 0 ] || bad "$format: $row"
+done
+./dsad cameras snap $V --format MJPG --out none.png 2> mjpg.txt && bad "MJPG: vivid has none, and a picture came"
+grep -q "the camera gives" mjpg.txt || bad "MJPG: $(cat mjpg.txt)"
+
+# A damaged picture, a driver that drops half, one that refuses a buffer, one that breaks: each while pictures are taken.
+inject() { # name, control, what the row must say
+  $watch --format YUYV --seconds 8 > row.json 2> row.err &
+  sleep 3; ./dsad cameras set $V $2 || bad "$1: cannot be injected"
+  wait $!; row=$(cat row.json)
+  say "$1" "\"result\":$row"
+  [ "$(field "$row" $3)" -ge 1 ] 2>/dev/null || bad "$1: $3 is not counted: $row"
+}
+inject "broken stream" inject_fatal_streaming_error=0 recovered
+inject "damaged buffer" inject_v4l2_buf_flag_error=0 damaged
+inject "dropped buffers" percentage_of_dropped_buffers=50 dropped
+./dsad cameras set $V percentage_of_dropped_buffers=0
+inject "refused buffer" inject_vidioc_qbuf_error=0 recovered
+# These strike when a stream begins.
+start() { # name, control, what the row must say
+  ./dsad cameras set $V $2 || bad "$1: cannot be injected"
+  row=$($watch --format YUYV --frames 150 --seconds 20 2> row.err)
+  say "$1" "\"result\":$row"
+  [ "$(field "$row" $3)" -ge $4 ] && [ "$(field "$row" frames)" = 150 ] || bad "$1: $row"
+}
+start "refused buffers at the start" inject_vidioc_reqbufs_error=0 recovered 1
+start "refused start" inject_vidioc_streamon_error=0 recovered 1
+start "counter that wraps" wrap_sequence_number=1 frames 150
+[ "$(field "$row" dropped)" -lt 10000 ] || bad "counter that wraps: $row"
+./dsad cameras set $V wrap_sequence_number=0
+
+# Unplugged and plugged in again, with one process all the time.
+$watch --format YUYV --seconds 100000 > replug.json 2> replug.err & pid=$!
+sleep 2; before=$(kept $pid); count=0
+while [ $count -lt $2 ]; do
+  count=$((count + 1))
+  echo vivid.0 > $UNPLUG/unbind; sleep 0.3; echo vivid.0 > $UNPLUG/bind; sleep 1.2
+done
+sleep 1; after=$(kept $pid); kill -TERM $pid; wait $pid; row=$(cat replug.json)
+say replug "\"times\":$2,\"descriptors_and_mappings\":[\"$before\",\"$after\"],\"result\":$row"
+[ "$before" = "$after" ] || bad "replug: descriptors and mappings were $before and are $after"
+[ "$(field "$row" recovered)" = $2 ] || bad "replug: $2 times: $row"
+[ "$(field "$row" longest_recovery_s | cut -d. -f1)" -lt 2 ] || bad "replug: came back too late: $row"
+
+# The whole daemon: every picture that the camera gave is one event, over a damaged picture, an unplugged cable and a stop. The
+# emulated processor judges one in seconds, so most are overruns.
+rm -f events.ndjson
+./dsad run --config station.toml --json > daemon.json 2> daemon.err & pid=$!
+while ! grep -q '"score":[0-9]' events.ndjson 2>/dev/null && kill -0 $pid 2>/dev/null; do sleep 1; done
+./dsad cameras set $V inject_v4l2_buf_flag_error=0; sleep 3
+echo vivid.0 > $UNPLUG/unbind; sleep 1; echo vivid.0 > $UNPLUG/bind; sleep 5
+kill -TERM $pid; wait $pid; status=$?; row=$(cat daemon.json)
+say daemon "\"status\":$status,\"events\":$(wc -l < events.ndjson),\"result\":$row"
+[ $status = 0 ] && [ "$(field "$row" frames_in)" = "$(wc -l < events.ndjson)" ] || bad "daemon: $row $(cat daemon.err)"
+grep -q "camera top is back" daemon.err || bad "daemon: the camera did not come back: $(cat daemon.err)"
+exit $failed

@@ -1,0 +1,342 @@
+//! The bytes of a camera's buffer as pixels that are judged.
+//!
+//! Whatever a driver states, nothing is read beyond the bytes that it says it filled: a buffer that is too short is an error.
+
+use yuv::{YuvBiPlanarImage, YuvConversionMode, YuvPackedImage, YuvRange, YuvStandardMatrix};
+
+use crate::inspection::frame::PixelFormat;
+use crate::inspection::layout::{Layout, Mosaic};
+use crate::preprocess::decode::{self, MAX_PIXELS};
+
+/// How brightness and colour were made of red, green and blue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Encoding {
+    /// By ITU-R BT.709 and not BT.601.
+    pub bt709: bool,
+    /// Over all 256 values and not 16 to 235.
+    pub full_range: bool,
+}
+
+/// What is in a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Picture {
+    /// Layout.
+    pub layout: Layout,
+    /// Columns.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// Bytes from one row to the next; 0 where rows follow one another.
+    pub stride: usize,
+    /// For layouts with brightness and colour.
+    pub encoding: Encoding,
+}
+
+impl Picture {
+    /// Layout and pixels, row by row without padding, and how many columns and rows.
+    ///
+    /// # Errors
+    /// Too few bytes, a size that is not read, or a damaged JPEG.
+    pub fn unpack(&self, bytes: &[u8]) -> Result<(PixelFormat, Vec<u8>, [u32; 2]), String> {
+        let Self { layout, width, height, .. } = *self;
+        if width == 0 || height == 0 || (width as u64).saturating_mul(height as u64) > MAX_PIXELS {
+            return Err(format!("pictures of {width}x{height} are not read"));
+        }
+        let size = [width as u32, height as u32];
+        let done = |format, pixels| Ok((format, pixels, size));
+        match layout {
+            Layout::Jpeg => {
+                // Some cameras fill the rest of the buffer: what follows the end of the file is nobody's.
+                let picture = decode::decode(bytes).map_err(|error| error.to_string())?;
+                if [picture.width, picture.height] != size {
+                    let (columns, rows) = (picture.width, picture.height);
+                    return Err(format!("a JPEG of {columns}x{rows} where the camera said {width}x{height}"));
+                }
+                done(picture.format, picture.pixels)
+            }
+            Layout::Grey8 => done(PixelFormat::Gray8, self.rows(bytes, 1)?.concat()),
+            Layout::Grey16 { bits } => done(PixelFormat::Gray16 { bits }, self.rows(bytes, 2)?.concat()),
+            Layout::Rgb8 => done(PixelFormat::Rgb8, self.rows(bytes, 3)?.concat()),
+            Layout::Bgr8 => {
+                let mut pixels = self.rows(bytes, 3)?.concat();
+                pixels.chunks_exact_mut(3).for_each(|pixel| pixel.swap(0, 2));
+                done(PixelFormat::Rgb8, pixels)
+            }
+            Layout::Yuyv | Layout::Uyvy => done(PixelFormat::Rgb8, self.packed(bytes)?),
+            Layout::Nv12 => done(PixelFormat::Rgb8, self.planar(bytes)?),
+            Layout::Bayer8(mosaic) => {
+                let cells = self.rows(bytes, 1)?.concat().into_iter().map(u16::from).collect();
+                let colours = self.demosaic(mosaic, cells)?;
+                done(PixelFormat::Rgb8, colours.into_iter().map(|value| value as u8).collect())
+            }
+            Layout::Bayer16(mosaic) => {
+                let bytes = self.rows(bytes, 2)?.concat();
+                let cells = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
+                let colours = self.demosaic(mosaic, cells)?;
+                done(PixelFormat::Rgb16, colours.into_iter().flat_map(u16::to_le_bytes).collect())
+            }
+        }
+    }
+
+    /// The bytes of every row, of `per_pixel` bytes a pixel.
+    fn rows<'a>(&self, bytes: &'a [u8], per_pixel: usize) -> Result<Vec<&'a [u8]>, String> {
+        let row = self.width * per_pixel;
+        let stride = self.stride(row)?;
+        self.enough(bytes, stride * (self.height - 1) + row)?;
+        Ok((0..self.height).map(|y| &bytes[y * stride..][..row]).collect())
+    }
+
+    fn stride(&self, row: usize) -> Result<usize, String> {
+        match self.stride {
+            0 => Ok(row),
+            stride if stride < row || stride > 64 * row.max(1024) => {
+                Err(format!("{stride} bytes from row to row, where one has {row}"))
+            }
+            stride => Ok(stride),
+        }
+    }
+
+    fn enough(&self, bytes: &[u8], needed: usize) -> Result<(), String> {
+        let Self { width, height, .. } = self;
+        if bytes.len() < needed {
+            return Err(format!("{} bytes where {width}x{height} need {needed}", bytes.len()));
+        }
+        Ok(())
+    }
+
+    fn matrix(&self) -> (YuvRange, YuvStandardMatrix) {
+        let range = if self.encoding.full_range { YuvRange::Full } else { YuvRange::Limited };
+        (range, if self.encoding.bt709 { YuvStandardMatrix::Bt709 } else { YuvStandardMatrix::Bt601 })
+    }
+
+    fn packed(&self, bytes: &[u8]) -> Result<Vec<u8>, String> {
+        let (width, height) = (self.width, self.height);
+        self.even("two pixels share their colour", width % 2)?;
+        let row = 2 * width;
+        let stride = self.stride(row)?;
+        self.enough(bytes, stride * (height - 1) + row)?;
+        // The last row may end where its pixels do: the converter wants it whole.
+        let whole: Vec<u8> = (0..height).flat_map(|y| &bytes[y * stride..][..row]).copied().collect();
+        let (w, h) = (width as u32, height as u32);
+        let image = YuvPackedImage { yuy: &whole, yuy_stride: row as u32, width: w, height: h };
+        let mut rgb = vec![0; 3 * width * height];
+        let (range, matrix) = self.matrix();
+        let convert = if self.layout == Layout::Yuyv { yuv::yuyv422_to_rgb } else { yuv::uyvy422_to_rgb };
+        convert(&image, &mut rgb, 3 * w, range, matrix).map_err(|error| error.to_string())?;
+        Ok(rgb)
+    }
+
+    fn planar(&self, bytes: &[u8]) -> Result<Vec<u8>, String> {
+        let (width, height) = (self.width, self.height);
+        self.even("2x2 pixels share their colour", width % 2 + height % 2)?;
+        let stride = self.stride(width)?;
+        self.enough(bytes, stride * (height + height / 2 - 1) + width)?;
+        let plane = |first: usize, rows: usize| -> Vec<u8> {
+            (first..first + rows).flat_map(|y| &bytes[y * stride..][..width]).copied().collect()
+        };
+        let (brightness, colour) = (plane(0, height), plane(height, height / 2));
+        let (w, h) = (width as u32, height as u32);
+        let image = YuvBiPlanarImage {
+            y_plane: &brightness,
+            y_stride: w,
+            uv_plane: &colour,
+            uv_stride: w,
+            width: w,
+            height: h,
+        };
+        let mut rgb = vec![0; 3 * width * height];
+        let (range, matrix) = self.matrix();
+        yuv::yuv_nv12_to_rgb(&image, &mut rgb, 3 * w, range, matrix, YuvConversionMode::Balanced)
+            .map_err(|error| error.to_string())?;
+        Ok(rgb)
+    }
+
+    fn even(&self, why: &str, rest: usize) -> Result<(), String> {
+        let Self { width, height, .. } = self;
+        if rest != 0 { Err(format!("{width}x{height}: {why}, so sides must be even")) } else { Ok(()) }
+    }
+
+    /// Red, green and blue of every pixel: its own colour, and the means of the nearest cells of the others (bilinear).
+    fn demosaic(&self, mosaic: Mosaic, cells: Vec<u16>) -> Result<Vec<u16>, String> {
+        let (width, height) = (self.width, self.height);
+        if width < 2 || height < 2 {
+            return Err(format!("{width}x{height}: a mosaic has at least 2x2 pixels"));
+        }
+        // Column and row parity of red; blue is at the other diagonal.
+        let (red_x, red_y) = match mosaic {
+            Mosaic::Rggb => (0, 0),
+            Mosaic::Grbg => (1, 0),
+            Mosaic::Gbrg => (0, 1),
+            Mosaic::Bggr => (1, 1),
+        };
+        // One cell more on every side, mirrored at the outermost, which keeps the colours in turn.
+        let pitch = width + 2;
+        let mut padded = Vec::with_capacity(pitch * (height + 2));
+        for y in 0..height + 2 {
+            let y = if y == 0 {
+                1
+            } else if y == height + 1 {
+                height - 2
+            } else {
+                y - 1
+            };
+            let row = &cells[y * width..][..width];
+            padded.push(row[1]);
+            padded.extend_from_slice(row);
+            padded.push(row[width - 2]);
+        }
+        let mut out = vec![0; 3 * width * height];
+        for (y, out) in out.chunks_exact_mut(3 * width).enumerate() {
+            let row = |k: usize| &padded[(y + k) * pitch..][..pitch];
+            let around = row(0).windows(3).zip(row(1).windows(3)).zip(row(2).windows(3));
+            let of_red = y % 2 == red_y;
+            for (x, (pixel, ((above, here), below))) in out.chunks_exact_mut(3).zip(around).enumerate() {
+                let mean2 = |a: u16, b: u16| ((u32::from(a) + u32::from(b)) / 2) as u16;
+                let mean4 = |a: u16, b: u16, c: u16, d: u16| {
+                    ((u32::from(a) + u32::from(b) + u32::from(c) + u32::from(d)) / 4) as u16
+                };
+                let beside = mean2(here[0], here[2]);
+                let upright = mean2(above[1], below[1]);
+                let touching = mean4(here[0], here[2], above[1], below[1]);
+                let diagonal = mean4(above[0], above[2], below[0], below[2]);
+                let rgb = match (of_red, x % 2 == red_x) {
+                    (true, true) => [here[1], touching, diagonal],
+                    (false, false) => [diagonal, touching, here[1]],
+                    (true, false) => [beside, here[1], upright],
+                    (false, true) => [upright, here[1], beside],
+                };
+                pixel.copy_from_slice(&rgb);
+            }
+        }
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::inspection::layout::LAYOUTS;
+
+    const PLAIN: Encoding = Encoding { bt709: false, full_range: false };
+
+    fn picture(layout: Layout, width: usize, height: usize, stride: usize) -> Picture {
+        Picture { layout, width, height, stride, encoding: PLAIN }
+    }
+
+    fn unpacked(layout: Layout, size: (usize, usize), stride: usize, bytes: &[u8]) -> Vec<u8> {
+        picture(layout, size.0, size.1, stride).unpack(bytes).expect("unpacks").1
+    }
+
+    #[test]
+    fn rows_are_taken_without_their_padding() {
+        assert_eq!(unpacked(Layout::Grey8, (2, 2), 3, &[1, 2, 99, 3, 4]), [1, 2, 3, 4]);
+        assert_eq!(unpacked(Layout::Bgr8, (1, 2), 4, &[1, 2, 3, 99, 4, 5, 6]), [3, 2, 1, 6, 5, 4]);
+        let bytes = [1, 2, 99, 99, 3, 4];
+        let (format, pixels, _) = picture(Layout::Grey16 { bits: 12 }, 1, 2, 4).unpack(&bytes).expect("unpacks");
+        assert_eq!((format, pixels), (PixelFormat::Gray16 { bits: 12 }, vec![1, 2, 3, 4]));
+    }
+
+    #[test]
+    fn brightness_and_colour_become_red_green_and_blue() {
+        // BT.601, limited: 16 is black, 235 white; (81, 90, 240) is pure red. BT.709: (63, 102, 240).
+        let near = |found: &[u8], expected: [u8; 3]| {
+            found.iter().zip(expected).all(|(found, expected)| found.abs_diff(expected) <= 2)
+        };
+        let pixels = unpacked(Layout::Yuyv, (2, 1), 0, &[16, 128, 235, 128]);
+        assert!(near(&pixels[..3], [0, 0, 0]) && near(&pixels[3..], [255, 255, 255]), "{pixels:?}");
+        let pixels = unpacked(Layout::Uyvy, (2, 2), 6, &[90, 81, 240, 81, 7, 7, 90, 81, 240, 81]);
+        assert!(pixels.chunks(3).all(|pixel| near(pixel, [255, 0, 0])), "{pixels:?}");
+        let pixels = unpacked(Layout::Nv12, (2, 2), 0, &[81, 81, 81, 81, 90, 240]);
+        assert!(pixels.chunks(3).all(|pixel| near(pixel, [255, 0, 0])), "{pixels:?}");
+        let encoding = Encoding { bt709: true, full_range: false };
+        let high = Picture { encoding, ..picture(Layout::Yuyv, 2, 1, 0) };
+        let (_, pixels, _) = high.unpack(&[63, 102, 63, 240]).expect("unpacks");
+        assert!(near(&pixels[..3], [255, 0, 0]), "{pixels:?}");
+        let encoding = Encoding { bt709: false, full_range: true };
+        let full = Picture { encoding, ..picture(Layout::Yuyv, 2, 1, 0) };
+        let (_, pixels, _) = full.unpack(&[0, 128, 200, 128]).expect("unpacks");
+        assert!(near(&pixels, [0, 0, 0]) && near(&pixels[3..], [200, 200, 200]), "{pixels:?}");
+    }
+
+    #[test]
+    fn a_mosaic_of_one_colour_is_that_colour_everywhere() {
+        let colour = [200u8, 100, 50];
+        for (mosaic, cells) in [
+            (Mosaic::Rggb, [0, 1, 1, 2]),
+            (Mosaic::Grbg, [1, 0, 2, 1]),
+            (Mosaic::Gbrg, [1, 2, 0, 1]),
+            (Mosaic::Bggr, [2, 1, 1, 0]),
+        ] {
+            let cell = |k: usize| colour[cells[k / 6 % 2 * 2 + k % 6 % 2]];
+            let bytes: Vec<u8> = (0..24).map(cell).collect();
+            let pixels = unpacked(Layout::Bayer8(mosaic), (6, 4), 0, &bytes);
+            assert!(pixels.chunks(3).all(|pixel| pixel == colour), "{mosaic:?}: {pixels:?}");
+            let wide: Vec<u8> = bytes.iter().flat_map(|value| (u16::from(*value) * 257).to_le_bytes()).collect();
+            let pixels = unpacked(Layout::Bayer16(mosaic), (6, 4), 0, &wide);
+            let values: Vec<u16> = pixels.chunks(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
+            assert!(values.chunks(3).all(|pixel| pixel == colour.map(|value| u16::from(value) * 257)), "{mosaic:?}");
+        }
+    }
+
+    #[test]
+    fn between_cells_of_a_colour_is_their_mean() {
+        // Green falls from left to right; the red cell in the middle lies between 30 and 10, and 20 and 20.
+        let cells = [9, 20, 9, 0, 30, 77, 10, 0, 9, 20, 9, 0, 0, 0, 0, 0];
+        let pixels = unpacked(Layout::Bayer8(Mosaic::Bggr), (4, 4), 0, &cells);
+        assert_eq!(pixels[3 * 5..][..3], [77, 20, 9]);
+    }
+
+    #[test]
+    fn a_short_buffer_is_an_error_in_every_layout() {
+        for (name, layout) in LAYOUTS {
+            let error = picture(layout, 64, 48, 0).unpack(&[0; 64]).expect_err(name);
+            assert!(error.contains("64 bytes") || layout == Layout::Jpeg, "{name}: {error}");
+        }
+    }
+
+    /// How many frames of a layout are damaged: 1e6 by hand.
+    fn mutated_frames() -> usize {
+        std::env::var("DSAD_MUTATED_FRAMES").ok().and_then(|count| count.parse().ok()).unwrap_or(100_000)
+    }
+
+    #[test]
+    fn mutated_frames_are_pixels_or_an_error() {
+        let mut rng = ChaCha8Rng::seed_from_u64(7);
+        let mut jpeg = Vec::new();
+        let part: Vec<u8> = (0..32 * 24 * 3).map(|i| (i * 7 % 251) as u8).collect();
+        jpeg_encoder::Encoder::new(&mut jpeg, 80).encode(&part, 32, 24, jpeg_encoder::ColorType::Rgb).expect("encodes");
+        for (name, layout) in LAYOUTS {
+            let (mut whole, mut damaged) = (0, 0);
+            let sound: Vec<u8> =
+                if layout == Layout::Jpeg { jpeg.clone() } else { (0..32 * 24 * 6).map(|_| rng.random()).collect() };
+            for _ in 0..mutated_frames() {
+                let mut bytes = sound.clone();
+                for _ in 0..rng.random_range(0..4) {
+                    let at = rng.random_range(0..bytes.len());
+                    bytes[at] = rng.random();
+                }
+                if rng.random_bool(0.3) {
+                    bytes.truncate(rng.random_range(0..=bytes.len()));
+                }
+                let side = |rng: &mut ChaCha8Rng, usual: usize| {
+                    if rng.random_bool(0.7) { usual } else { rng.random_range(0..80) }
+                };
+                let (width, height) = (side(&mut rng, 32), side(&mut rng, 24));
+                let stride = if rng.random_bool(0.7) { 0 } else { rng.random_range(0..400) };
+                let encoding = Encoding { bt709: rng.random(), full_range: rng.random() };
+                match (Picture { layout, width, height, stride, encoding }).unpack(&bytes) {
+                    Ok((format, pixels, [columns, rows])) => {
+                        assert_eq!((columns as usize, rows as usize), (width, height), "{name}");
+                        assert_eq!(pixels.len(), width * height * format.bytes_per_pixel(), "{name}");
+                        whole += 1;
+                    }
+                    Err(_) => damaged += 1,
+                }
+            }
+            assert!(whole > 0 && damaged > 0, "{name}: {whole} whole, {damaged} damaged");
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! The operations on CUDA. Sums are in single precision, whatever the tensors are.
+
+mod convolve;
+mod gradients;
+
+use burn::backend::TensorMetadata;
+use burn::backend::cubecl::dtype_to_storage_type;
+use burn::backend::ops::FloatTensorOps;
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::Shape;
+use burn_cubecl::CubeBackend;
+use burn_cubecl::cubecl;
+use burn_cubecl::cubecl::{calculate_cube_count_elemwise, prelude::*};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::tensor::CubeTensor;
+
+use super::{Epilogue, Kernels, Window};
+
+/// Units that share the sums of a group of planes: with one picture there are few groups, each large.
+const GROUP_UNITS: usize = 1024;
+
+/// What follows a sum.
+#[cube]
+fn epilogue_of(sum: f32, #[comptime] epilogue: Epilogue) -> f32 {
+    let mut value = sum;
+    // By comparisons, which a NaN comes through: `max` of CUDA would make 0 of it, and a broken frame would pass.
+    if comptime!(epilogue != Epilogue::None) {
+        if value < 0.0f32 {
+            value = 0.0f32;
+        }
+    }
+    if comptime!(epilogue == Epilogue::Relu6) {
+        if value > 6.0f32 {
+            value = 6.0f32;
+        }
+    }
+    value
+}
+
+/// One unit per output cell.
+#[cube(launch)]
+fn depthwise_kernel<F: Float>(
+    input: &Tensor<F>,
+    weight: &Tensor<F>,
+    bias: &Tensor<F>,
+    output: &mut Tensor<F>,
+    #[comptime] window: Window,
+    #[comptime] epilogue: Epilogue,
+    #[define(F)] _dtype: ElemType,
+) {
+    if ABSOLUTE_POS >= output.len() {
+        terminate!();
+    }
+    let (height, width) = (input.shape(2), input.shape(3));
+    let column = ABSOLUTE_POS % output.shape(3);
+    let rest = ABSOLUTE_POS / output.shape(3);
+    let row = rest % output.shape(2);
+    let plane = rest / output.shape(2);
+    let channel = plane % output.shape(1);
+    let mut sum = f32::cast_from(bias[channel]);
+    #[unroll]
+    for ky in 0..window.kernel {
+        let y = row * window.stride + ky;
+        if y >= window.before && y < height + window.before {
+            let start = (plane * height + y - window.before) * width;
+            #[unroll]
+            for kx in 0..window.kernel {
+                let x = column * window.stride + kx;
+                if x >= window.before && x < width + window.before {
+                    let tap = weight[(channel * window.kernel + ky) * window.kernel + kx];
+                    sum += f32::cast_from(input[start + x - window.before]) * f32::cast_from(tap);
+                }
+            }
+        }
+    }
+    output[ABSOLUTE_POS] = F::cast_from(epilogue_of(sum, epilogue));
+}
+
+/// The sums of two values of every unit of the cube, in all of them.
+#[cube]
+fn sums_of_units(first: f32, second: f32, #[comptime] units: usize) -> (f32, f32) {
+    let mut firsts = Shared::<[f32]>::new_slice(units);
+    let mut seconds = Shared::<[f32]>::new_slice(units);
+    let unit = UNIT_POS as usize;
+    sync_cube();
+    firsts[unit] = first;
+    seconds[unit] = second;
+    sync_cube();
+    let mut half = CUBE_DIM as usize / 2;
+    while half > 0 {
+        if unit < half {
+            let (other_first, other_second) = (firsts[unit + half], seconds[unit + half]);
+            firsts[unit] = firsts[unit] + other_first;
+            seconds[unit] = seconds[unit] + other_second;
+        }
+        sync_cube();
+        half /= 2;
+    }
+    (firsts[0], seconds[0])
+}
+
+/// Mean, and one over the standard deviation, of `count` values: one pass, about the first of them.
+#[cube]
+fn moments<F: Float>(values: &Tensor<F>, start: usize, count: usize, epsilon: f32) -> (f32, f32) {
+    let about = f32::cast_from(values[start]);
+    let mut sum = 0.0f32;
+    let mut squares = 0.0f32;
+    let mut index = UNIT_POS as usize;
+    while index < count {
+        let deviation = f32::cast_from(values[start + index]) - about;
+        sum += deviation;
+        squares += deviation * deviation;
+        index += CUBE_DIM as usize;
+    }
+    let (sum, squares) = sums_of_units(sum, squares, GROUP_UNITS);
+    let offset = sum / count as f32;
+    let variance = (squares / count as f32 - offset * offset).max(0.0f32);
+    (about + offset, 1.0f32 / (variance + epsilon).sqrt())
+}
+
+/// One cube per picture and group.
+#[cube(launch)]
+fn group_norm_kernel<F: Float>(
+    input: &Tensor<F>,
+    gamma: &Tensor<F>,
+    beta: &Tensor<F>,
+    output: &mut Tensor<F>,
+    epsilon: f32,
+    #[comptime] groups: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    let per_group = input.shape(1) / groups;
+    let plane = input.shape(2) * input.shape(3);
+    let count = per_group * plane;
+    let part = CUBE_POS as usize;
+    let (mean, factor) = moments::<F>(input, part * count, count, epsilon);
+    let mut index = UNIT_POS as usize;
+    while index < count {
+        let channel = part % groups * per_group + index / plane;
+        let normal = (f32::cast_from(input[part * count + index]) - mean) * factor;
+        let value = normal * f32::cast_from(gamma[channel]) + f32::cast_from(beta[channel]);
+        output[part * count + index] = F::cast_from(value);
+        index += CUBE_DIM as usize;
+    }
+}
+
+/// Units that share a row of products.
+const ROW_UNITS: usize = 128;
+
+/// One cube per row of products.
+#[cube(launch)]
+fn nearest_kernel<F: Float>(
+    products: &Tensor<F>,
+    sizes: &Tensor<F>,
+    output: &mut Tensor<F>,
+    #[define(F)] _dtype: ElemType,
+) {
+    let count = products.shape(1);
+    let place = CUBE_POS as usize;
+    let unit = UNIT_POS as usize;
+    let mut least = f32::cast_from(sizes[0]) - 2.0f32 * f32::cast_from(products[place * count]);
+    let mut index = unit;
+    while index < count {
+        least = least.min(f32::cast_from(sizes[index]) - 2.0f32 * f32::cast_from(products[place * count + index]));
+        index += CUBE_DIM as usize;
+    }
+    let mut shared = Shared::<[f32]>::new_slice(ROW_UNITS);
+    shared[unit] = least;
+    sync_cube();
+    let mut half = CUBE_DIM as usize / 2;
+    while half > 0 {
+        if unit < half {
+            let other = shared[unit + half];
+            shared[unit] = shared[unit].min(other);
+        }
+        sync_cube();
+        half /= 2;
+    }
+    if unit == 0 {
+        output[place] = F::cast_from(shared[0]);
+    }
+}
+
+/// Memory for an output, in row-major order: the default pads rows.
+fn empty(like: &CubeTensor, shape: Shape) -> CubeTensor {
+    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape, like.dtype)
+}
+
+/// In row-major order, as the kernels index them. All are of one type already, as burn's own operations ask.
+fn plain<const N: usize>(tensors: [CubeTensor; N]) -> [CubeTensor; N] {
+    tensors.map(into_contiguous)
+}
+
+fn per_cell(output: &CubeTensor) -> (CubeCount, CubeDim) {
+    let cells = output.shape().num_elements();
+    let dim = CubeDim::new(&output.client, cells);
+    (calculate_cube_count_elemwise(&output.client, cells, dim), dim)
+}
+
+fn per_part(parts: usize, units: usize) -> (CubeCount, CubeDim) {
+    (CubeCount::Static(parts as u32, 1, 1), CubeDim::new_1d(units as u32))
+}
+
+impl Kernels for CubeBackend {
+    fn depthwise(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        window: Window,
+    ) -> FloatTensor<Self> {
+        Self::depthwise_with(input, weight, bias, window, Epilogue::None)
+    }
+
+    fn depthwise_with(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        window: Window,
+        epilogue: Epilogue,
+    ) -> FloatTensor<Self> {
+        let [input, weight, bias] = plain([input, weight, bias]);
+        let output = empty(&input, window.filtered(&input.shape()));
+        let (count, dim) = per_cell(&output);
+        depthwise_kernel::launch(
+            &output.client,
+            count,
+            dim,
+            input.into_tensor_arg(),
+            weight.into_tensor_arg(),
+            bias.into_tensor_arg(),
+            output.clone().into_tensor_arg(),
+            window,
+            epilogue,
+            dtype_to_storage_type(output.dtype),
+        );
+        output
+    }
+
+    fn group_norm(
+        input: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        groups: usize,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        let [input, gamma, beta] = plain([input, gamma, beta]);
+        let output = empty(&input, input.shape());
+        let (count, dim) = per_part(input.shape()[0] * groups, GROUP_UNITS);
+        group_norm_kernel::launch(
+            &output.client,
+            count,
+            dim,
+            input.into_tensor_arg(),
+            gamma.into_tensor_arg(),
+            beta.into_tensor_arg(),
+            output.clone().into_tensor_arg(),
+            epsilon as f32,
+            groups,
+            dtype_to_storage_type(output.dtype),
+        );
+        output
+    }
+
+    fn pointwise(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epilogue: Epilogue,
+    ) -> FloatTensor<Self> {
+        convolve::convolve(input, weight, bias, Window::POINT, epilogue)
+    }
+
+    fn convolve(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        window: Window,
+        epilogue: Epilogue,
+    ) -> FloatTensor<Self> {
+        convolve::convolve(input, weight, bias, window, epilogue)
+    }
+
+    fn nearest(found: FloatTensor<Self>, rows: FloatTensor<Self>, sizes: FloatTensor<Self>) -> FloatTensor<Self> {
+        let products = Self::float_matmul(found, Self::float_transpose(rows));
+        let [products, sizes] = plain([products, sizes]);
+        let count = products.shape()[0];
+        let least = empty(&products, Shape::new([count, 1]));
+        let (cubes, dim) = per_part(count, ROW_UNITS);
+        let dtype = dtype_to_storage_type(least.dtype);
+        let (products, sizes) = (products.into_tensor_arg(), sizes.into_tensor_arg());
+        nearest_kernel::launch(&least.client, cubes, dim, products, sizes, least.clone().into_tensor_arg(), dtype);
+        least
+    }
+}

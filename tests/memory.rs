@@ -1,0 +1,218 @@
+//! Memory of a daemon that has run for a while: what lives after a frame is what lived after the frames before it.
+//!
+//! A program of its own, because it counts every allocation.
+#![allow(clippy::unwrap_used)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use dsad::bundle::manifest::{MapSpec, NumberFormat};
+use dsad::config::device::DeviceChoice;
+use dsad::daemon::pipeline::{Camera, Ending, MakeDetectors, Parts, run};
+use dsad::daemon::stages::{Job, Jobs};
+use dsad::detector::{DetectorSpec, DiffusionDetector};
+use dsad::device;
+use dsad::inspection::anomaly::Pooling;
+use dsad::inspection::calibration::{Calibration, CalibrationEntry, GoodPart};
+use dsad::inspection::detect::{Detector, StepChoice, Steps};
+use dsad::inspection::event::Event;
+use dsad::inspection::frame::{CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, SourceError};
+use dsad::inspection::recipe::{Recipe, RecipeId};
+use dsad::inspection::roi::Roi;
+use dsad::inspection::time::Clock;
+use dsad::inspection::verdict::{Inspection, SinkError, VerdictSink};
+use dsad::model::network::MapWeights;
+use dsad::model::profile::{ModelConfig, Profile};
+use dsad::output::envelope::Envelopes;
+use dsad::output::ndjson;
+use dsad::output::record::Recorder;
+use dsad::platform::clock::SystemClock;
+use dsad::preprocess::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
+
+/// The system's allocator, and how many bytes are out.
+struct Counting;
+
+static LIVE: AtomicIsize = AtomicIsize::new(0);
+
+// SAFETY: everything is the system allocator's; counting touches no memory of it.
+#[allow(unsafe_code, reason = "an allocator cannot be written without")]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        LIVE.fetch_add(layout.size() as isize, Ordering::Relaxed);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size() as isize, Ordering::Relaxed);
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Frames before the first that counts: rings of the last frames fill, pools and buffers take their size.
+const SETTLE: usize = 60;
+/// Frames in each of the windows that are compared.
+const WINDOW: usize = 70;
+/// Side of the model grid.
+const SIDE: usize = 32;
+
+/// Gives a frame when the one before it has gone all the way, and notes what lives then.
+struct OneByOne {
+    gone: Receiver<()>,
+    next: u64,
+    live: Arc<Mutex<Vec<isize>>>,
+    clock: Arc<dyn Clock>,
+}
+
+impl FrameSource for OneByOne {
+    fn next_frame(&mut self) -> Result<Frame, SourceError> {
+        if self.next > 0 {
+            self.gone.recv_timeout(Duration::from_millis(100)).map_err(|_| SourceError::Timeout)?;
+            // The publish stage and the event's worker let go of it just after they say so.
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.live.lock().unwrap().push(LIVE.load(Ordering::Relaxed));
+        if self.next as usize == SETTLE + 3 * WINDOW {
+            return Err(SourceError::Ended);
+        }
+        let meta = FrameMeta {
+            id: FrameId(self.next),
+            camera: CameraId("a".into()),
+            captured_at: self.clock.now(),
+            sequence: self.next,
+            trigger: None,
+            width: 96,
+            height: 64,
+        };
+        let level = (self.next * 7 % 31) as u8;
+        self.next += 1;
+        Ok(Frame { meta, format: PixelFormat::Rgb8, pixels: FrameBuf(Arc::from(vec![level; 96 * 64 * 3])) })
+    }
+}
+
+/// Says that a frame has gone all the way.
+struct Last(Sender<()>);
+
+impl VerdictSink for Last {
+    fn name(&self) -> &str {
+        "last"
+    }
+
+    fn publish(&mut self, _: &Inspection, _: &Event) -> Result<(), SinkError> {
+        // The camera may have ended.
+        let _ = self.0.send(());
+        Ok(())
+    }
+}
+
+fn spec() -> PreprocessSpec {
+    PreprocessSpec {
+        width: SIDE,
+        height: SIDE,
+        geometry: Geometry::Stretch,
+        normalisation: Normalisation::SymmetricOne,
+        sketch: SketchPlane::None,
+        tiles: None,
+    }
+}
+
+/// `edge-small`, untrained.
+fn detectors(clock: Arc<dyn Clock>) -> MakeDetectors {
+    Box::new(move || {
+        let compute = device::open(DeviceChoice::Cpu).map_err(|error| error.to_string())?;
+        let model = ModelConfig::of(Profile::EdgeSmall, 0);
+        let weights = MapWeights {
+            features: 1.0,
+            features_floor: 0.0,
+            latent: 1.0,
+            refine: 1.0,
+            refine_power: 1.0,
+            prototypes: 1.0,
+            prototypes_floor: 0.0,
+        };
+        let spec = DetectorSpec {
+            classes: Vec::new(),
+            map: MapSpec { weights, sigma: 1.0, pooling: Pooling::TopFraction { fraction: 0.01 } },
+            seed: 0,
+            latent_channels: model.autoencoder.latent_channels,
+            normalisation: Normalisation::SymmetricOne,
+        };
+        let network = model.init(&compute.device);
+        let detector = DiffusionDetector::new(network, spec, &compute.device, NumberFormat::F32, clock);
+        Ok(vec![Box::new(detector) as Box<dyn Detector>])
+    })
+}
+
+fn job() -> Job {
+    let entry = CalibrationEntry {
+        class: None,
+        steps: StepChoice::Fixed(Steps(1)),
+        image_threshold: 1.0,
+        region_threshold: 1.0,
+        min_area: 4,
+        tiles: None,
+        samples: 30,
+        alpha: 0.1,
+        alpha_bound: 0.3,
+        median_score: 0.2,
+        // For the drift monitor, which remembers.
+        good: (0..30)
+            .map(|k| GoodPart { score: k as f32, level: 0.0, light: k as f32 / 30.0, novelty: None })
+            .collect(),
+    };
+    let recipe = Recipe {
+        id: RecipeId("r".into()),
+        roi: Roi::FULL,
+        class: None,
+        steps: StepChoice::Fixed(Steps(1)),
+        sensitivity: 0.5,
+        tiles: None,
+    };
+    Job {
+        recipe,
+        detector: 0,
+        bundle: "b".into(),
+        model_hash: "0".into(),
+        spec: spec(),
+        calibration: Some(Calibration { id: "c".into(), entries: vec![entry] }),
+        dtype: "f32".into(),
+        seed: 0,
+    }
+}
+
+#[test]
+fn what_lives_after_a_frame_stays_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+    let (say, gone) = channel();
+    let live = Arc::new(Mutex::new(Vec::with_capacity(SETTLE + 3 * WINDOW + 1)));
+    let source = OneByOne { gone, next: 0, live: Arc::clone(&live), clock: Arc::clone(&clock) };
+    let (events, worker, _) = ndjson::open(&dir.path().join("events.ndjson"), u64::MAX);
+    let mut recorder = Recorder::new(Envelopes::new("", "", 0, Arc::clone(&clock)), None);
+    let ending = run(Parts {
+        cameras: vec![Camera { source: Box::new(source), paced: false }],
+        jobs: Jobs::from([(CameraId("a".into()), job())]),
+        detectors: detectors(Arc::clone(&clock)),
+        record: Box::new(move |inspection| recorder.record(inspection)),
+        sinks: vec![Box::new(events), Box::new(Last(say))],
+        workers: vec![("events", Box::new(move || worker.run()))],
+        service: None,
+        clock,
+        stop: Arc::new(AtomicBool::new(false)),
+        shutdown: Duration::from_secs(20),
+        ready: Box::new(|| {}),
+        alive: Box::new(|| {}),
+    });
+    let Ending::Drained(counts) = ending else { panic!("{ending:?}") };
+    assert_eq!((counts.frames_in, counts.fault), ((SETTLE + 3 * WINDOW) as u64, 0));
+    let live = live.lock().unwrap();
+    // The least of a window is that of a moment at which nothing was on its way.
+    let least: Vec<isize> = live[SETTLE..].chunks_exact(WINDOW).map(|window| *window.iter().min().unwrap()).collect();
+    println!("{least:?}");
+    assert!(least.windows(2).all(|pair| pair[1] - pair[0] < WINDOW as isize), "less than a byte a frame: {least:?}");
+}
