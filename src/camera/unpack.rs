@@ -54,23 +54,23 @@ impl Picture {
                 }
                 done(picture.format, picture.pixels)
             }
-            Layout::Grey8 => done(PixelFormat::Gray8, self.rows(bytes, 1)?.concat()),
-            Layout::Grey16 { bits } => done(PixelFormat::Gray16 { bits }, self.rows(bytes, 2)?.concat()),
-            Layout::Rgb8 => done(PixelFormat::Rgb8, self.rows(bytes, 3)?.concat()),
+            Layout::Grey8 => done(PixelFormat::Gray8, self.pixels(bytes, 1)?),
+            Layout::Grey16 { bits } => done(PixelFormat::Gray16 { bits }, self.pixels(bytes, 2)?),
+            Layout::Rgb8 => done(PixelFormat::Rgb8, self.pixels(bytes, 3)?),
             Layout::Bgr8 => {
-                let mut pixels = self.rows(bytes, 3)?.concat();
+                let mut pixels = self.pixels(bytes, 3)?;
                 pixels.chunks_exact_mut(3).for_each(|pixel| pixel.swap(0, 2));
                 done(PixelFormat::Rgb8, pixels)
             }
             Layout::Yuyv | Layout::Uyvy => done(PixelFormat::Rgb8, self.packed(bytes)?),
             Layout::Nv12 => done(PixelFormat::Rgb8, self.planar(bytes)?),
             Layout::Bayer8(mosaic) => {
-                let cells = self.rows(bytes, 1)?.concat().into_iter().map(u16::from).collect();
+                let cells = self.pixels(bytes, 1)?.into_iter().map(u16::from).collect();
                 let colours = self.demosaic(mosaic, cells)?;
                 done(PixelFormat::Rgb8, colours.into_iter().map(|value| value as u8).collect())
             }
             Layout::Bayer16(mosaic) => {
-                let bytes = self.rows(bytes, 2)?.concat();
+                let bytes = self.pixels(bytes, 2)?;
                 let cells = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
                 let colours = self.demosaic(mosaic, cells)?;
                 done(PixelFormat::Rgb16, colours.into_iter().flat_map(u16::to_le_bytes).collect())
@@ -78,30 +78,27 @@ impl Picture {
         }
     }
 
-    /// The bytes of every row, of `per_pixel` bytes a pixel.
-    fn rows<'a>(&self, bytes: &'a [u8], per_pixel: usize) -> Result<Vec<&'a [u8]>, String> {
-        let row = self.width * per_pixel;
-        let stride = self.stride(row)?;
-        self.enough(bytes, stride * (self.height - 1) + row)?;
-        Ok((0..self.height).map(|y| &bytes[y * stride..][..row]).collect())
-    }
-
-    fn stride(&self, row: usize) -> Result<usize, String> {
-        match self.stride {
-            0 => Ok(row),
-            stride if stride < row || stride > 64 * row.max(1024) => {
-                Err(format!("{stride} bytes from row to row, where one has {row}"))
-            }
-            stride => Ok(stride),
-        }
-    }
-
-    fn enough(&self, bytes: &[u8], needed: usize) -> Result<(), String> {
+    /// The bytes of `rows` rows of `row` bytes, without what lies between them.
+    fn rows(&self, bytes: &[u8], row: usize, rows: usize) -> Result<Vec<u8>, String> {
         let Self { width, height, .. } = self;
+        let stride = match self.stride {
+            0 => row,
+            stride if stride < row || stride > 64 * row.max(1024) => {
+                return Err(format!("{stride} bytes from row to row, where one has {row}"));
+            }
+            stride => stride,
+        };
+        // The last row may end where its pixels do.
+        let needed = stride * (rows - 1) + row;
         if bytes.len() < needed {
             return Err(format!("{} bytes where {width}x{height} need {needed}", bytes.len()));
         }
-        Ok(())
+        Ok((0..rows).flat_map(|y| &bytes[y * stride..][..row]).copied().collect())
+    }
+
+    /// The bytes of the picture's rows, of `per_pixel` bytes a pixel.
+    fn pixels(&self, bytes: &[u8], per_pixel: usize) -> Result<Vec<u8>, String> {
+        self.rows(bytes, self.width * per_pixel, self.height)
     }
 
     fn matrix(&self) -> (YuvRange, YuvStandardMatrix) {
@@ -112,13 +109,9 @@ impl Picture {
     fn packed(&self, bytes: &[u8]) -> Result<Vec<u8>, String> {
         let (width, height) = (self.width, self.height);
         self.even("two pixels share their colour", width % 2)?;
-        let row = 2 * width;
-        let stride = self.stride(row)?;
-        self.enough(bytes, stride * (height - 1) + row)?;
-        // The last row may end where its pixels do: the converter wants it whole.
-        let whole: Vec<u8> = (0..height).flat_map(|y| &bytes[y * stride..][..row]).copied().collect();
+        let whole = self.pixels(bytes, 2)?;
         let (w, h) = (width as u32, height as u32);
-        let image = YuvPackedImage { yuy: &whole, yuy_stride: row as u32, width: w, height: h };
+        let image = YuvPackedImage { yuy: &whole, yuy_stride: 2 * w, width: w, height: h };
         let mut rgb = vec![0; 3 * width * height];
         let (range, matrix) = self.matrix();
         let convert = if self.layout == Layout::Yuyv { yuv::yuyv422_to_rgb } else { yuv::uyvy422_to_rgb };
@@ -129,21 +122,11 @@ impl Picture {
     fn planar(&self, bytes: &[u8]) -> Result<Vec<u8>, String> {
         let (width, height) = (self.width, self.height);
         self.even("2x2 pixels share their colour", width % 2 + height % 2)?;
-        let stride = self.stride(width)?;
-        self.enough(bytes, stride * (height + height / 2 - 1) + width)?;
-        let plane = |first: usize, rows: usize| -> Vec<u8> {
-            (first..first + rows).flat_map(|y| &bytes[y * stride..][..width]).copied().collect()
-        };
-        let (brightness, colour) = (plane(0, height), plane(height, height / 2));
+        let whole = self.rows(bytes, width, height + height / 2)?;
+        let (brightness, colour) = whole.split_at(width * height);
         let (w, h) = (width as u32, height as u32);
-        let image = YuvBiPlanarImage {
-            y_plane: &brightness,
-            y_stride: w,
-            uv_plane: &colour,
-            uv_stride: w,
-            width: w,
-            height: h,
-        };
+        let image =
+            YuvBiPlanarImage { y_plane: brightness, y_stride: w, uv_plane: colour, uv_stride: w, width: w, height: h };
         let mut rgb = vec![0; 3 * width * height];
         let (range, matrix) = self.matrix();
         yuv::yuv_nv12_to_rgb(&image, &mut rgb, 3 * w, range, matrix, YuvConversionMode::Balanced)

@@ -87,7 +87,23 @@ impl V4l2Camera {
         SourceError::Lost { reason: format!("{}: {reason}", self.settings.device.display()) }
     }
 
-    fn take(&mut self) -> Result<Frame, SourceError> {
+    fn meta(&mut self, sequence: u32, captured_at: Timestamp) -> FrameMeta {
+        let id = FrameId(self.next);
+        self.next += 1;
+        FrameMeta {
+            id,
+            camera: self.camera.clone(),
+            captured_at,
+            sequence: self.sequence.advance(sequence),
+            trigger: None,
+            width: 0,
+            height: 0,
+        }
+    }
+}
+
+impl FrameSource for V4l2Camera {
+    fn next_frame(&mut self) -> Result<Frame, SourceError> {
         if let Some(reason) = self.broken.take() {
             return Err(self.lost(reason));
         }
@@ -135,26 +151,6 @@ impl V4l2Camera {
             }
             Err(reason) => Err(SourceError::Damaged { meta: Box::new(meta), reason }),
         }
-    }
-
-    fn meta(&mut self, sequence: u32, captured_at: Timestamp) -> FrameMeta {
-        let id = FrameId(self.next);
-        self.next += 1;
-        FrameMeta {
-            id,
-            camera: self.camera.clone(),
-            captured_at,
-            sequence: self.sequence.advance(sequence),
-            trigger: None,
-            width: 0,
-            height: 0,
-        }
-    }
-}
-
-impl FrameSource for V4l2Camera {
-    fn next_frame(&mut self) -> Result<Frame, SourceError> {
-        self.take()
     }
 }
 
