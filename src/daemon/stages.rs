@@ -15,6 +15,7 @@ use crate::inspection::detect::{ClassId, Detector, Plan, StepChoice, StepPlan};
 use crate::inspection::drift::{Drift, DriftMonitor};
 use crate::inspection::event::Event;
 use crate::inspection::frame::{CameraId, Frame, FrameId, FrameMeta, FrameSource, Prepared, SourceError};
+use crate::inspection::line::Actuation;
 use crate::inspection::recipe::Recipe;
 use crate::inspection::tiles::TileGrid;
 use crate::inspection::time::{Clock, Timestamp};
@@ -364,6 +365,7 @@ pub fn judge_one(
         fault,
         prepared: Some(Arc::new(prepared)),
         drift: Drift::default(),
+        actuation: Actuation::Nothing,
     }
 }
 
@@ -385,6 +387,7 @@ pub fn faulty(meta: FrameMeta, job: Option<&Job>, reason: FaultReason, text: Str
         prepared: None,
         full_scale: None,
         drift: Drift::default(),
+        actuation: Actuation::Nothing,
     }
 }
 

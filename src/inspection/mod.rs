@@ -10,6 +10,7 @@ pub mod drift;
 pub mod event;
 pub mod frame;
 pub mod layout;
+pub mod line;
 pub mod metrics;
 pub mod recipe;
 pub mod roi;

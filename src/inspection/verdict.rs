@@ -9,6 +9,7 @@ use super::detect::Detection;
 use super::drift::Drift;
 use super::event::Event;
 use super::frame::{FrameMeta, Prepared};
+use super::line::Actuation;
 use super::recipe::RecipeId;
 
 /// What is said about one part. Nothing but a completed, calibrated, in-time detection can be `Pass`.
@@ -148,6 +149,8 @@ pub struct Inspection {
     pub full_scale: Option<f32>,
     /// What drifts on this camera, by this frame and those before it.
     pub drift: Drift,
+    /// What the line does with the part: set where the verdicts of a camera come together, at the end of the way.
+    pub actuation: Actuation,
 }
 
 /// Why a sink could not take an inspection.
