@@ -1,6 +1,6 @@
 //! `dsad run`: the daemon.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use serde_json::json;
 use super::load::{Bundles, boot_id, keys};
 use crate::camera;
 use crate::config::station::{Station, load};
+use crate::daemon::job::Job;
 use crate::daemon::pipeline::{self, Camera, Ending, Parts, Worker};
-use crate::daemon::stages::Jobs;
 use crate::inspection::frame::CameraId;
 use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::verdict::VerdictSink;
@@ -22,7 +22,7 @@ use crate::output::record::{Drawings, Recorder};
 use crate::output::{images, ndjson};
 use crate::platform::clock::SystemClock;
 use crate::platform::{memory, service_manager, signals};
-use crate::service::http::Service;
+use crate::service::Service;
 
 /// Exit code for a configuration that is refused (EX_CONFIG): restarting would not help.
 const REFUSED: u8 = 78;
@@ -60,7 +60,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    let (bundles, jobs, cameras) = match open(&station, &clock) {
+    let (bundles, cameras) = match open(&station, &clock) {
         Ok(opened) => opened,
         Err(error) => {
             eprintln!("dsad: configuration refused:\n{error:#}");
@@ -81,14 +81,14 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     }
     let status = format!("judging {} camera(s) on {}", cameras.len(), station.device);
     let since = Arc::clone(&clock);
-    let detectors = bundles.detectors(station.device, Arc::clone(&clock), jobs.values(), move |step| {
+    let jobs = cameras.iter().flat_map(|camera| &camera.recipes);
+    let detectors = bundles.detectors(station.device, Arc::clone(&clock), jobs, move |step| {
         log::info!("start, {}: {step}", seconds(since.as_ref()));
         service_manager::starting(step);
     });
     let since = Arc::clone(&clock);
     let ending = pipeline::run(Parts {
         cameras,
-        jobs,
         detectors,
         record: Box::new(move |inspection| recorder.record(inspection)),
         sinks,
@@ -102,6 +102,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             service_manager::ready(&status);
         }),
         alive: Box::new(service_manager::alive),
+        lease: Arc::default(),
     });
     service_manager::stopping();
     let lost = events_health.lost.load(Ordering::Relaxed);
@@ -130,35 +131,49 @@ fn seconds(clock: &dyn Clock) -> String {
     format!("{:.2} s", clock.now().millis_since(Timestamp(0)) / 1e3)
 }
 
-/// The HTTP service on its address, if the station has one.
+/// The service on its addresses, if the station has any.
 fn listen(station: &Station, file: &Path) -> Result<Option<Service>, String> {
-    let Some(listen) = station.listen else { return Ok(None) };
-    let service = TcpListener::bind(listen).and_then(Service::new);
-    let (address, service) = service.and_then(|service| Ok((service.address()?, service))).map_err(|error| {
-        format!(
-            "{}: http.listen: {listen} cannot be used: {error}; take a free port of an address of this machine \
-             (`ss -ltn` lists the ports in use), or leave [http] out",
-            file.display()
-        )
-    })?;
-    log::info!("http: listening on {address}");
-    if !address.ip().is_loopback() {
-        log::warn!("http: {address} is open to the network, without a password");
+    let bind = |key: &str, address: Option<SocketAddr>| {
+        let Some(address) = address else { return Ok(None) };
+        TcpListener::bind(address).map(Some).map_err(|error| {
+            format!(
+                "{}: {key}.listen: {address} cannot be used: {error}; take a free port of an address of this machine \
+                 (`ss -ltn` lists the ports in use), or leave [{key}] out",
+                file.display()
+            )
+        })
+    };
+    let (http, tcp) = (bind("http", station.http)?, bind("tcp", station.tcp)?);
+    if http.is_none() && tcp.is_none() {
+        return Ok(None);
+    }
+    let service = Service::new(http, tcp).and_then(|service| Ok((service.addresses()?, service)));
+    let ((http, tcp), service) = service.map_err(|error| format!("{}: the service: {error}", file.display()))?;
+    for (name, address, what) in
+        [("http", http, "whoever reaches it reads"), ("tcp", tcp, "whoever reaches it commands")]
+    {
+        let Some(address) = address else { continue };
+        log::info!("{name}: listening on {address}");
+        if !address.ip().is_loopback() {
+            log::warn!("{name}: {address} is open to the network, without a password: {what}");
+        }
     }
     Ok(Some(service))
 }
 
-fn open(station: &Station, clock: &Arc<dyn Clock>) -> anyhow::Result<(Bundles, Jobs, Vec<Camera>)> {
+fn open(station: &Station, clock: &Arc<dyn Clock>) -> anyhow::Result<(Bundles, Vec<Camera>)> {
     let keys = keys(station.keys.as_deref())?;
     let mut bundles = Bundles::default();
-    let mut jobs = Jobs::new();
     let mut cameras = Vec::new();
     for settings in &station.cameras {
-        let index = bundles.open(&settings.bundle, &keys)?;
-        let job = bundles.job(index, settings.recipe.clone(), station.device, station.calibrations.as_deref())?;
-        jobs.insert(CameraId(settings.name.clone()), job);
+        let mut recipes: Vec<Job> = Vec::new();
+        for (recipe, bundle) in &settings.recipes {
+            let index = bundles.open(bundle, &keys)?;
+            recipes.push(bundles.job(index, recipe.clone(), station.device, station.calibrations.as_deref())?);
+        }
         let source = camera::open(settings, Arc::clone(clock)).map_err(anyhow::Error::msg)?;
-        cameras.push(Camera { source, paced: settings.paced() });
+        let (id, paced, mode) = (CameraId(settings.name.clone()), settings.paced(), settings.mode);
+        cameras.push(Camera { id, source, paced, mode, line: None, recipes });
     }
-    Ok((bundles, jobs, cameras))
+    Ok((bundles, cameras))
 }

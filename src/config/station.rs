@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 
 use super::device::DeviceChoice;
-use super::file::{CameraFile, ImagesOf, RecipeFile, SourceFile, StationFile};
+use super::file::{CameraFile, ImagesOf, RecipeFile, SourceFile, StationFile, TriggerFile};
 use crate::inspection::detect::ClassId;
 use crate::inspection::layout::FourCc;
+use crate::inspection::line::LineRules;
 use crate::inspection::recipe::{Recipe, RecipeId};
+use crate::inspection::trigger::{Asked, TriggerMode};
 use crate::synthetic::Product;
 
 /// Pixels per side of synthetic parts.
@@ -105,10 +107,10 @@ pub struct CameraSettings {
     pub name: String,
     /// Where frames come from.
     pub kind: CameraKind,
-    /// The recipe.
-    pub recipe: Recipe,
-    /// The recipe's bundle.
-    pub bundle: PathBuf,
+    /// The recipes that it knows, each with the path of its bundle; the first one judges.
+    pub recipes: Vec<(Recipe, PathBuf)>,
+    /// What makes its frames be inspected.
+    pub mode: TriggerMode,
 }
 
 impl CameraSettings {
@@ -155,7 +157,9 @@ pub struct Station {
     /// The outputs.
     pub outputs: OutputSettings,
     /// Where the HTTP service listens; absent is no service.
-    pub listen: Option<SocketAddr>,
+    pub http: Option<SocketAddr>,
+    /// Where commands are taken by TCP; absent is nowhere.
+    pub tcp: Option<SocketAddr>,
 }
 
 /// Reads a station with its recipes.
@@ -184,14 +188,19 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
     if !(1..=4096).contains(&file.outputs.events_max_mib) {
         problem("outputs.events_max_mib".into(), format!("{}: must be 1 to 4096", file.outputs.events_max_mib));
     }
-    let listen = file.http.as_ref().and_then(|http| match http.listen.parse() {
+    let mut address = |key: &str, text: &str| match text.parse() {
         Ok(address) => Some(address),
         Err(_) => {
             let remedy = "is no address with a port, such as 127.0.0.1:8080 or, for the whole network, 0.0.0.0:8080";
-            problem("http.listen".into(), format!("'{}' {remedy}", http.listen));
+            problem(key.into(), format!("'{text}' {remedy}"));
             None
         }
-    });
+    };
+    let http = file.http.as_ref().and_then(|http| address("http.listen", &http.listen));
+    let tcp = file.tcp.as_ref().and_then(|tcp| address("tcp.listen", &tcp.listen));
+    if file.tcp.is_some() && tcp == http && tcp.is_some() {
+        problem("tcp.listen".into(), "is the address of [http] already; take another port".into());
+    }
     let mut cameras = Vec::new();
     for (index, camera) in file.cameras.iter().enumerate() {
         match resolve(camera, base, path, index) {
@@ -216,12 +225,13 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
             images: file.outputs.images.map(|images| base.join(images)),
             images_of: file.outputs.images_of,
         },
-        listen,
+        http,
+        tcp,
     })
 }
 
 fn resolve(camera: &CameraFile, base: &Path, path: &Path, index: usize) -> Result<CameraSettings, Vec<Problem>> {
-    let mut problems = Vec::new();
+    let (mut problems, mut problems_of_recipes) = (Vec::new(), Vec::new());
     let key = |name: &str| format!("cameras[{index}].{name}");
     let mut problem = |key: String, message: String| problems.push(Problem { file: path.to_path_buf(), key, message });
     let fps = match &camera.source {
@@ -270,12 +280,56 @@ fn resolve(camera: &CameraFile, base: &Path, path: &Path, index: usize) -> Resul
             })
         }
     };
-    let recipe = load_recipe(&base.join(&camera.recipe)).map_err(|found| problems.extend(found)).ok();
-    match (kind, recipe) {
-        (Some(kind), Some((recipe, bundle))) if problems.is_empty() => {
-            Ok(CameraSettings { name: camera.name.clone(), kind, recipe, bundle })
+    let mode = trigger(&camera.trigger, &mut |name, message| problem(key(name), message));
+    let mut recipes: Vec<(Recipe, PathBuf)> = Vec::new();
+    for file in [&camera.recipe].into_iter().chain(&camera.more_recipes) {
+        match load_recipe(&base.join(file)) {
+            Ok((recipe, _)) if recipes.iter().any(|(known, _)| known.id == recipe.id) => {
+                let message = format!("'{}' is the id of two recipes of this camera", recipe.id.0);
+                problem(key("more_recipes"), message);
+            }
+            Ok((recipe, _)) if !recipe.controls.is_empty() && !matches!(kind, Some(CameraKind::V4l2(_)) | None) => {
+                problem(key("recipe"), format!("'{}' sets controls, and this camera has none", recipe.id.0));
+            }
+            Ok(recipe) => recipes.push(recipe),
+            Err(found) => problems_of_recipes.extend(found),
         }
+    }
+    problems.extend(problems_of_recipes);
+    if let Some(CameraKind::V4l2(source)) = &kind {
+        // One that only some products set would stay as it was for the others.
+        let names = recipes.iter().flat_map(|(recipe, _)| recipe.controls.keys());
+        let names: BTreeSet<&String> = names.filter(|name| !source.controls.contains_key(*name)).collect();
+        for name in names {
+            if let Some((recipe, _)) = recipes.iter().find(|(recipe, _)| !recipe.controls.contains_key(name)) {
+                let remedy =
+                    format!("recipe '{}' does not set '{name}', which another does; set it there or here", recipe.id.0);
+                problems.push(Problem { file: path.to_path_buf(), key: key("source.controls"), message: remedy });
+            }
+        }
+    }
+    match kind {
+        Some(kind) if problems.is_empty() => Ok(CameraSettings { name: camera.name.clone(), kind, recipes, mode }),
         _ => Err(problems),
+    }
+}
+
+/// What makes frames be inspected.
+fn trigger(file: &TriggerFile, problem: &mut impl FnMut(&str, String)) -> TriggerMode {
+    let mut nanos = |key: &str, millis: f64, most: f64| {
+        if !(0.0..=most).contains(&millis) {
+            problem(key, format!("{millis}: must be 0 to {most}"));
+        }
+        (millis * 1e6) as u64
+    };
+    match file {
+        TriggerFile::Free => TriggerMode::Free,
+        TriggerFile::Line => TriggerMode::Line,
+        TriggerFile::Network { delay_ms, debounce_ms, wait_ms } => TriggerMode::Asked(Asked {
+            delay_nanos: nanos("trigger.delay_ms", *delay_ms, 60_000.0),
+            debounce_nanos: nanos("trigger.debounce_ms", *debounce_ms, 10_000.0),
+            patience_nanos: nanos("trigger.wait_ms", *wait_ms, 60_000.0),
+        }),
     }
 }
 
@@ -302,6 +356,18 @@ pub fn load_recipe(path: &Path) -> Result<(Recipe, PathBuf), Vec<Problem>> {
     if let Some(message) = file.tiles.and_then(|tiles| tiles.problem()) {
         problem("tiles", message);
     }
+    if file.deadline_ms.is_some_and(|deadline| !(1..=600_000).contains(&deadline)) {
+        let message = format!("{}: must be 1 to 600000; leave it out for never", file.deadline_ms.unwrap_or_default());
+        problem("deadline_ms", message);
+    }
+    let line = LineRules {
+        fail_if: file.fail_if.unwrap_or(LineRules::default().fail_if),
+        hold_after: file.hold_after,
+        on_fault: file.on_fault,
+    };
+    if let Some((key, message)) = line.problem() {
+        problem(key, message);
+    }
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -312,6 +378,9 @@ pub fn load_recipe(path: &Path) -> Result<(Recipe, PathBuf), Vec<Problem>> {
         steps: file.steps,
         sensitivity: file.sensitivity,
         tiles: file.tiles,
+        deadline_ms: file.deadline_ms,
+        line,
+        controls: file.controls,
     };
     Ok((recipe, base.join(file.bundle)))
 }
@@ -369,7 +438,7 @@ mod tests {
     #[test]
     fn paths_are_relative_to_their_file() {
         let station = load_texts(STATION, RECIPE).expect("valid");
-        assert!(station.cameras[0].bundle.is_absolute() && station.cameras[0].bundle.ends_with("b"));
+        assert!(station.cameras[0].recipes[0].1.is_absolute() && station.cameras[0].recipes[0].1.ends_with("b"));
         assert!(!station.cameras[0].paced());
     }
 
