@@ -141,6 +141,7 @@ struct Setup {
     deadline_ms: Option<u64>,
     line: LineRules,
     every: Duration,
+    paced: bool,
     edges: Option<Box<dyn EdgeSource>>,
     detector: Box<dyn Detector>,
 }
@@ -158,6 +159,7 @@ impl Default for Setup {
             deadline_ms: None,
             line: LineRules::default(),
             every: Duration::from_millis(3),
+            paced: true,
             edges: None,
             detector: Box::new(ScriptedDetector { delay: Duration::ZERO }),
         }
@@ -191,7 +193,7 @@ impl Station {
             Camera {
                 id: CameraId(name.into()),
                 source: Box::new(source),
-                paced: true,
+                paced: setup.paced,
                 mode: setup.mode,
                 line: line.take(),
                 recipes: vec![recipe("usual", 0.5), recipe("strict", 1.0)],
@@ -227,9 +229,13 @@ impl Station {
     }
 
     fn post(&self, path: &str, body: &str) -> (u16, String) {
+        self.post_with("", path, body)
+    }
+
+    fn post_with(&self, header: &str, path: &str, body: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.http).expect("connects");
         let length = body.len();
-        let request = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}");
+        let request = format!("POST {path} HTTP/1.1\r\nHost: x\r\n{header}Content-Length: {length}\r\n\r\n{body}");
         stream.write_all(request.as_bytes()).expect("asks");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("answers");
@@ -309,6 +315,8 @@ fn every_accepted_trigger_is_one_inspection_of_its_part() {
     let (status, text) = station.post("/v1/trigger", "{\"part\": 1}");
     assert!(status == 400 && text.contains("part_id"), "{text}");
     assert!(controller.say("Start;").starts_with("error unknown"));
+    let (status, text) = station.post_with("Origin: http://x.example\r\n", "/v1/trigger", "{}");
+    assert!(status == 403 && text.contains("web pages"), "{text}");
     let (told, late) = station.stop();
     assert_eq!((told.len(), late.len()), (41, 0));
     for (part, Told { inspection, event, .. }) in told.iter().enumerate() {
@@ -424,6 +432,22 @@ fn another_recipe_judges_from_the_next_part_on() {
     controller.say("StartSingleJob;");
     assert_eq!(station.told(3)[2].event.recipe_id, "usual");
     station.stop();
+}
+
+#[test]
+fn a_source_without_a_rate_gives_a_frame_for_each_trigger() {
+    let station = Station::start(Setup { paced: false, ..Setup::default() });
+    let mut controller = station.controller();
+    controller.once_ready("StartSingleJob;");
+    for part in 1..10 {
+        station.told(part);
+        std::thread::sleep(Duration::from_millis(20));
+        controller.say("StartSingleJob;");
+    }
+    station.told(10);
+    let (told, _) = station.stop();
+    let taken: Vec<u64> = told.iter().map(|told| told.event.sequence).collect();
+    assert_eq!(taken, (0..10).collect::<Vec<_>>(), "no frame was taken that nobody asked for");
 }
 
 #[test]

@@ -8,7 +8,6 @@ use super::job::Recipes;
 use crate::inspection::drift::{Drift, Levels};
 use crate::inspection::frame::{CameraId, FrameMeta};
 use crate::inspection::time::Timestamp;
-use crate::inspection::trigger::TriggerMode;
 use crate::inspection::verdict::{Decision, FailRule, FaultReason, Inspection, Verdict};
 use crate::service::metrics::{CameraReading, Histogram, Reading};
 
@@ -50,7 +49,7 @@ pub struct Health {
 pub struct CameraHealth {
     /// What judges its frames; nothing, where nobody announced it.
     recipes: Option<Arc<Recipes>>,
-    /// Whether silence is a fault: not where it waits for its own trigger line.
+    /// Whether silence is a fault: not where it waits for a trigger.
     must_speak: bool,
     frames: AtomicU64,
     owed: AtomicU64,
@@ -98,18 +97,18 @@ pub struct Counts {
 }
 
 impl Health {
-    /// Nothing has happened yet to these cameras and sinks.
+    /// Nothing has happened yet to these cameras, of which some may be silent, and sinks.
     pub fn new<'a>(
-        cameras: impl Iterator<Item = (&'a CameraId, &'a Arc<Recipes>, TriggerMode)>,
+        cameras: impl Iterator<Item = (&'a CameraId, &'a Arc<Recipes>, bool)>,
         sinks: impl Iterator<Item = &'a str>,
     ) -> Self {
-        let of = |recipes: &Arc<Recipes>, mode| CameraHealth {
+        let of = |recipes: &Arc<Recipes>, must_speak| CameraHealth {
             recipes: Some(Arc::clone(recipes)),
-            must_speak: mode != TriggerMode::Line,
+            must_speak,
             ..CameraHealth::default()
         };
         Self {
-            cameras: cameras.map(|(camera, recipes, mode)| (camera.clone(), of(recipes, mode))).collect(),
+            cameras: cameras.map(|(camera, recipes, must_speak)| (camera.clone(), of(recipes, must_speak))).collect(),
             sinks: sinks.map(|sink| (sink.to_owned(), AtomicU64::new(0))).collect(),
             ..Self::default()
         }

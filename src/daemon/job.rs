@@ -101,7 +101,7 @@ impl Recipes {
     }
 
     /// Lets the recipe of this name judge from the next frame on; `None` where it is not known.
-    pub fn prepare(&self, name: &str) -> Option<()> {
+    pub fn select(&self, name: &str) -> Option<()> {
         let index = self.jobs.iter().position(|job| job.recipe.id.0 == name)?;
         self.current.store(index, Ordering::Release);
         Some(())

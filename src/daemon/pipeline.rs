@@ -130,7 +130,12 @@ pub fn run(parts: Parts) -> Ending {
         recipes.insert(id.clone(), Arc::new(Recipes::new(jobs)));
         opened.push((id, source, paced, mode, line));
     }
-    let known = opened.iter().map(|(id, _, _, mode, _)| (id, &recipes[id], *mode));
+    let must_speak = |paced: bool, mode| match mode {
+        TriggerMode::Free => true,
+        TriggerMode::Line => false,
+        TriggerMode::Asked(_) => paced,
+    };
+    let known = opened.iter().map(|(id, _, paced, mode, _)| (id, &recipes[id], must_speak(*paced, *mode)));
     let health = Arc::new(Health::new(known, sinks.iter().map(|sink| sink.name())));
     let (ends, ended) = bounded::<Ended>(2 * opened.len() + workers.len() + 4);
     let places = opened.iter().map(|(_, _, _, mode, _)| if mode.is_triggered() { PARTS } else { FRAMES });

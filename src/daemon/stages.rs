@@ -97,6 +97,11 @@ impl Capture {
                     let why = gone.as_deref().map_or(String::new(), |why| format!(": {why}"));
                     self.fail(&awaited, FaultReason::CameraFault, format!("no frame within {wait:.0} ms{why}"));
                 }
+                // A source without a rate gives a frame when one is wanted: a picture of a folder for each trigger.
+                if !self.paced && !pairing.wants(self.clock.now()) {
+                    std::thread::sleep(Duration::from_millis(1));
+                    continue;
+                }
             }
             match self.source.next_frame() {
                 Ok(frame) => {

@@ -176,6 +176,11 @@ impl Pairing {
         Paired { of, passed }
     }
 
+    /// Whether a frame that is taken now would be of a part.
+    pub fn wants(&self, now: Timestamp) -> bool {
+        self.waiting.front().is_some_and(|awaited| awaited.from <= now)
+    }
+
     /// Those for which no frame came.
     pub fn expired(&mut self, now: Timestamp) -> Vec<Awaited> {
         let count = self.waiting.iter().take_while(|awaited| awaited.until < now).count();

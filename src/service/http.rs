@@ -17,8 +17,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, ORIGIN};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use hyper::server::conn::http1;
@@ -91,11 +91,12 @@ fn commands(act: Act) -> Router {
 
 /// What others get in place of the commands.
 fn no_commands() -> Router {
-    let refuse = || async {
-        let text = "commands are taken from this machine alone";
-        json_answer(StatusCode::FORBIDDEN, &json!({"error": "forbidden", "text": text}))
-    };
+    let refuse = || async { forbidden("commands are taken from this machine alone") };
     Router::new().route("/v1/trigger", post(refuse)).route("/v1/recipe", post(refuse))
+}
+
+fn forbidden(text: &str) -> Response {
+    json_answer(StatusCode::FORBIDDEN, &json!({"error": "forbidden", "text": text}))
 }
 
 #[derive(Deserialize)]
@@ -112,19 +113,23 @@ struct RecipeBody {
     recipe: String,
 }
 
-async fn trigger(State(act): State<Act>, body: Bytes) -> Response {
-    obey::<TriggerBody>(&act, &body, |TriggerBody { camera, part_id }| Command::Trigger {
+async fn trigger(State(act): State<Act>, headers: HeaderMap, body: Bytes) -> Response {
+    obey::<TriggerBody>(&act, &headers, &body, |TriggerBody { camera, part_id }| Command::Trigger {
         camera,
         part_id,
         source: "http",
     })
 }
 
-async fn recipe(State(act): State<Act>, body: Bytes) -> Response {
-    obey::<RecipeBody>(&act, &body, |RecipeBody { camera, recipe }| Command::PrepareRecipe { camera, recipe })
+async fn recipe(State(act): State<Act>, headers: HeaderMap, body: Bytes) -> Response {
+    obey::<RecipeBody>(&act, &headers, &body, |RecipeBody { camera, recipe }| Command::PrepareRecipe { camera, recipe })
 }
 
-fn obey<T: DeserializeOwned>(act: &Act, body: &[u8], command: impl Fn(T) -> Command) -> Response {
+fn obey<T: DeserializeOwned>(act: &Act, headers: &HeaderMap, body: &[u8], command: impl Fn(T) -> Command) -> Response {
+    // A browser on this machine says where the page is from that asks: no page may command the line.
+    if headers.contains_key(ORIGIN) {
+        return forbidden("commands are not taken from web pages");
+    }
     // A trigger without anything to say of the part needs no body.
     let body: &[u8] = if body.is_empty() { b"{}" } else { body };
     let asked = match serde_json::from_slice(body) {
