@@ -20,6 +20,7 @@ use dsad::inspection::calibration::{Calibration, CalibrationEntry, GoodPart};
 use dsad::inspection::detect::{Detector, StepChoice, Steps};
 use dsad::inspection::event::Event;
 use dsad::inspection::frame::{CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, SourceError};
+use dsad::inspection::polygon::Rois;
 use dsad::inspection::recipe::{Recipe, RecipeId};
 use dsad::inspection::roi::Roi;
 use dsad::inspection::time::Clock;
@@ -156,6 +157,7 @@ fn job() -> Job {
         region_threshold: 1.0,
         min_area: 4,
         tiles: None,
+        rois: None,
         samples: 30,
         alpha: 0.1,
         alpha_bound: 0.3,
@@ -168,6 +170,7 @@ fn job() -> Job {
     let recipe = Recipe {
         id: RecipeId("r".into()),
         roi: Roi::FULL,
+        rois: Rois::default(),
         class: None,
         steps: StepChoice::Fixed(Steps(1)),
         sensitivity: 0.5,

@@ -12,6 +12,7 @@ use dsad::daemon::pipeline::{self, Camera, Ending, Parts};
 use dsad::inspection::detect::{ClassId, StepChoice, Steps};
 use dsad::inspection::event::Event;
 use dsad::inspection::frame::{CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, SourceError};
+use dsad::inspection::polygon::Rois;
 use dsad::inspection::recipe::{Recipe, RecipeId};
 use dsad::inspection::roi::Roi;
 use dsad::inspection::time::Clock;
@@ -82,6 +83,7 @@ fn overhead_of_a_large_frame() {
     let recipe = Recipe {
         id: RecipeId("r".into()),
         roi: Roi::FULL,
+        rois: Rois::default(),
         class: Some(ClassId("washer".into())),
         steps: StepChoice::Fixed(Steps(2)),
         sensitivity: 0.5,

@@ -14,6 +14,7 @@ use dsad::detector::DiffusionDetector;
 use dsad::device;
 use dsad::inspection::detect::{ClassId, StepChoice, Steps};
 use dsad::inspection::frame::CameraId;
+use dsad::inspection::polygon::Rois;
 use dsad::inspection::recipe::{Recipe, RecipeId};
 use dsad::inspection::roi::Roi;
 use dsad::trainer::dataset::discover::discover;
@@ -58,6 +59,7 @@ fn trainer_and_daemon_make_the_same_map() {
     let recipe = Recipe {
         id: RecipeId("parity".into()),
         roi: Roi::FULL,
+        rois: Rois::default(),
         class: bundle.manifest.classes.contains(&class).then_some(class),
         steps,
         sensitivity: 0.5,

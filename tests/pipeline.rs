@@ -12,6 +12,7 @@ use dsad::daemon::stages::{Job, Jobs};
 use dsad::inspection::calibration::Calibration;
 use dsad::inspection::detect::{Detector, StepChoice, Steps};
 use dsad::inspection::frame::CameraId;
+use dsad::inspection::polygon::Rois;
 use dsad::inspection::recipe::{Recipe, RecipeId};
 use dsad::inspection::roi::Roi;
 use dsad::inspection::verdict::{FaultReason, Inspection, Verdict};
@@ -25,6 +26,7 @@ pub(super) fn job(calibration: Option<Calibration>) -> Job {
         recipe: Recipe {
             id: RecipeId("scripted".into()),
             roi: Roi::FULL,
+            rois: Rois::default(),
             class: None,
             steps: StepChoice::Fixed(Steps(1)),
             sensitivity: 0.5,

@@ -37,7 +37,9 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         let entry = job
             .calibration
             .as_ref()
-            .and_then(|c| c.entry(camera.recipe.class.as_ref(), camera.recipe.steps))
+            .and_then(|c| {
+                c.judging(camera.recipe.class.as_ref(), camera.recipe.steps, camera.recipe.rois.id().as_ref())
+            })
             // Thresholds of frames that were cut otherwise judge nothing.
             .filter(|entry| entry.tiles == job.spec.tiles);
         if args.json {

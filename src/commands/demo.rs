@@ -20,6 +20,7 @@ use crate::daemon::stages::Jobs;
 use crate::inspection::detect::{ClassId, StepChoice};
 use crate::inspection::event::Event;
 use crate::inspection::frame::CameraId;
+use crate::inspection::polygon::Rois;
 use crate::inspection::recipe::{Recipe, RecipeId};
 use crate::inspection::roi::Roi;
 use crate::inspection::time::Clock;
@@ -100,6 +101,7 @@ pub fn run(args: &DemoArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
         let recipe = Recipe {
             id: RecipeId(format!("demo-{}", product.name())),
             roi: Roi::FULL,
+            rois: Rois::default(),
             class: known.then_some(class),
             steps: args.steps,
             sensitivity: 0.5,

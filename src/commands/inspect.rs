@@ -7,13 +7,14 @@ use std::sync::Arc;
 use anyhow::Context;
 use serde_json::json;
 
-use super::load::{Bundles, boot_id, keys};
+use super::load::{Bundles, boot_id, keys, recipe};
 use crate::camera::replay::{Replay, pictures};
 use crate::config::device::DeviceChoice;
 use crate::daemon::stages::{Job, faulty, judge_one};
 use crate::inspection::detect::{ClassId, Detector, StepChoice};
 use crate::inspection::event::Event;
 use crate::inspection::frame::{CameraId, FrameSource, SourceError};
+use crate::inspection::polygon::Rois;
 use crate::inspection::recipe::{Recipe, RecipeId};
 use crate::inspection::roi::Roi;
 use crate::inspection::tiles::TileGrid;
@@ -22,7 +23,7 @@ use crate::inspection::verdict::{FaultReason, Inspection, Latency, Verdict};
 use crate::output::envelope::Envelopes;
 use crate::output::images::draw;
 use crate::platform::clock::SystemClock;
-use crate::preprocess::prepare;
+use crate::preprocess::prepare_for;
 use crate::render::encode;
 
 /// Arguments of `dsad inspect`.
@@ -32,8 +33,11 @@ pub struct InspectArgs {
     #[arg(required = true)]
     paths: Vec<PathBuf>,
     /// The bundle that judges
-    #[arg(long)]
-    bundle: PathBuf,
+    #[arg(long, required_unless_present = "recipe")]
+    bundle: Option<PathBuf>,
+    /// The recipe that judges, with its bundle: to try ROIs on pictures before the line runs
+    #[arg(long, conflicts_with_all = ["bundle", "steps", "class", "tiles"])]
+    recipe: Option<PathBuf>,
     /// Folder for drawings: frame, reconstruction and map of every picture
     #[arg(long)]
     out: Option<PathBuf>,
@@ -70,18 +74,22 @@ pub const FAULT: u8 = 3;
 pub fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
     let mut bundles = Bundles::default();
-    let index = bundles.open(&args.bundle, &keys(args.keys.as_deref())?)?;
-    let listed = &bundles.get(index).manifest.steps;
-    let usual = listed.iter().copied().find(|steps| steps.0 == 2).unwrap_or(listed[0]);
-    let steps = args.steps.unwrap_or(StepChoice::Fixed(usual));
-    let recipe = Recipe {
-        id: RecipeId("inspect".into()),
-        roi: Roi::FULL,
-        class: args.class.clone().map(ClassId),
-        steps,
-        sensitivity: 0.5,
-        tiles: args.tiles,
-    };
+    let written = args.recipe.as_deref().map(recipe).transpose()?;
+    let dir = written.as_ref().map(|(_, bundle)| bundle).or(args.bundle.as_ref()).context("--bundle is needed")?;
+    let index = bundles.open(dir, &keys(args.keys.as_deref())?)?;
+    let recipe = written.map(|(recipe, _)| recipe).unwrap_or_else(|| {
+        let listed = &bundles.get(index).manifest.steps;
+        let usual = listed.iter().copied().find(|steps| steps.0 == 2).unwrap_or(listed[0]);
+        Recipe {
+            id: RecipeId("inspect".into()),
+            roi: Roi::FULL,
+            rois: Rois::default(),
+            class: args.class.clone().map(ClassId),
+            steps: args.steps.unwrap_or(StepChoice::Fixed(usual)),
+            sensitivity: 0.5,
+            tiles: args.tiles,
+        }
+    });
     let job = bundles.job(index, recipe, args.device, args.calibrations.as_deref())?;
     let files =
         args.paths.iter().map(|path| pictures(path)).collect::<Result<Vec<_>, _>>().map_err(anyhow::Error::msg)?;
@@ -131,7 +139,7 @@ fn judge(file: &Path, job: &Job, detector: &mut dyn Detector, clock: &Arc<dyn Cl
     Ok(match replay.next_frame() {
         Ok(frame) => {
             let started = clock.now();
-            match prepare(&frame, &job.recipe.roi, &job.spec) {
+            match prepare_for(&job.recipe, &frame, &job.spec) {
                 Ok(prepared) => {
                     let latency = Latency { prepare: clock.now().millis_since(started), ..Latency::default() };
                     judge_one(frame.meta, prepared, latency, job, detector, clock.as_ref())

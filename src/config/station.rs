@@ -11,6 +11,7 @@ use super::device::DeviceChoice;
 use super::file::{CameraFile, ImagesOf, RecipeFile, SourceFile, StationFile};
 use crate::inspection::detect::ClassId;
 use crate::inspection::layout::FourCc;
+use crate::inspection::polygon::Rois;
 use crate::inspection::recipe::{Recipe, RecipeId};
 use crate::synthetic::Product;
 
@@ -302,12 +303,17 @@ pub fn load_recipe(path: &Path) -> Result<(Recipe, PathBuf), Vec<Problem>> {
     if let Some(message) = file.tiles.and_then(|tiles| tiles.problem()) {
         problem("tiles", message);
     }
+    let rois = Rois::new(file.rois, &file.roi).unwrap_or_else(|found| {
+        found.into_iter().for_each(|roi| problem(&roi.key, roi.message));
+        Rois::default()
+    });
     if !problems.is_empty() {
         return Err(problems);
     }
     let recipe = Recipe {
         id: RecipeId(file.id),
         roi: file.roi,
+        rois,
         class: file.class.map(ClassId),
         steps: file.steps,
         sensitivity: file.sensitivity,

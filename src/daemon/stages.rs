@@ -20,7 +20,7 @@ use crate::inspection::recipe::Recipe;
 use crate::inspection::tiles::TileGrid;
 use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::verdict::{Decision, FaultReason, Inspection, Latency, Verdict, VerdictSink};
-use crate::preprocess::prepare;
+use crate::preprocess::prepare_for;
 use crate::preprocess::spec::PreprocessSpec;
 
 /// Wait of a stage that has nothing to do: bounds how long a stop or a heartbeat takes.
@@ -92,7 +92,9 @@ impl Job {
     /// What the detector is asked for.
     pub fn plan(&self) -> Plan {
         let Recipe { class, steps, sensitivity, .. } = &self.recipe;
-        let gates = || self.calibration.as_ref().map(|c| c.gates(class.as_ref(), *sensitivity)).unwrap_or_default();
+        let rois = self.recipe.rois.id();
+        let gates = |c: &Calibration| c.gates(class.as_ref(), rois.as_ref(), *sensitivity);
+        let gates = || self.calibration.as_ref().map(gates).unwrap_or_default();
         Plan { steps: StepPlan::new(*steps, gates), class: class.clone() }
     }
 
@@ -221,7 +223,7 @@ fn prepared(frame: &Frame, jobs: &Jobs, clock: &dyn Clock) -> Work {
         let text = format!("camera '{}' has no recipe", meta.camera);
         return Work::Fault { meta, reason: FaultReason::CameraFault, text };
     };
-    match prepare(frame, &job.recipe.roi, &job.spec) {
+    match prepare_for(&job.recipe, frame, &job.spec) {
         Ok(prepared) => {
             let latency = Latency {
                 queue: started.millis_since(meta.captured_at),
@@ -277,21 +279,21 @@ fn watch(inspection: &Inspection, jobs: &Jobs, monitors: &mut Monitors, health: 
     else {
         return Drift::default();
     };
-    let monitor = monitors.entry(camera.clone()).or_insert_with(|| {
-        let entry = job.calibration.as_ref()?.entry(job.recipe.class.as_ref(), job.recipe.steps)?;
-        Some((DriftMonitor::new(entry)?, Drift::default()))
-    });
+    let class = job.recipe.class.as_ref();
+    let entry = job.calibration.as_ref().and_then(|c| c.judging(class, job.recipe.steps, detection.roi_set()));
+    let monitor =
+        monitors.entry(camera.clone()).or_insert_with(|| Some((DriftMonitor::new(entry?)?, Drift::default())));
     let Some((monitor, last)) = monitor else { return Drift::default() };
     // Scores of different step counts have different scales.
     let unit = match job.recipe.steps {
         StepChoice::Fixed(_) => 1.0,
         StepChoice::Auto => {
-            let ran = StepChoice::Fixed(detection.steps);
-            let entry = job.calibration.as_ref().and_then(|c| c.entry(job.recipe.class.as_ref(), ran));
+            let (ran, through) = (StepChoice::Fixed(detection.steps), entry.and_then(|entry| entry.rois.as_ref()));
+            let entry = job.calibration.as_ref().and_then(|c| c.entry_through(class, ran, through));
             entry.map_or(1.0, |entry| entry.image_threshold)
         }
     };
-    let drift = monitor.observe(detection.score.0 / unit, prepared.light, detection.novelty);
+    let drift = monitor.observe(detection.plain_score().0 / unit, prepared.light, detection.novelty);
     health.camera(camera).drift(monitor.levels(), drift);
     if drift != *last {
         match drift.words().join(" and ") {

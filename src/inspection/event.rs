@@ -37,6 +37,12 @@ pub struct EventRegion {
     pub area: u32,
     /// Largest map value.
     pub peak: f32,
+    /// The ROI; absent where the recipe has none that include.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub roi: Option<String>,
+    /// Frame pixels, what a ROI's `min_area` is compared with; absent where the recipe has no ROIs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub area_px: Option<f64>,
 }
 
 /// One event; see `docs/events.md` for the meaning of each field.
@@ -80,6 +86,8 @@ impl Event {
     pub fn new(inspection: &Inspection, envelope: Envelope, image: Option<String>) -> Self {
         let decision = &inspection.decision;
         let finite = |value: f32| value.is_finite().then_some(value);
+        let mask = inspection.detection.as_ref().and_then(|detection| detection.rois.as_ref()).map(|rois| &rois.mask);
+        let name = |roi: Option<u8>| mask.zip(roi).and_then(|(mask, roi)| mask.name(roi)).map(str::to_owned);
         let regions = inspection.prepared.iter().flat_map(|prepared| {
             decision.regions.iter().map(|region| EventRegion {
                 bbox: prepared.transform.to_frame(
@@ -90,6 +98,8 @@ impl Event {
                 ),
                 area: region.area,
                 peak: region.peak,
+                roi: name(region.roi),
+                area_px: mask.map(|mask| mask.frame_area(region.area)),
             })
         });
         Self {

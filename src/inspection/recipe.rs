@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::detect::{ClassId, StepChoice};
+use super::polygon::Rois;
 use super::roi::Roi;
 use super::tiles::TileGrid;
 
@@ -17,6 +18,8 @@ pub struct Recipe {
     pub id: RecipeId,
     /// The inspected part of the frame.
     pub roi: Roi,
+    /// What counts of it.
+    pub rois: Rois,
     /// The product kind inside a multi-class bundle; `None` is the null class.
     pub class: Option<ClassId>,
     /// Denoising steps; the bundle must list and calibrate them.
