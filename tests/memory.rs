@@ -155,6 +155,7 @@ fn job() -> Job {
         region_threshold: 1.0,
         min_area: 4,
         tiles: None,
+        rois: None,
         samples: 30,
         alpha: 0.1,
         alpha_bound: 0.3,

@@ -62,7 +62,7 @@ fn say(camera: &str, job: &Job, bundle: &Path, json: bool) {
     let entry = job
         .calibration
         .as_ref()
-        .and_then(|c| c.entry(recipe.class.as_ref(), recipe.steps))
+        .and_then(|c| c.judging(recipe.class.as_ref(), recipe.steps, recipe.rois.id().as_ref()))
         // Thresholds of frames that were cut otherwise judge nothing.
         .filter(|entry| entry.tiles == job.spec.tiles);
     if json {

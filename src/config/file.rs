@@ -9,6 +9,7 @@ use super::device::DeviceChoice;
 use crate::inspection::detect::StepChoice;
 use crate::inspection::layout::FourCc;
 use crate::inspection::line::{FailIf, OnFault};
+use crate::inspection::polygon::PolygonRoi;
 use crate::inspection::roi::Roi;
 use crate::inspection::tiles::TileGrid;
 
@@ -201,6 +202,9 @@ pub struct RecipeFile {
     /// Inspected part of the frame, normalised; absent is all of it.
     #[serde(default)]
     pub roi: Roi,
+    /// Polygons in the frame that are inspected, or are not.
+    #[serde(default)]
+    pub rois: Vec<PolygonRoi>,
     /// How parts are cut that are larger than the model's input; absent is as the bundle says.
     pub tiles: Option<TileGrid>,
     /// 0 to 1; 0.5 is the calibrated point, higher rejects more.

@@ -12,6 +12,7 @@ use super::file::{CameraFile, ImagesOf, RecipeFile, SourceFile, StationFile, Tri
 use crate::inspection::detect::ClassId;
 use crate::inspection::layout::FourCc;
 use crate::inspection::line::LineRules;
+use crate::inspection::polygon::Rois;
 use crate::inspection::recipe::{Recipe, RecipeId};
 use crate::inspection::trigger::{Asked, TriggerMode};
 use crate::synthetic::Product;
@@ -368,12 +369,17 @@ pub fn load_recipe(path: &Path) -> Result<(Recipe, PathBuf), Vec<Problem>> {
     if let Some((key, message)) = line.problem() {
         problem(key, message);
     }
+    let rois = Rois::new(file.rois, &file.roi).unwrap_or_else(|found| {
+        found.into_iter().for_each(|roi| problem(&roi.key, roi.message));
+        Rois::default()
+    });
     if !problems.is_empty() {
         return Err(problems);
     }
     let recipe = Recipe {
         id: RecipeId(file.id),
         roi: file.roi,
+        rois,
         class: file.class.map(ClassId),
         steps: file.steps,
         sensitivity: file.sensitivity,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::mask::RoiMask;
 use super::roi::Transform;
 use super::tiles::TileGrid;
 use super::time::Timestamp;
@@ -132,6 +133,8 @@ pub struct Prepared {
     pub transform: Transform,
     /// The cells that show the picture; around them are the bars of a letterbox.
     pub inside: Rectangle,
+    /// What counts of its map; absent without ROIs: all of it.
+    pub rois: Option<Arc<RoiMask>>,
 }
 
 /// Some columns and rows of the model grid.

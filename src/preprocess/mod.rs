@@ -9,6 +9,8 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 
 use self::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
 use crate::inspection::frame::{Frame, PixelFormat, Prepared, Rectangle};
+use crate::inspection::mask::Placement;
+use crate::inspection::recipe::Recipe;
 use crate::inspection::roi::{Roi, Transform};
 
 /// Smallest side of an inspected region, pixels.
@@ -34,6 +36,9 @@ pub enum PrepareError {
     /// The region is not inside the frame, or has no pixel.
     #[error("roi: {0}")]
     Roi(String),
+    /// A polygon of the recipe means nothing on the model grid of this frame.
+    #[error("{0}")]
+    Rois(String),
     /// The region has too few pixels to show a part; stretched to the model grid it would be judged all the same.
     #[error(
         "{width}x{height} pixels are inspected, at least {SMALLEST_SIDE}x{SMALLEST_SIDE} are needed; check the picture and the ROI"
@@ -121,7 +126,19 @@ pub fn prepare(frame: &Frame, roi: &Roi, spec: &PreprocessSpec) -> Result<Prepar
     };
     let tiles = spec.tiles.map(|tiles| (tiles, (spec.width, spec.height)));
     let inside = Rectangle { left, top, width: inner_width, height: inner_height };
-    Ok(Prepared { width, height, tiles, image: unit, sketch, light, transform, inside })
+    Ok(Prepared { width, height, tiles, image: unit, sketch, light, transform, inside, rois: None })
+}
+
+/// Prepares a frame as a recipe asks for it: its part of the frame, and what of that counts.
+///
+/// # Errors
+/// As [`prepare`], or a ROI of which nothing is left on the model grid.
+pub fn prepare_for(recipe: &Recipe, frame: &Frame, spec: &PreprocessSpec) -> Result<Prepared, PrepareError> {
+    let prepared = prepare(frame, &recipe.roi, spec)?;
+    let Prepared { width, height, inside, transform, .. } = prepared;
+    let placement = Placement { width, height, inside, transform, frame: (frame.meta.width, frame.meta.height) };
+    let rois = recipe.rois.mask(&placement).map_err(|problem| PrepareError::Rois(problem.to_string()))?;
+    Ok(Prepared { rois, ..prepared })
 }
 
 fn crop(roi: &Roi, width: usize, height: usize) -> Result<Crop, PrepareError> {
