@@ -19,7 +19,7 @@ use crate::inspection::recipe::RecipeId;
 use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::trigger::TriggerMode;
 use crate::inspection::verdict::{FaultReason, Inspection, Latency};
-use crate::preprocess::prepare_for;
+use crate::preprocess::Preparer;
 
 /// Wait of a stage that has nothing to do: bounds how long a stop or a heartbeat takes.
 pub const IDLE: Duration = Duration::from_millis(100);
@@ -237,6 +237,7 @@ pub fn prepare_frames(
     clock: &dyn Clock,
     health: &Health,
 ) {
+    let mut preparer = Preparer::default();
     loop {
         health.beat(1);
         let Captured { frame, recipes, recipe, due } = match frames.take(IDLE) {
@@ -257,7 +258,7 @@ pub fn prepare_frames(
             continue;
         }
         let job = recipes.get(recipe);
-        let prepared = match prepare_for(&job.recipe, &frame, &job.spec) {
+        let prepared = match preparer.prepare_for(&job.recipe, &frame, &job.spec) {
             Ok(prepared) => prepared,
             Err(error) => {
                 if !fail(FaultReason::CameraFault, error.to_string()) {

@@ -194,7 +194,7 @@ impl DiffusionDetector {
             if self.recordings.is_some() {
                 // So that the golden picture is judged by a replay, with new pixels in old buffers.
                 let mut blank = prepared.clone();
-                blank.image.fill(0.0);
+                Arc::make_mut(&mut blank.image).fill(0.0);
                 self.detect(&[blank], &plan).map_err(|e| fail(e.to_string()))?;
             }
             let detections = self.detect(std::slice::from_ref(&prepared), &plan).map_err(|e| fail(e.to_string()))?;

@@ -124,7 +124,8 @@ pub struct Prepared {
     /// How it is cut, and columns and rows of a tile; absent: it is as large as the model grid.
     pub tiles: Option<(TileGrid, (usize, usize))>,
     /// `[3, height, width]`, planar RGB, in the range that the bundle's `PreprocessSpec` states.
-    pub image: Vec<f32>,
+    /// Shared, so that it can be filled again when nobody looks at it any more.
+    pub image: Arc<Vec<f32>>,
     /// `[height, width]` edges in 0 or 1, where the bundle uses the `canny` sketch.
     pub sketch: Option<Vec<f32>>,
     /// Mean brightness of the picture before it was normalised, 0 to 1.
