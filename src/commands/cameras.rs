@@ -128,7 +128,7 @@ impl Chosen {
                     controls: BTreeMap::new(),
                     silence_s: 0.0,
                 };
-                Box::new(V4l2Camera::new(CameraId(self.camera.clone()), settings, clock))
+                Box::new(V4l2Camera::new(CameraId(self.camera.as_str().into()), settings, clock))
             }
         })
     }

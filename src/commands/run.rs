@@ -156,7 +156,7 @@ fn open(station: &Station, clock: &Arc<dyn Clock>) -> anyhow::Result<(Bundles, J
     for settings in &station.cameras {
         let index = bundles.open(&settings.bundle, &keys)?;
         let job = bundles.job(index, settings.recipe.clone(), station.device, station.calibrations.as_deref())?;
-        jobs.insert(CameraId(settings.name.clone()), job);
+        jobs.insert(CameraId(settings.name.as_str().into()), job);
         let source = camera::open(settings, Arc::clone(clock)).map_err(anyhow::Error::msg)?;
         cameras.push(Camera { source, paced: settings.paced() });
     }

@@ -199,7 +199,7 @@ impl CameraHealth {
     fn reading(&self, id: &CameraId) -> CameraReading {
         let inspections = OUTCOMES.iter().zip(&self.outcomes);
         CameraReading {
-            camera: id.0.clone(),
+            camera: id.to_string(),
             recipe: self.recipe.clone(),
             frames: get(&self.frames_in),
             dropped: get(&self.dropped),

@@ -11,6 +11,7 @@ pub mod event;
 pub mod frame;
 pub mod layout;
 pub mod metrics;
+pub mod pool;
 pub mod recipe;
 pub mod roi;
 pub mod tiles;

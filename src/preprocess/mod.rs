@@ -76,7 +76,7 @@ pub fn prepare(frame: &Frame, roi: &Roi, spec: &PreprocessSpec) -> Result<Prepar
     let (frame_width, frame_height) = (meta.width as usize, meta.height as usize);
     // A size that overflows is a size that no buffer has.
     let expected = frame_width.saturating_mul(frame_height).saturating_mul(frame.format.bytes_per_pixel());
-    let bytes: &[u8] = &frame.pixels.0;
+    let bytes: &[u8] = &frame.pixels;
     if bytes.len() != expected || expected == 0 {
         return Err(PrepareError::Length {
             width: meta.width,
@@ -218,8 +218,6 @@ fn normalise(planes: &mut [f32], plane: usize, normalisation: Normalisation) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::inspection::frame::{CameraId, FrameBuf, FrameId, FrameMeta};
     use crate::inspection::time::Timestamp;
@@ -234,7 +232,7 @@ mod tests {
             width,
             height,
         };
-        Frame { meta, format, pixels: FrameBuf(Arc::from(pixels)) }
+        Frame { meta, format, pixels: FrameBuf::from(pixels) }
     }
 
     fn spec(geometry: Geometry) -> PreprocessSpec {

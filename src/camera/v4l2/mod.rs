@@ -17,9 +17,9 @@ use v4l::Device;
 use v4l::device::Handle;
 
 use self::calls::{Form, Ring};
-use super::unpack::{Encoding, Picture};
+use super::unpack::{Encoding, Picture, Unpacker};
 use crate::config::station::V4l2Settings;
-use crate::inspection::frame::{CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, SourceError};
+use crate::inspection::frame::{CameraId, Frame, FrameId, FrameMeta, FrameSource, SourceError};
 use crate::inspection::layout::{FourCc, LAYOUTS};
 use crate::inspection::time::{Clock, Timestamp};
 
@@ -38,6 +38,7 @@ pub struct V4l2Camera {
     broken: Option<String>,
     next: u64,
     sequence: Sequence,
+    unpacker: Unpacker,
 }
 
 struct Streaming {
@@ -78,7 +79,16 @@ impl Sequence {
 impl V4l2Camera {
     /// Opens a camera. One that is not there yet is no error here: it may be plugged in later.
     pub fn new(camera: CameraId, settings: V4l2Settings, clock: Arc<dyn Clock>) -> Self {
-        Self { camera, settings, clock, open: None, broken: None, next: 0, sequence: Sequence::default() }
+        Self {
+            camera,
+            settings,
+            clock,
+            open: None,
+            broken: None,
+            next: 0,
+            sequence: Sequence::default(),
+            unpacker: Unpacker::default(),
+        }
     }
 
     fn lost(&mut self, reason: String) -> SourceError {
@@ -137,18 +147,16 @@ impl FrameSource for V4l2Camera {
         let unpacked = if filled.damaged {
             Err("the driver says that the picture is damaged".to_owned())
         } else {
-            picture.unpack(bytes)
+            self.unpacker.unpack(picture, bytes)
         };
+        let (width, height) = (picture.width as u32, picture.height as u32);
         let sequence = filled.sequence;
         let given = streaming.ring.give(filled);
         let meta = self.meta(sequence, taken);
         // This picture is whole all the same.
         self.broken = given.err().map(|error| error.to_string());
         match unpacked {
-            Ok((format, pixels, [width, height])) => {
-                let meta = FrameMeta { width, height, ..meta };
-                Ok(Frame { meta, format, pixels: FrameBuf(Arc::from(pixels)) })
-            }
+            Ok((format, pixels)) => Ok(Frame { meta: FrameMeta { width, height, ..meta }, format, pixels }),
             Err(reason) => Err(SourceError::Damaged { meta: Box::new(meta), reason }),
         }
     }
