@@ -28,6 +28,9 @@ const BUFFERS: u32 = 4;
 /// Longest wait for a picture before the caller hears that none came.
 const WAIT: Duration = Duration::from_millis(100);
 
+/// A rate that nearly every camera has, for one that is to stand at a whole rate.
+const COMMON_RATE: f64 = 30.0;
+
 /// A camera that is open, or is opened by the next call.
 pub struct V4l2Camera {
     camera: CameraId,
@@ -169,6 +172,25 @@ impl FrameSource for V4l2Camera {
 pub fn set(path: &Path, wanted: &BTreeMap<String, i64>) -> Result<(), String> {
     let (_device, handle) = device(path)?;
     controls::apply(&handle, wanted)
+}
+
+/// Gives a camera one of these layouts, and a whole rate: `nokhwa` does not open a camera that stands at any other.
+///
+/// # Errors
+/// A path that is no camera, one that is in use, or one that has none of them.
+pub fn offer(path: &Path, codes: &[[u8; 4]]) -> Result<(), String> {
+    let (_device, handle) = device(path)?;
+    let now = calls::form(&handle, None).map_err(failed("format"))?;
+    if !codes.contains(&now.code) {
+        let offered: Vec<[u8; 4]> = calls::formats(&handle).into_iter().map(|(code, _)| code).collect();
+        let Some(code) = codes.iter().find(|code| offered.contains(code)) else {
+            let names = |codes: &[[u8; 4]]| codes.iter().map(|c| FourCc(*c).to_string()).collect::<Vec<_>>().join(", ");
+            return Err(format!("format: the camera offers {}, and none of {}", names(&offered), names(codes)));
+        };
+        calls::form(&handle, Some((*code, now.width, now.height))).map_err(failed("format"))?;
+    }
+    calls::rate(&handle, COMMON_RATE).map_err(failed("fps"))?;
+    Ok(())
 }
 
 /// A device that captures, and never waits.
