@@ -1,7 +1,6 @@
 //! ROIs from the recipe file to the event: what does not count, and that the rest is judged as ever.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
 use dsad::bundle::Bundle;
@@ -122,7 +121,7 @@ fn the_map_is_the_same_whatever_counts_of_it() {
     let frame = Frame {
         meta: FrameMeta::of_picture("a", SIDE, SIDE),
         format: PixelFormat::Rgb8,
-        pixels: FrameBuf(Arc::from(picture.into_raw())),
+        pixels: FrameBuf::from(picture.into_raw()),
     };
     let plan = Plan::new(StepPlan::Fixed(Steps(1)), recipe.class.clone());
     let spec = &bundle.manifest.preprocess;
@@ -204,7 +203,7 @@ fn boxed() -> Frame {
     let inside = |cell: usize| (60..120).contains(&(cell % 200)) && (30..70).contains(&(cell / 200));
     let pixels: Vec<u8> = (0..200 * 100).map(|cell| if inside(cell) { 255 } else { 0 }).collect();
     let meta = FrameMeta::of_picture("a", 200, 100);
-    Frame { meta, format: PixelFormat::Gray8, pixels: FrameBuf(Arc::from(pixels)) }
+    Frame { meta, format: PixelFormat::Gray8, pixels: FrameBuf::from(pixels) }
 }
 
 fn spec(geometry: Geometry, tiles: Option<TileGrid>) -> PreprocessSpec {

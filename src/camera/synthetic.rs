@@ -74,6 +74,6 @@ impl FrameSource for SyntheticCamera {
             width: part.width,
             height: part.height,
         };
-        Ok(Frame { meta, format: PixelFormat::Rgb8, pixels: FrameBuf(Arc::from(part.rgb)) })
+        Ok(Frame { meta, format: PixelFormat::Rgb8, pixels: FrameBuf::from(part.rgb) })
     }
 }

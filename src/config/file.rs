@@ -134,6 +134,21 @@ pub enum SourceFile {
         #[serde(default = "default_silence")]
         silence_s: f64,
     },
+    /// A webcam by `nokhwa`: for bringing a station up, never for a line.
+    Nokhwa {
+        /// Its number: 0 is `/dev/video0`.
+        #[serde(default)]
+        index: u32,
+        /// FOURCC: YUYV, MJPG, NV12, RGB3 or BGR3; absent is the cheapest that the camera offers.
+        format: Option<FourCc>,
+        /// Columns and rows; absent is the first that the camera offers.
+        size: Option<[u32; 2]>,
+        /// Pictures a second, a whole number; absent is the highest rate.
+        fps: Option<f64>,
+        /// Seconds without a picture after which the camera is lost, and opened anew.
+        #[serde(default = "default_silence")]
+        silence_s: f64,
+    },
 }
 
 fn default_silence() -> f64 {

@@ -82,6 +82,8 @@ pub enum CameraKind {
     Synthetic(SyntheticLine),
     /// A camera by V4L2.
     V4l2(V4l2Settings),
+    /// A webcam by `nokhwa`.
+    Nokhwa(NokhwaSettings),
 }
 
 /// A camera by V4L2.
@@ -100,6 +102,24 @@ pub struct V4l2Settings {
     /// Seconds without a picture after which the camera is opened anew; 0 is never.
     pub silence_s: f64,
 }
+
+/// A webcam by `nokhwa`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NokhwaSettings {
+    /// Its number.
+    pub index: u32,
+    /// FOURCC; absent is the cheapest that the camera offers.
+    pub format: Option<FourCc>,
+    /// Columns and rows; absent is the first that the camera offers.
+    pub size: Option<[u32; 2]>,
+    /// Pictures a second; absent is the highest rate.
+    pub fps: Option<u32>,
+    /// Seconds without a picture after which the camera is lost.
+    pub silence_s: f64,
+}
+
+/// What `nokhwa` calls by its name on every system.
+const NOKHWA_FORMATS: [&[u8; 4]; 5] = [b"YUYV", b"MJPG", b"NV12", b"RGB3", b"BGR3"];
 
 /// A camera and the recipe for its frames.
 #[derive(Debug, Clone, PartialEq)]
@@ -120,7 +140,7 @@ impl CameraSettings {
         match &self.kind {
             CameraKind::Replay { fps, .. } => fps.is_some(),
             CameraKind::Synthetic(line) => line.fps.is_some(),
-            CameraKind::V4l2(_) => true,
+            CameraKind::V4l2(_) | CameraKind::Nokhwa(_) => true,
         }
     }
 }
@@ -236,7 +256,10 @@ fn resolve(camera: &CameraFile, base: &Path, path: &Path, index: usize) -> Resul
     let key = |name: &str| format!("cameras[{index}].{name}");
     let mut problem = |key: String, message: String| problems.push(Problem { file: path.to_path_buf(), key, message });
     let fps = match &camera.source {
-        SourceFile::Replay { fps, .. } | SourceFile::Synthetic { fps, .. } | SourceFile::V4l2 { fps, .. } => *fps,
+        SourceFile::Replay { fps, .. }
+        | SourceFile::Synthetic { fps, .. }
+        | SourceFile::V4l2 { fps, .. }
+        | SourceFile::Nokhwa { fps, .. } => *fps,
     };
     if fps.is_some_and(|fps| !(fps > 0.0 && fps <= 1000.0)) {
         problem(key("source.fps"), format!("{}: must be above 0 and at most 1000", fps.unwrap_or_default()));
@@ -256,6 +279,30 @@ fn resolve(camera: &CameraFile, base: &Path, path: &Path, index: usize) -> Resul
                 size: *size,
                 fps: *fps,
                 controls: controls.clone(),
+                silence_s: *silence_s,
+            }))
+        }
+        SourceFile::Nokhwa { index, format, size, fps, silence_s } => {
+            if !(1.0..=3600.0).contains(silence_s) {
+                let why = "nokhwa has no time-out of its own, and a webcam no trigger";
+                problem(key("source.silence_s"), format!("{silence_s}: must be 1 to 3600; {why}"));
+            }
+            if size.is_some_and(|size| size.contains(&0)) {
+                problem(key("source.size"), "must be columns and rows, as [640, 480]".into());
+            }
+            if let Some(format) = format.filter(|format| !NOKHWA_FORMATS.contains(&&format.0)) {
+                let names = NOKHWA_FORMATS.map(|code| FourCc(*code).to_string()).join(", ");
+                let remedy = "kind = \"v4l2\" reads it";
+                problem(key("source.format"), format!("nokhwa does not read {format}, only {names}; {remedy}"));
+            }
+            if fps.is_some_and(|fps| fps.fract() != 0.0) {
+                problem(key("source.fps"), format!("{}: nokhwa knows whole rates only", fps.unwrap_or_default()));
+            }
+            Some(CameraKind::Nokhwa(NokhwaSettings {
+                index: *index,
+                format: *format,
+                size: *size,
+                fps: fps.map(|fps| fps as u32),
                 silence_s: *silence_s,
             }))
         }
@@ -456,6 +503,30 @@ mod tests {
         assert!(error.contains("did you mean 'steps'") && error.contains("r.toml"), "{error}");
         let error = load_texts(&STATION.replace("washer", "wascher"), RECIPE).expect_err("refused").to_string();
         assert!(error.contains("did you mean 'washer'"), "{error}");
+    }
+
+    #[test]
+    fn a_webcam_is_what_nokhwa_can_do() {
+        let with = |keys: &str| {
+            let source = format!("{{ kind = \"nokhwa\"{keys} }}");
+            load_texts(&STATION.replace("{ kind = \"synthetic\", product = \"washer\" }", &source), RECIPE)
+        };
+        let station = with("").expect("valid");
+        let any = NokhwaSettings { index: 0, format: None, size: None, fps: None, silence_s: 5.0 };
+        assert_eq!(station.cameras[0].kind, CameraKind::Nokhwa(any));
+        assert!(station.cameras[0].paced());
+        let station =
+            with(", index = 2, format = \"yuyv\", size = [640, 480], fps = 30.0, silence_s = 2.0").expect("valid");
+        let format = Some(FourCc(*b"YUYV"));
+        let set = NokhwaSettings { index: 2, format, size: Some([640, 480]), fps: Some(30), silence_s: 2.0 };
+        assert_eq!(station.cameras[0].kind, CameraKind::Nokhwa(set));
+        let ConfigError(problems) =
+            with(", format = \"GREY\", size = [0, 480], fps = 7.5, silence_s = 0.0").expect_err("refused");
+        let keys: Vec<&str> = problems.iter().map(|p| p.key.rsplit('.').next().unwrap_or_default()).collect();
+        assert_eq!(keys, ["silence_s", "size", "format", "fps"]);
+        assert!(problems[2].message.contains("GREY") && problems[2].message.contains("v4l2"), "{problems:?}");
+        let error = with(", device = \"/dev/video0\"").expect_err("refused").to_string();
+        assert!(error.contains("device") && error.contains("index"), "{error}");
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl Event {
             t_mono_ns: envelope.mono_nanos,
             line: envelope.line,
             station: envelope.station,
-            camera: inspection.frame.camera.0.clone(),
+            camera: inspection.frame.camera.to_string(),
             frame_id: inspection.frame.id.0,
             sequence: inspection.frame.sequence,
             captured_mono_ns: inspection.frame.captured_at.0,

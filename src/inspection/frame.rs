@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -15,9 +16,22 @@ use super::time::Timestamp;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FrameId(pub u64);
 
-/// Name of a camera in the station's configuration.
+/// Name of a camera in the station's configuration, shared by its frames.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct CameraId(pub String);
+#[serde(from = "String", into = "String")]
+pub struct CameraId(pub Arc<str>);
+
+impl From<String> for CameraId {
+    fn from(name: String) -> Self {
+        Self(name.into())
+    }
+}
+
+impl From<CameraId> for String {
+    fn from(camera: CameraId) -> Self {
+        camera.0.as_ref().into()
+    }
+}
 
 impl fmt::Display for CameraId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -65,9 +79,30 @@ pub struct TriggerInfo {
     pub at: Timestamp,
 }
 
-/// Pixels of a frame, shared without copying.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FrameBuf(pub Arc<[u8]>);
+/// Pixels of a frame, shared without copying. Those of a [`FramePool`](super::pool::FramePool) go back to it with their last
+/// holder.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FrameBuf(pub(super) Arc<Vec<u8>>);
+
+impl From<Vec<u8>> for FrameBuf {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Arc::new(bytes))
+    }
+}
+
+impl Deref for FrameBuf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for FrameBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FrameBuf({} bytes)", self.len())
+    }
+}
 
 /// Everything about a frame but its pixels: what an inspection keeps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

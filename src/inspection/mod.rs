@@ -14,6 +14,7 @@ pub mod line;
 pub mod mask;
 pub mod metrics;
 pub mod polygon;
+pub mod pool;
 pub mod recipe;
 pub mod roi;
 pub mod tiles;

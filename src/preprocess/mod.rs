@@ -107,7 +107,7 @@ impl Preparer {
         let (frame_width, frame_height) = (meta.width as usize, meta.height as usize);
         // A size that overflows is a size that no buffer has.
         let expected = frame_width.saturating_mul(frame_height).saturating_mul(frame.format.bytes_per_pixel());
-        let bytes: &[u8] = &frame.pixels.0;
+        let bytes: &[u8] = &frame.pixels;
         if bytes.len() != expected || expected == 0 {
             return Err(PrepareError::Length {
                 width: meta.width,
@@ -313,7 +313,7 @@ mod tests {
             width,
             height,
         };
-        Frame { meta, format, pixels: FrameBuf(Arc::from(pixels)) }
+        Frame { meta, format, pixels: FrameBuf::from(pixels) }
     }
 
     fn spec(geometry: Geometry) -> PreprocessSpec {

@@ -83,7 +83,7 @@ impl FrameSource for ScriptedCamera {
         self.next += 1;
         match shot {
             Shot::Value(value) => {
-                let pixels = FrameBuf(Arc::from(vec![value; 32 * 32]));
+                let pixels = FrameBuf::from(vec![value; 32 * 32]);
                 Ok(Frame { meta: self.meta(), format: PixelFormat::Gray8, pixels })
             }
             Shot::Damaged => Err(SourceError::Damaged { meta: Box::new(self.meta()), reason: "scripted".into() }),
