@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::device::DeviceChoice;
+use super::gpio::GpioOutput;
 use crate::inspection::detect::StepChoice;
 use crate::inspection::layout::FourCc;
 use crate::inspection::roi::Roi;
@@ -117,6 +118,9 @@ pub struct OutputsFile {
     /// Which inspections are drawn.
     #[serde(default)]
     pub images_of: ImagesOf,
+    /// Lines that tell verdicts to the machine.
+    #[serde(default)]
+    pub gpio: Vec<GpioOutput>,
 }
 
 fn default_events_max() -> u64 {

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::device::DeviceChoice;
 use super::file::{CameraFile, ImagesOf, RecipeFile, SourceFile, StationFile};
+use super::gpio::{self, GpioOutput};
 use crate::inspection::detect::ClassId;
 use crate::inspection::layout::FourCc;
 use crate::inspection::recipe::{Recipe, RecipeId};
@@ -133,6 +134,8 @@ pub struct OutputSettings {
     pub images: Option<PathBuf>,
     /// Which inspections are drawn.
     pub images_of: ImagesOf,
+    /// Lines that tell verdicts to the machine.
+    pub gpio: Vec<GpioOutput>,
 }
 
 /// A validated station.
@@ -184,6 +187,10 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
     if !(1..=4096).contains(&file.outputs.events_max_mib) {
         problem("outputs.events_max_mib".into(), format!("{}: must be 1 to 4096", file.outputs.events_max_mib));
     }
+    let camera_names: Vec<&str> = file.cameras.iter().map(|camera| camera.name.as_str()).collect();
+    for (key, message) in gpio::problems(&file.outputs.gpio, &[], &camera_names, file.shutdown_timeout_ms) {
+        problem(key, message);
+    }
     let listen = file.http.as_ref().and_then(|http| match http.listen.parse() {
         Ok(address) => Some(address),
         Err(_) => {
@@ -215,6 +222,7 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
             events_max_bytes: file.outputs.events_max_mib << 20,
             images: file.outputs.images.map(|images| base.join(images)),
             images_of: file.outputs.images_of,
+            gpio: file.outputs.gpio,
         },
         listen,
     })
