@@ -4,16 +4,16 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::load::{Bundles, boot_id, keys};
-use crate::camera;
 use crate::config::station::{Station, load};
 use crate::daemon::pipeline::{self, Camera, Ending, Parts, Worker};
 use crate::daemon::stages::Jobs;
+use crate::gpio::output::GpioHealth;
 use crate::inspection::frame::CameraId;
 use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::verdict::VerdictSink;
@@ -23,6 +23,8 @@ use crate::output::{images, ndjson};
 use crate::platform::clock::SystemClock;
 use crate::platform::{memory, service_manager, signals};
 use crate::service::http::Service;
+use crate::service::metrics::{OutputReading, Reading};
+use crate::{camera, gpio};
 
 /// Exit code for a configuration that is refused (EX_CONFIG): restarting would not help.
 const REFUSED: u8 = 78;
@@ -52,7 +54,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(REFUSED));
         }
     };
-    let service = match listen(&station, &args.config) {
+    let mut service = match listen(&station, &args.config) {
         Ok(service) => service,
         Err(error) => {
             // Not a refused configuration: the address may be free, or there, at the next start.
@@ -79,6 +81,16 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         sinks.push(Box::new(sink));
         workers.push(("images", Box::new(move || worker.run())));
     }
+    let judging = Arc::new(AtomicBool::new(false));
+    if !outputs.gpio.is_empty() {
+        let (judging, stopping) = (Arc::clone(&judging), Arc::clone(&stop));
+        let ready = move || judging.load(Ordering::Relaxed) && !stopping.load(Ordering::Relaxed);
+        let (sink, worker, health) = gpio::output::open(&outputs.gpio, Arc::clone(&clock), Box::new(ready));
+        // Before all others: they take their time.
+        sinks.insert(0, Box::new(sink));
+        workers.push(("gpio", Box::new(move || worker.run())));
+        service = service.map(|service| service.with(Box::new(move |reading| tell(&health, reading))));
+    }
     let status = format!("judging {} camera(s) on {}", cameras.len(), station.device);
     let since = Arc::clone(&clock);
     let detectors = bundles.detectors(station.device, Arc::clone(&clock), jobs.values(), move |step| {
@@ -98,6 +110,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         stop,
         shutdown: Duration::from_millis(station.shutdown_timeout_ms),
         ready: Box::new(move || {
+            judging.store(true, Ordering::Relaxed);
             log::info!("ready after {}: {status}", seconds(since.as_ref()));
             service_manager::ready(&status);
         }),
@@ -123,6 +136,27 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+/// What the GPIO outputs report.
+fn tell(health: &GpioHealth, reading: &mut Reading) {
+    let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    reading.outputs = health
+        .outputs
+        .iter()
+        .map(|output| OutputReading {
+            signal: output.signal,
+            pin: output.pin.clone(),
+            pulses: get(&output.pulses),
+            wrong: vec![
+                ("late", get(&output.late)),
+                ("withheld", get(&output.withheld)),
+                ("failed", get(&output.failed)),
+            ],
+            failing: output.failing.load(Ordering::Relaxed),
+        })
+        .collect();
+    reading.obstacles.extend(health.obstacles());
 }
 
 /// How long the program has run.

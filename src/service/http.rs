@@ -46,9 +46,13 @@ const REFUSED: Duration = Duration::from_millis(100);
 /// Tells how the station is now.
 pub type Read = Arc<dyn Fn() -> Reading + Send + Sync>;
 
+/// Adds to a reading what the stages do not know.
+pub type Add = Box<dyn Fn(&mut Reading) + Send + Sync>;
+
 /// A service, not yet running.
 pub struct Service {
     listener: TcpListener,
+    add: Vec<Add>,
 }
 
 impl Service {
@@ -58,7 +62,13 @@ impl Service {
     /// The system refuses what the listener needs.
     pub fn new(listener: TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self { listener })
+        Ok(Self { listener, add: Vec::new() })
+    }
+
+    /// The same, which tells of something else as well.
+    pub fn with(mut self, add: Add) -> Self {
+        self.add.push(add);
+        self
     }
 
     /// Its address, with the port that the system chose where none was asked for.
@@ -75,8 +85,14 @@ impl Service {
     /// The system refuses what the listener needs.
     pub fn run(self, read: Read, stop: oneshot::Receiver<()>) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let Self { listener, add } = self;
+        let read: Read = Arc::new(move || {
+            let mut reading = read();
+            add.iter().for_each(|add| add(&mut reading));
+            reading
+        });
         runtime.block_on(async {
-            let listener = tokio::net::TcpListener::from_std(self.listener)?;
+            let listener = tokio::net::TcpListener::from_std(listener)?;
             let places = Arc::new(Semaphore::new(PLACES as usize));
             until(stop, accept(listener, routes(read), Arc::clone(&places), PATIENCE)).await;
             // All places are free when all answers are out; what takes longer is cut off.
