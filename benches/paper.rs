@@ -162,7 +162,7 @@ fn frames(arguments: &Arguments, device: &Device) {
     let rgb: Vec<u8> = (0..3 * SIDE * SIDE).map(|i| (i * 7 % 251) as u8).collect();
     let frame = [prepared(&rgb, &spec).expect("a picture")];
     for steps in [10, 4, 2, 1] {
-        let plan = Plan { steps: StepPlan::Fixed(Steps(steps)), class: None };
+        let plan = Plan::new(StepPlan::Fixed(Steps(steps)), None);
         time(&format!("frame at {steps} steps"), device, 10, || {
             drop(detector.detect(&frame, &plan).expect("a detection"));
         });

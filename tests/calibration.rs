@@ -26,7 +26,7 @@ fn the_rate_of_new_good_parts_stays_under_the_bound() {
     let spec = bundle.manifest.preprocess.clone();
     let compute = device::open(DeviceChoice::Cpu).expect("device");
     let mut detector = DiffusionDetector::load(&bundle, &compute, TrainerClock::start()).expect("loads");
-    let plan = Plan { steps: StepPlan::Fixed(Steps(1)), class: None };
+    let plan = Plan::new(StepPlan::Fixed(Steps(1)), None);
     let size = u32::try_from(spec.width).expect("small");
     let mut parts: Vec<GoodPart> = (0..PARTS)
         .map(|seed| {

@@ -7,17 +7,20 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use dsad::config::gpio::{EdgeKind, GpioInput, GpioOutput, Pin, PinLine};
-use dsad::daemon::stages::{Record, faulty};
-use dsad::gpio::input::{Edge, EdgeError, Edges};
+use dsad::daemon::job::{Job, faulty};
+use dsad::daemon::publish::Record;
+use dsad::gpio::input::Edges;
 use dsad::gpio::output::{self, GpioHealth, GpioSink};
 use dsad::inspection::frame::FrameMeta;
 use dsad::inspection::frame::TriggerInfo;
 use dsad::inspection::line::Actuation;
 use dsad::inspection::time::{Clock, Timestamp};
-use dsad::inspection::verdict::{FaultReason, VerdictSink};
+use dsad::inspection::trigger::{Edge, EdgeError, EdgeSource};
+use dsad::inspection::verdict::{FaultReason, Inspection, VerdictSink};
 use dsad::platform::clock::SystemClock;
 use serde_json::json;
 
+use crate::pipeline::job;
 use crate::support::record;
 use chip::{Chip, Sampler, pace};
 
@@ -46,16 +49,21 @@ fn pin(line: &str) -> Pin {
 
 /// Opens the line and waits for nothing.
 fn open(edges: &mut Edges) {
-    assert_eq!(edges.next(), Err(EdgeError::Timeout));
+    assert_eq!(edges.next_edge(), Err(EdgeError::Timeout));
 }
 
 /// The next edge, within two seconds.
 fn next(edges: &mut Edges) -> Option<Edge> {
-    (0..20).find_map(|_| match edges.next() {
+    (0..20).find_map(|_| match edges.next_edge() {
         Ok(edge) => Some(edge),
         Err(EdgeError::Timeout) => None,
-        Err(error) => panic!("{error}"),
+        Err(error) => panic!("{error:?}"),
     })
+}
+
+/// When a line became active.
+fn rises(changes: &[(Timestamp, bool)]) -> Vec<Timestamp> {
+    changes.iter().filter(|(_, up)| *up).map(|(at, _)| *at).collect()
 }
 
 /// Least, mean and most of some milliseconds.
@@ -164,13 +172,13 @@ fn sim_an_input_comes_back_with_its_chip() {
     for _ in 0..times {
         chip.live(false);
         let gone = clock.now();
-        let lost = (0..20).find_map(|_| match edges.next() {
+        let lost = (0..20).find_map(|_| match edges.next_edge() {
             Err(EdgeError::Lost { reason }) => Some(reason),
             _ => None,
         });
         assert!(lost.is_some_and(|reason| reason.contains("TRIGGER")), "nobody noticed");
         away.push(clock.now().millis_since(gone));
-        let still = edges.next();
+        let still = edges.next_edge();
         assert!(matches!(&still, Err(EdgeError::Lost { reason }) if reason.contains("dsad gpio")), "{still:?}");
         chip.live(true);
         open(&mut edges);
@@ -189,6 +197,7 @@ fn sim_an_input_comes_back_with_its_chip() {
 struct Outputs {
     sink: GpioSink,
     record: Record,
+    job: Job,
     clock: Arc<dyn Clock>,
 }
 
@@ -200,14 +209,14 @@ impl Outputs {
     ) -> (Self, Arc<GpioHealth>) {
         let (sink, worker, health) = output::open(outputs, Arc::clone(clock), Box::new(|| true));
         scope.spawn(move || worker.run());
-        (Self { sink, record: record(Arc::clone(clock)), clock: Arc::clone(clock) }, health)
+        (Self { sink, record: record(Arc::clone(clock)), job: job(None), clock: Arc::clone(clock) }, health)
     }
 
     fn order(&mut self, actuation: Actuation, at: Timestamp) {
         let trigger = Some(TriggerInfo { source: "gpio".into(), part_id: None, at });
         let meta = FrameMeta { trigger, captured_at: at, ..FrameMeta::of_picture("top", 0, 0) };
-        let inspection = faulty(meta, None, FaultReason::Overrun, String::new(), self.clock.as_ref());
-        let inspection = dsad::inspection::verdict::Inspection { actuation, ..inspection };
+        let inspection = faulty(meta, &self.job, FaultReason::Overrun, String::new(), self.clock.as_ref());
+        let inspection = Inspection { actuation, ..inspection };
         let event = (self.record)(&inspection);
         self.sink.publish(&inspection, &event).unwrap();
     }
@@ -256,9 +265,6 @@ fn sim_pulses_are_those_of_the_verdicts() {
     });
     let [passes, fails, ejects, beats, holds] = sampler.stop().try_into().unwrap();
     let [accepted, rejected] = &triggers;
-    let rises = |changes: &[(Timestamp, bool)]| -> Vec<Timestamp> {
-        changes.iter().filter(|(_, up)| *up).map(|(at, _)| *at).collect()
-    };
     let widths = |changes: &[(Timestamp, bool)]| -> Vec<f64> {
         changes.chunks(2).map(|pair| pair[1].0.millis_since(pair[0].0)).collect()
     };

@@ -37,5 +37,7 @@ mod sweep;
 mod tiles;
 /// The paper's sampling and training against PyTorch.
 mod training;
+/// Triggers, deadlines, recipes, what the line does.
+mod triggers;
 /// The paper's way through the programs, from public checkpoints to verdicts.
 mod workflow;

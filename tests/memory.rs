@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use dsad::bundle::manifest::{MapSpec, NumberFormat};
 use dsad::config::device::DeviceChoice;
+use dsad::daemon::job::Job;
 use dsad::daemon::pipeline::{Camera, Ending, MakeDetectors, Parts, run};
-use dsad::daemon::stages::{Job, Jobs};
 use dsad::detector::{DetectorSpec, DiffusionDetector};
 use dsad::device;
 use dsad::inspection::anomaly::Pooling;
@@ -20,8 +20,7 @@ use dsad::inspection::calibration::{Calibration, CalibrationEntry, GoodPart};
 use dsad::inspection::detect::{Detector, StepChoice, Steps};
 use dsad::inspection::event::Event;
 use dsad::inspection::frame::{CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, SourceError};
-use dsad::inspection::recipe::{Recipe, RecipeId};
-use dsad::inspection::roi::Roi;
+use dsad::inspection::recipe::Recipe;
 use dsad::inspection::time::Clock;
 use dsad::inspection::verdict::{Inspection, SinkError, VerdictSink};
 use dsad::model::network::MapWeights;
@@ -165,14 +164,7 @@ fn job() -> Job {
             .map(|k| GoodPart { score: k as f32, level: 0.0, light: k as f32 / 30.0, novelty: None })
             .collect(),
     };
-    let recipe = Recipe {
-        id: RecipeId("r".into()),
-        roi: Roi::FULL,
-        class: None,
-        steps: StepChoice::Fixed(Steps(1)),
-        sensitivity: 0.5,
-        tiles: None,
-    };
+    let recipe = Recipe::whole_frame("r", None, StepChoice::Fixed(Steps(1)));
     Job {
         recipe,
         detector: 0,
@@ -195,8 +187,7 @@ fn what_lives_after_a_frame_stays_the_same() {
     let (events, worker, _) = ndjson::open(&dir.path().join("events.ndjson"), u64::MAX);
     let mut recorder = Recorder::new(Envelopes::new("", "", 0, Arc::clone(&clock)), None);
     let ending = run(Parts {
-        cameras: vec![Camera { source: Box::new(source), paced: false }],
-        jobs: Jobs::from([(CameraId("a".into()), job())]),
+        cameras: vec![Camera::free(CameraId("a".into()), Box::new(source), false, job())],
         detectors: detectors(Arc::clone(&clock)),
         record: Box::new(move |inspection| recorder.record(inspection)),
         sinks: vec![Box::new(events), Box::new(Last(say))],
@@ -207,6 +198,7 @@ fn what_lives_after_a_frame_stays_the_same() {
         shutdown: Duration::from_secs(20),
         ready: Box::new(|| {}),
         alive: Box::new(|| {}),
+        lease: Arc::default(),
     });
     let Ending::Drained(counts) = ending else { panic!("{ending:?}") };
     assert_eq!((counts.frames_in, counts.fault), ((SETTLE + 3 * WINDOW) as u64, 0));

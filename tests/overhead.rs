@@ -12,8 +12,7 @@ use dsad::daemon::pipeline::{self, Camera, Ending, Parts};
 use dsad::inspection::detect::{ClassId, StepChoice, Steps};
 use dsad::inspection::event::Event;
 use dsad::inspection::frame::{CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, SourceError};
-use dsad::inspection::recipe::{Recipe, RecipeId};
-use dsad::inspection::roi::Roi;
+use dsad::inspection::recipe::Recipe;
 use dsad::inspection::time::Clock;
 use dsad::inspection::verdict::{Inspection, Latency, SinkError, VerdictSink};
 use dsad::output::ndjson;
@@ -79,21 +78,13 @@ fn overhead_of_a_large_frame() {
     let mut bundles = Bundles::default();
     let demo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/bundles/demo");
     let index = bundles.open(&demo, &KeyList::empty()).expect("opens");
-    let recipe = Recipe {
-        id: RecipeId("r".into()),
-        roi: Roi::FULL,
-        class: Some(ClassId("washer".into())),
-        steps: StepChoice::Fixed(Steps(2)),
-        sensitivity: 0.5,
-        tiles: None,
-    };
+    let recipe = Recipe::whole_frame("r", Some(ClassId("washer".into())), StepChoice::Fixed(Steps(2)));
     let job = bundles.job(index, recipe, DeviceChoice::Cpu, None).expect("job");
     let detectors = bundles.detectors(DeviceChoice::Cpu, Arc::clone(&clock), [&job], |_| {});
     let (events, worker, _) = ndjson::open(&dir.path().join("events.ndjson"), u64::MAX);
     let (say, told) = channel();
     let ending = pipeline::run(Parts {
-        cameras: vec![Camera { source: Box::new(Calm(0, Arc::clone(&clock))), paced: true }],
-        jobs: [(CameraId("a".into()), job)].into(),
+        cameras: vec![Camera::free(CameraId("a".into()), Box::new(Calm(0, Arc::clone(&clock))), true, job)],
         detectors,
         record: record(Arc::clone(&clock)),
         sinks: vec![Box::new(events), Box::new(Last(say, Arc::clone(&clock)))],
@@ -104,6 +95,7 @@ fn overhead_of_a_large_frame() {
         shutdown: Duration::from_secs(20),
         ready: Box::new(|| {}),
         alive: Box::new(|| {}),
+        lease: Arc::default(),
     });
     let Ending::Drained(counts) = ending else { panic!("{ending:?}") };
     let ways: Vec<(f64, Latency)> = told.iter().collect();

@@ -14,8 +14,7 @@ use dsad::detector::DiffusionDetector;
 use dsad::device;
 use dsad::inspection::detect::{ClassId, StepChoice, Steps};
 use dsad::inspection::frame::CameraId;
-use dsad::inspection::recipe::{Recipe, RecipeId};
-use dsad::inspection::roi::Roi;
+use dsad::inspection::recipe::Recipe;
 use dsad::trainer::dataset::discover::discover;
 use dsad::trainer::evaluate::Protocol;
 use dsad::trainer::judge::{Rules, TrainerClock, judge};
@@ -55,23 +54,14 @@ fn trainer_and_daemon_make_the_same_map() {
     let mut bundles = Bundles::default();
     let index = bundles.open(dir, &KeyList::empty()).expect("opens");
     let class = ClassId(set.name.clone());
-    let recipe = Recipe {
-        id: RecipeId("parity".into()),
-        roi: Roi::FULL,
-        class: bundle.manifest.classes.contains(&class).then_some(class),
-        steps,
-        sensitivity: 0.5,
-        tiles: None,
-    };
+    let known = bundle.manifest.classes.contains(&class);
+    let recipe = Recipe::whole_frame("parity", known.then_some(class), steps);
     let job = bundles.job(index, recipe, DeviceChoice::Cpu, None).expect("job");
     let sink = RecordingSink::default();
     let detectors = bundles.detectors(DeviceChoice::Cpu, Arc::clone(&clock), [&job], |_| {});
+    let source = Replay::open(camera.clone(), &kind, None, Arc::clone(&clock)).expect("folder");
     let ending = pipeline::run(Parts {
-        cameras: vec![Camera {
-            source: Box::new(Replay::open(camera.clone(), &kind, None, Arc::clone(&clock)).expect("folder")),
-            paced: false,
-        }],
-        jobs: [(camera, job)].into(),
+        cameras: vec![Camera::free(camera, Box::new(source), false, job)],
         detectors,
         record: record(Arc::clone(&clock)),
         sinks: vec![Box::new(sink.clone())],
@@ -82,6 +72,7 @@ fn trainer_and_daemon_make_the_same_map() {
         shutdown: Duration::from_secs(60),
         ready: Box::new(|| {}),
         alive: Box::new(|| {}),
+        lease: Arc::default(),
     });
     assert!(matches!(ending, Ending::Drained(_)), "{ending:?}");
 

@@ -7,29 +7,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use dsad::daemon::job::Job;
 use dsad::daemon::pipeline::{Camera, Ending, Parts, run};
-use dsad::daemon::stages::{Job, Jobs};
 use dsad::inspection::calibration::Calibration;
 use dsad::inspection::detect::{Detector, StepChoice, Steps};
 use dsad::inspection::frame::CameraId;
-use dsad::inspection::recipe::{Recipe, RecipeId};
-use dsad::inspection::roi::Roi;
+use dsad::inspection::recipe::Recipe;
 use dsad::inspection::verdict::{FaultReason, Inspection, Verdict};
 use dsad::preprocess::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
-use dsad::service::http::Service;
+use dsad::service::Service;
 
 use crate::support::{ManualClock, RecordingSink, ScriptedCamera, ScriptedDetector, Shot, calibration, record};
 
 pub(super) fn job(calibration: Option<Calibration>) -> Job {
     Job {
-        recipe: Recipe {
-            id: RecipeId("scripted".into()),
-            roi: Roi::FULL,
-            class: None,
-            steps: StepChoice::Fixed(Steps(1)),
-            sensitivity: 0.5,
-            tiles: None,
-        },
+        recipe: Recipe::whole_frame("scripted", None, StepChoice::Fixed(Steps(1))),
         detector: 0,
         bundle: "scripted".into(),
         model_hash: "0".into(),
@@ -69,11 +61,11 @@ fn play_beside(
     stop: Arc<AtomicBool>,
 ) -> Run {
     let sink = RecordingSink::default();
-    let jobs: Jobs =
-        cameras.iter().map(|(camera, _)| (CameraId(camera.name.into()), job(calibration.clone()))).collect();
+    let camera = |(camera, paced): (ScriptedCamera, bool)| {
+        Camera::free(CameraId(camera.name.into()), Box::new(camera), paced, job(calibration.clone()))
+    };
     let ending = run(Parts {
-        cameras: cameras.into_iter().map(|(camera, paced)| Camera { source: Box::new(camera), paced }).collect(),
-        jobs,
+        cameras: cameras.into_iter().map(camera).collect(),
         detectors: Box::new(move || Ok(vec![Box::new(ScriptedDetector { delay }) as Box<dyn Detector>])),
         record: record(ManualClock::shared()),
         sinks: vec![Box::new(sink.clone())],
@@ -84,6 +76,7 @@ fn play_beside(
         shutdown: Duration::from_secs(20),
         ready: Box::new(|| {}),
         alive: Box::new(|| {}),
+        lease: Arc::default(),
     });
     let inspections = sink.0.lock().expect("sink").clone();
     Run { ending, inspections }
@@ -183,7 +176,7 @@ fn a_panic_in_a_stage_ends_the_run() {
 fn a_service_that_ends_ends_nothing_else() {
     // A file is no listener: the service cannot run.
     let file = File::open(std::env::current_exe().expect("a path")).expect("opens");
-    let service = Service::new(TcpListener::from(OwnedFd::from(file))).expect("not looked at yet");
+    let service = Service::new(Some(TcpListener::from(OwnedFd::from(file))), None).expect("not looked at yet");
     let cameras = vec![(ScriptedCamera::new("a", values(100, 20)), false)];
     let run = play_beside(Some(service), cameras, Some(calibration()), Duration::from_millis(1), never());
     let Ending::Drained(counts) = run.ending else { panic!("{:?}", run.ending) };

@@ -12,7 +12,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dsad::daemon::pipeline::{Camera, Ending, MakeDetectors, Parts, run};
-use dsad::daemon::stages::Jobs;
 use dsad::inspection::anomaly::AnomalyScore;
 use dsad::inspection::calibration::{Calibration, GoodPart};
 use dsad::inspection::detect::{Detection, Detector, DetectorError, Plan};
@@ -20,7 +19,7 @@ use dsad::inspection::frame::{CameraId, Frame, FrameSource, Prepared, SourceErro
 use dsad::inspection::time::Clock;
 use dsad::output::ndjson;
 use dsad::platform::clock::SystemClock;
-use dsad::service::http::Service;
+use dsad::service::Service;
 use serde_json::Value;
 
 use crate::cli::{config, lines};
@@ -63,25 +62,22 @@ impl Station {
         detectors: MakeDetectors,
     ) -> Station {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
-        let service = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(Service::new).expect("binds");
-        let (address, stop) = (service.address().expect("address"), Arc::new(AtomicBool::new(false)));
+        let service = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|http| Service::new(Some(http), None));
+        let service = service.expect("binds");
+        let (address, stop) =
+            (service.addresses().expect("address").0.expect("http"), Arc::new(AtomicBool::new(false)));
         let mut told = Vec::new();
         let mut sources = Vec::new();
         for (name, paced) in cameras {
             let (sender, shots) = channel();
             let script = ScriptedCamera::new(name, Vec::new());
-            sources.push(Camera {
-                source: Box::new(ToldCamera { shots, script, clock: Arc::clone(&clock) }),
-                paced: *paced,
-            });
+            let source = Box::new(ToldCamera { shots, script, clock: Arc::clone(&clock) });
+            sources.push(Camera::free(CameraId((*name).into()), source, *paced, job(Some(calibration.clone()))));
             told.push(sender);
         }
-        let jobs: Jobs =
-            cameras.iter().map(|(name, _)| (CameraId((*name).into()), job(Some(calibration.clone())))).collect();
         let (events, worker, _) = ndjson::open(&dir.join("events.ndjson"), u64::MAX);
         let parts = Parts {
             cameras: sources,
-            jobs,
             detectors,
             record: record(Arc::clone(&clock)),
             sinks: vec![Box::new(events)],
@@ -92,6 +88,7 @@ impl Station {
             shutdown: Duration::from_secs(20),
             ready: Box::new(|| {}),
             alive: Box::new(|| {}),
+            lease: Arc::default(),
         };
         Station { address, cameras: told, stop, ending: std::thread::spawn(move || run(parts)) }
     }

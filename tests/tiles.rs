@@ -148,7 +148,7 @@ fn tiles_in_batches_are_as_each_alone() {
     let grid = TileGrid { columns: 4, rows: 3, overlap_percent: 30 };
     let spec = PreprocessSpec { tiles: Some(grid), ..bundle.manifest.preprocess.clone() };
     let frame = prepared(&picture, &spec);
-    let plan = Plan { steps: StepPlan::Fixed(Steps(2)), class: None };
+    let plan = Plan::new(StepPlan::Fixed(Steps(2)), None);
     let found = detector.detect(&[frame.clone(), frame.clone()], &plan).expect("judges");
     assert_eq!(found[0].map, found[1].map);
     assert_eq!(found[0].tiles, Some(grid));

@@ -136,7 +136,7 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
         // With the gates as they will be in force: what was just calibrated, and what stays.
         let in_force = before.as_ref().map_or_else(|| made.clone(), |before| before.replaced_by(&made));
         let plan = StepPlan::new(steps, || in_force.gates(class.as_ref(), CALIBRATED_POINT));
-        let mut parts = judge(detector, files.iter().map(read), &Plan { steps: plan, class: class.clone() }, min_area)?;
+        let mut parts = judge(detector, files.iter().map(read), &Plan::new(plan, class.clone()), min_area)?;
         if !args.alone {
             let gates = |calibration: &Calibration| calibration.gates(class.as_ref(), CALIBRATED_POINT);
             let (old, new) = (before.as_ref().map(gates).unwrap_or_default(), gates(&in_force));

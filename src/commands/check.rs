@@ -1,12 +1,13 @@
 //! `dsad check`: would this configuration run? Starts nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde_json::json;
 
 use super::load::{Bundles, keys};
 use crate::config::station::{CameraKind, load};
+use crate::daemon::job::Job;
 
 /// Arguments of `dsad check`.
 #[derive(Debug, clap::Args)]
@@ -28,54 +29,65 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let keys = keys(station.keys.as_deref())?;
     let mut bundles = Bundles::default();
     for camera in &station.cameras {
-        let index = bundles.open(&camera.bundle, &keys)?;
-        let job = bundles.job(index, camera.recipe.clone(), station.device, station.calibrations.as_deref())?;
         if let CameraKind::Replay { folder, .. } = &camera.kind {
             crate::camera::replay::pictures(folder).map_err(anyhow::Error::msg)?;
         }
-        let class = camera.recipe.class.as_ref().map(|class| class.0.as_str());
-        let entry = job
-            .calibration
-            .as_ref()
-            .and_then(|c| c.entry(camera.recipe.class.as_ref(), camera.recipe.steps))
-            // Thresholds of frames that were cut otherwise judge nothing.
-            .filter(|entry| entry.tiles == job.spec.tiles);
-        if args.json {
-            println!(
-                "{}",
-                json!({"camera": camera.name, "recipe": camera.recipe.id.0, "bundle": job.bundle, "class": class,
-                       "model_hash": job.model_hash, "steps": camera.recipe.steps, "calibrated": entry.is_some(),
-                       "calibration_id": job.calibration.as_ref().map(|calibration| &calibration.id)})
-            );
-        } else {
-            println!(
-                "camera {}: recipe '{}', bundle '{}' ({}), class {}, {} steps, {}",
-                camera.name,
-                camera.recipe.id.0,
-                job.bundle,
-                camera.bundle.display(),
-                class.unwrap_or("(none)"),
-                camera.recipe.steps,
-                entry.map_or("NOT CALIBRATED: every frame would be a fault".into(), |entry| format!(
-                    "calibrated ({}) on {} good parts at {:.2} % false rejects",
-                    job.calibration.as_ref().map_or("", |calibration| &calibration.id),
-                    entry.samples,
-                    entry.alpha * 100.0
-                ))
-            );
+        for (recipe, dir) in &camera.recipes {
+            let index = bundles.open(dir, &keys)?;
+            let job = bundles.job(index, recipe.clone(), station.device, station.calibrations.as_deref())?;
+            say(&camera.name, &job, dir, args.json);
         }
     }
     if args.json {
         println!(
             "{}",
             json!({"station": station.name, "line": station.line, "device": station.device.to_string(),
-                   "cameras": station.cameras.len(), "events": station.outputs.events, "http": station.listen,
-                   "ok": true})
+                   "cameras": station.cameras.len(), "events": station.outputs.events, "http": station.http,
+                   "tcp": station.tcp, "ok": true})
         );
     } else {
         println!("station '{}' on {}: in order", station.name, station.device);
         println!("events: {}", station.outputs.events.display());
-        println!("http: {}", station.listen.map_or("none".into(), |listen| listen.to_string()));
+        for (name, listen) in [("http", station.http), ("tcp", station.tcp)] {
+            println!("{name}: {}", listen.map_or("none".into(), |listen| listen.to_string()));
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a camera would judge by.
+fn say(camera: &str, job: &Job, bundle: &Path, json: bool) {
+    let recipe = &job.recipe;
+    let class = recipe.class.as_ref().map(|class| class.0.as_str());
+    let entry = job
+        .calibration
+        .as_ref()
+        .and_then(|c| c.entry(recipe.class.as_ref(), recipe.steps))
+        // Thresholds of frames that were cut otherwise judge nothing.
+        .filter(|entry| entry.tiles == job.spec.tiles);
+    if json {
+        println!(
+            "{}",
+            json!({"camera": camera, "recipe": recipe.id.0, "bundle": job.bundle, "class": class,
+                   "model_hash": job.model_hash, "steps": recipe.steps, "calibrated": entry.is_some(),
+                   "calibration_id": job.calibration.as_ref().map(|calibration| &calibration.id),
+                   "deadline_ms": recipe.deadline_ms})
+        );
+        return;
+    }
+    println!(
+        "camera {camera}: recipe '{}', bundle '{}' ({}), class {}, {} steps, {}{}",
+        recipe.id.0,
+        job.bundle,
+        bundle.display(),
+        class.unwrap_or("(none)"),
+        recipe.steps,
+        entry.map_or("NOT CALIBRATED: every frame would be a fault".into(), |entry| format!(
+            "calibrated ({}) on {} good parts at {:.2} % false rejects",
+            job.calibration.as_ref().map_or("", |calibration| &calibration.id),
+            entry.samples,
+            entry.alpha * 100.0
+        )),
+        recipe.deadline_ms.map_or(String::new(), |deadline| format!(", deadline {deadline} ms"))
+    );
 }

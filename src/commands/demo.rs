@@ -16,12 +16,10 @@ use crate::config::device::DeviceChoice;
 use crate::config::file::ImagesOf;
 use crate::config::station::SyntheticLine;
 use crate::daemon::pipeline::{self, Camera, Ending, Parts};
-use crate::daemon::stages::Jobs;
 use crate::inspection::detect::{ClassId, StepChoice};
 use crate::inspection::event::Event;
 use crate::inspection::frame::CameraId;
-use crate::inspection::recipe::{Recipe, RecipeId};
-use crate::inspection::roi::Roi;
+use crate::inspection::recipe::Recipe;
 use crate::inspection::time::Clock;
 use crate::inspection::verdict::VerdictSink;
 use crate::output::envelope::Envelopes;
@@ -91,22 +89,14 @@ pub fn run(args: &DemoArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
         clear(&args.out)?;
     }
     let parts = args.parts.or(args.seconds.is_none().then_some(PARTS));
-    let mut jobs = Jobs::new();
     let mut cameras = Vec::new();
     let count = Product::ALL.len() as u64;
     for (number, product) in (0..).zip(Product::ALL) {
         let class = ClassId(product.name().into());
         let known = bundles.get(index).manifest.classes.contains(&class);
-        let recipe = Recipe {
-            id: RecipeId(format!("demo-{}", product.name())),
-            roi: Roi::FULL,
-            class: known.then_some(class),
-            steps: args.steps,
-            sensitivity: 0.5,
-            tiles: None,
-        };
+        let recipe = Recipe::whole_frame(&format!("demo-{}", product.name()), known.then_some(class), args.steps);
         let camera = CameraId(product.name().into());
-        jobs.insert(camera.clone(), bundles.job(index, recipe, DeviceChoice::Cpu, None)?);
+        let job = bundles.job(index, recipe, DeviceChoice::Cpu, None)?;
         let line = SyntheticLine {
             product,
             // Far from the seeds that `trainer synth` uses for training pictures.
@@ -116,8 +106,8 @@ pub fn run(args: &DemoArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
             parts: parts.map(|parts| parts / count + u64::from(number < parts % count)),
             size: bundles.get(index).manifest.preprocess.width as u32,
         };
-        let source = Box::new(SyntheticCamera::new(camera, line, Arc::clone(&clock)));
-        cameras.push(Camera { source, paced: false });
+        let source = Box::new(SyntheticCamera::new(camera.clone(), line, Arc::clone(&clock)));
+        cameras.push(Camera::free(camera, source, false, job));
     }
     let drawings = Drawings { folder: args.out.clone(), of: ImagesOf::All };
     let mut recorder = Recorder::new(Envelopes::new("demo", "demo", boot_id()?, Arc::clone(&clock)), Some(drawings));
@@ -128,11 +118,10 @@ pub fn run(args: &DemoArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
         vec![Box::new(LiveSink::new(shown_in)), Box::new(events), Box::new(drawings)];
     let clock_of_run = Arc::clone(&clock);
     let stop_of_run = Arc::clone(&stop);
-    let detectors =
-        bundles.detectors(DeviceChoice::Cpu, Arc::clone(&clock), jobs.values(), |step| log::debug!("start: {step}"));
+    let jobs = cameras.iter().flat_map(|camera| &camera.recipes);
+    let detectors = bundles.detectors(DeviceChoice::Cpu, Arc::clone(&clock), jobs, |step| log::debug!("start: {step}"));
     let parts_of_run = Parts {
         cameras,
-        jobs,
         detectors,
         record: Box::new(move |inspection| recorder.record(inspection)),
         sinks,
@@ -146,6 +135,7 @@ pub fn run(args: &DemoArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
         shutdown: Duration::from_secs(10),
         ready: Box::new(|| log::info!("ready")),
         alive: Box::new(|| {}),
+        lease: Arc::default(),
     };
     let seconds = args.seconds.map(Duration::from_secs_f64);
     let (ending, tally) = std::thread::scope(|scope| {

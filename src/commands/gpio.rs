@@ -11,9 +11,10 @@ use serde_json::json;
 
 use crate::config::gpio::{Bias, EdgeKind, GpioInput, Pin, PinLine};
 use crate::gpio::chips::{ListedChip, ListedLine, chips};
-use crate::gpio::input::{EdgeError, Edges};
+use crate::gpio::input::Edges;
 use crate::gpio::output::{drive, inactive};
 use crate::inspection::time::{Clock, Timestamp};
+use crate::inspection::trigger::{EdgeError, EdgeSource};
 use crate::platform::signals;
 
 /// Arguments of `dsad gpio`.
@@ -187,7 +188,7 @@ fn watch(args: &WatchArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
         && clock.now().millis_since(started) < args.seconds * 1e3
         && args.edges.is_none_or(|most| seen.edges < most)
     {
-        match edges.next() {
+        match edges.next_edge() {
             Ok(edge) => {
                 seen.edges += 1;
                 seen.missed += edge.missed;

@@ -10,12 +10,11 @@ use serde_json::json;
 use super::load::{Bundles, boot_id, keys};
 use crate::camera::replay::{Replay, pictures};
 use crate::config::device::DeviceChoice;
-use crate::daemon::stages::{Job, faulty, judge_one};
+use crate::daemon::job::{Item, Job, faulty, judge_one};
 use crate::inspection::detect::{ClassId, Detector, StepChoice};
 use crate::inspection::event::Event;
 use crate::inspection::frame::{CameraId, FrameSource, SourceError};
-use crate::inspection::recipe::{Recipe, RecipeId};
-use crate::inspection::roi::Roi;
+use crate::inspection::recipe::Recipe;
 use crate::inspection::tiles::TileGrid;
 use crate::inspection::time::Clock;
 use crate::inspection::verdict::{FaultReason, Inspection, Latency, Verdict};
@@ -74,14 +73,8 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     let listed = &bundles.get(index).manifest.steps;
     let usual = listed.iter().copied().find(|steps| steps.0 == 2).unwrap_or(listed[0]);
     let steps = args.steps.unwrap_or(StepChoice::Fixed(usual));
-    let recipe = Recipe {
-        id: RecipeId("inspect".into()),
-        roi: Roi::FULL,
-        class: args.class.clone().map(ClassId),
-        steps,
-        sensitivity: 0.5,
-        tiles: args.tiles,
-    };
+    let class = args.class.clone().map(ClassId);
+    let recipe = Recipe { tiles: args.tiles, ..Recipe::whole_frame("inspect", class, steps) };
     let job = bundles.job(index, recipe, args.device, args.calibrations.as_deref())?;
     let files =
         args.paths.iter().map(|path| pictures(path)).collect::<Result<Vec<_>, _>>().map_err(anyhow::Error::msg)?;
@@ -127,14 +120,14 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
 fn judge(file: &Path, job: &Job, detector: &mut dyn Detector, clock: &Arc<dyn Clock>) -> anyhow::Result<Inspection> {
     let camera = CameraId("file".into());
     let mut replay = Replay::open(camera, file, None, Arc::clone(clock)).map_err(anyhow::Error::msg)?;
-    let broken = |meta, text| faulty(meta, Some(job), FaultReason::CameraFault, text, clock.as_ref());
+    let broken = |meta, text| faulty(meta, job, FaultReason::CameraFault, text, clock.as_ref());
     Ok(match replay.next_frame() {
         Ok(frame) => {
             let started = clock.now();
             match prepare(&frame, &job.recipe.roi, &job.spec) {
                 Ok(prepared) => {
                     let latency = Latency { prepare: clock.now().millis_since(started), ..Latency::default() };
-                    judge_one(frame.meta, prepared, latency, job, detector, clock.as_ref())
+                    judge_one(Item { meta: frame.meta, prepared, latency, due: None }, job, detector, clock.as_ref())
                 }
                 Err(error) => broken(frame.meta, format!("{}: {error}", file.display())),
             }

@@ -10,8 +10,8 @@ use crate::bundle::manifest::NumberFormat;
 use crate::bundle::signature::KeyList;
 use crate::bundle::{Bundle, station_calibration};
 use crate::config::device::DeviceChoice;
+use crate::daemon::job::Job;
 use crate::daemon::pipeline::MakeDetectors;
-use crate::daemon::stages::Job;
 use crate::detector::DiffusionDetector;
 use crate::device;
 use crate::inspection::calibration::Calibration;
@@ -115,7 +115,8 @@ impl Bundles {
                 detector.self_test(bundle, choice).map_err(|error| error.to_string())?;
                 for (_, spec, plan, recipe) in asked.iter().filter(|(detector, ..)| *detector == index) {
                     told(&format!("bundle '{id}': warming up for the recipe '{}'", recipe.0));
-                    detector.warm_up(bundle, spec, plan).map_err(|error| error.to_string())?;
+                    let alike = asked.iter().filter(|(of, s, p, _)| *of == index && s == spec && p == plan).count();
+                    detector.warm_up(bundle, spec, plan, alike).map_err(|error| error.to_string())?;
                 }
                 detectors.push(Box::new(detector));
             }

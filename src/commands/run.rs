@@ -1,28 +1,30 @@
 //! `dsad run`: the daemon.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::load::{Bundles, boot_id, keys};
 use crate::config::station::{Station, load};
+use crate::daemon::job::Job;
 use crate::daemon::pipeline::{self, Camera, Ending, Parts, Worker};
-use crate::daemon::stages::Jobs;
+use crate::gpio::input::Edges;
 use crate::gpio::output::GpioHealth;
 use crate::inspection::frame::CameraId;
 use crate::inspection::time::{Clock, Timestamp};
+use crate::inspection::trigger::EdgeSource;
 use crate::inspection::verdict::VerdictSink;
 use crate::output::envelope::Envelopes;
 use crate::output::record::{Drawings, Recorder};
 use crate::output::{images, ndjson};
 use crate::platform::clock::SystemClock;
 use crate::platform::{memory, service_manager, signals};
-use crate::service::http::Service;
+use crate::service::Service;
 use crate::service::metrics::{OutputReading, Reading};
 use crate::{camera, gpio};
 
@@ -62,7 +64,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    let (bundles, jobs, cameras) = match open(&station, &clock) {
+    let (bundles, cameras) = match open(&station, &clock) {
         Ok(opened) => opened,
         Err(error) => {
             eprintln!("dsad: configuration refused:\n{error:#}");
@@ -81,10 +83,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         sinks.push(Box::new(sink));
         workers.push(("images", Box::new(move || worker.run())));
     }
-    let judging = Arc::new(AtomicBool::new(false));
+    let lease = Arc::new(AtomicU64::new(0));
     if !outputs.gpio.is_empty() {
-        let (judging, stopping) = (Arc::clone(&judging), Arc::clone(&stop));
-        let ready = move || judging.load(Ordering::Relaxed) && !stopping.load(Ordering::Relaxed);
+        let (lease, now) = (Arc::clone(&lease), Arc::clone(&clock));
+        let ready = move || now.now().0 < lease.load(Ordering::Relaxed);
         let (sink, worker, health) = gpio::output::open(&outputs.gpio, Arc::clone(&clock), Box::new(ready));
         // Before all others: they take their time.
         sinks.insert(0, Box::new(sink));
@@ -93,14 +95,14 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     }
     let status = format!("judging {} camera(s) on {}", cameras.len(), station.device);
     let since = Arc::clone(&clock);
-    let detectors = bundles.detectors(station.device, Arc::clone(&clock), jobs.values(), move |step| {
+    let jobs = cameras.iter().flat_map(|camera| &camera.recipes);
+    let detectors = bundles.detectors(station.device, Arc::clone(&clock), jobs, move |step| {
         log::info!("start, {}: {step}", seconds(since.as_ref()));
         service_manager::starting(step);
     });
     let since = Arc::clone(&clock);
     let ending = pipeline::run(Parts {
         cameras,
-        jobs,
         detectors,
         record: Box::new(move |inspection| recorder.record(inspection)),
         sinks,
@@ -110,11 +112,11 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         stop,
         shutdown: Duration::from_millis(station.shutdown_timeout_ms),
         ready: Box::new(move || {
-            judging.store(true, Ordering::Relaxed);
             log::info!("ready after {}: {status}", seconds(since.as_ref()));
             service_manager::ready(&status);
         }),
         alive: Box::new(service_manager::alive),
+        lease,
     });
     service_manager::stopping();
     let lost = events_health.lost.load(Ordering::Relaxed);
@@ -141,21 +143,14 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 /// What the GPIO outputs report.
 fn tell(health: &GpioHealth, reading: &mut Reading) {
     let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
-    reading.outputs = health
-        .outputs
-        .iter()
-        .map(|output| OutputReading {
-            signal: output.signal,
-            pin: output.pin.clone(),
-            pulses: get(&output.pulses),
-            wrong: vec![
-                ("late", get(&output.late)),
-                ("withheld", get(&output.withheld)),
-                ("failed", get(&output.failed)),
-            ],
-            failing: output.failing.load(Ordering::Relaxed),
-        })
-        .collect();
+    let outputs = health.outputs.iter().map(|output| OutputReading {
+        signal: output.signal,
+        pin: output.pin.clone(),
+        pulses: get(&output.pulses),
+        wrong: vec![("late", get(&output.late)), ("withheld", get(&output.withheld)), ("failed", get(&output.failed))],
+        failing: output.failing.load(Ordering::Relaxed),
+    });
+    reading.outputs = outputs.collect();
     reading.obstacles.extend(health.obstacles());
 }
 
@@ -164,35 +159,51 @@ fn seconds(clock: &dyn Clock) -> String {
     format!("{:.2} s", clock.now().millis_since(Timestamp(0)) / 1e3)
 }
 
-/// The HTTP service on its address, if the station has one.
+/// The service on its addresses, if the station has any.
 fn listen(station: &Station, file: &Path) -> Result<Option<Service>, String> {
-    let Some(listen) = station.listen else { return Ok(None) };
-    let service = TcpListener::bind(listen).and_then(Service::new);
-    let (address, service) = service.and_then(|service| Ok((service.address()?, service))).map_err(|error| {
-        format!(
-            "{}: http.listen: {listen} cannot be used: {error}; take a free port of an address of this machine \
-             (`ss -ltn` lists the ports in use), or leave [http] out",
-            file.display()
-        )
-    })?;
-    log::info!("http: listening on {address}");
-    if !address.ip().is_loopback() {
-        log::warn!("http: {address} is open to the network, without a password");
+    let bind = |key: &str, address: Option<SocketAddr>| {
+        let Some(address) = address else { return Ok(None) };
+        TcpListener::bind(address).map(Some).map_err(|error| {
+            format!(
+                "{}: {key}.listen: {address} cannot be used: {error}; take a free port of an address of this machine \
+                 (`ss -ltn` lists the ports in use), or leave [{key}] out",
+                file.display()
+            )
+        })
+    };
+    let (http, tcp) = (bind("http", station.http)?, bind("tcp", station.tcp)?);
+    if http.is_none() && tcp.is_none() {
+        return Ok(None);
+    }
+    let service = Service::new(http, tcp).and_then(|service| Ok((service.addresses()?, service)));
+    let ((http, tcp), service) = service.map_err(|error| format!("{}: the service: {error}", file.display()))?;
+    for (name, address, what) in
+        [("http", http, "whoever reaches it reads"), ("tcp", tcp, "whoever reaches it commands")]
+    {
+        let Some(address) = address else { continue };
+        log::info!("{name}: listening on {address}");
+        if !address.ip().is_loopback() {
+            log::warn!("{name}: {address} is open to the network, without a password: {what}");
+        }
     }
     Ok(Some(service))
 }
 
-fn open(station: &Station, clock: &Arc<dyn Clock>) -> anyhow::Result<(Bundles, Jobs, Vec<Camera>)> {
+fn open(station: &Station, clock: &Arc<dyn Clock>) -> anyhow::Result<(Bundles, Vec<Camera>)> {
     let keys = keys(station.keys.as_deref())?;
     let mut bundles = Bundles::default();
-    let mut jobs = Jobs::new();
     let mut cameras = Vec::new();
     for settings in &station.cameras {
-        let index = bundles.open(&settings.bundle, &keys)?;
-        let job = bundles.job(index, settings.recipe.clone(), station.device, station.calibrations.as_deref())?;
-        jobs.insert(CameraId(settings.name.clone()), job);
+        let mut recipes: Vec<Job> = Vec::new();
+        for (recipe, bundle) in &settings.recipes {
+            let index = bundles.open(bundle, &keys)?;
+            recipes.push(bundles.job(index, recipe.clone(), station.device, station.calibrations.as_deref())?);
+        }
         let source = camera::open(settings, Arc::clone(clock)).map_err(anyhow::Error::msg)?;
-        cameras.push(Camera { source, paced: settings.paced() });
+        let (id, paced, mode) = (CameraId(settings.name.clone()), settings.paced(), settings.mode);
+        let line = settings.trigger_line.clone().map(|input| Edges::new(input, Arc::clone(clock)));
+        let line = line.map(|line| Box::new(line) as Box<dyn EdgeSource>);
+        cameras.push(Camera { id, source, paced, mode, line, recipes });
     }
-    Ok((bundles, jobs, cameras))
+    Ok((bundles, cameras))
 }

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::device::DeviceChoice;
-use super::gpio::GpioOutput;
+use super::gpio::{GpioInput, GpioOutput};
 use crate::inspection::detect::StepChoice;
 use crate::inspection::layout::FourCc;
+use crate::inspection::line::{FailIf, OnFault};
 use crate::inspection::roi::Roi;
 use crate::inspection::tiles::TileGrid;
 
@@ -37,6 +38,8 @@ pub struct StationFile {
     pub outputs: OutputsFile,
     /// The HTTP service; absent is none.
     pub http: Option<HttpFile>,
+    /// Commands as lines of text over TCP; absent is none.
+    pub tcp: Option<TcpFile>,
 }
 
 fn default_shutdown() -> u64 {
@@ -49,10 +52,54 @@ fn default_shutdown() -> u64 {
 pub struct CameraFile {
     /// Name, in every event.
     pub name: String,
-    /// The recipe that judges its frames.
+    /// The recipe that judges its frames when the station starts.
     pub recipe: PathBuf,
+    /// More recipes that are loaded, to be changed to by their id.
+    #[serde(default)]
+    pub more_recipes: Vec<PathBuf>,
     /// What kind of camera.
     pub source: SourceFile,
+    /// What makes its frames be inspected; absent is every frame.
+    #[serde(default)]
+    pub trigger: TriggerFile,
+}
+
+/// What makes frames be inspected.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum TriggerFile {
+    /// Every frame; the newest wins.
+    #[default]
+    Free,
+    /// The camera's own trigger line: every frame is of a part. Its mode is set by `controls` of the source.
+    Line,
+    /// Commands over HTTP or TCP.
+    Network {
+        /// Milliseconds from the trigger to the part before the camera.
+        #[serde(default)]
+        delay_ms: f64,
+        /// Milliseconds after a trigger in which another is a bounce.
+        #[serde(default)]
+        debounce_ms: f64,
+        /// Milliseconds that a frame of the part is waited for.
+        #[serde(default = "default_wait")]
+        wait_ms: f64,
+    },
+    /// Edges of a GPIO line; commands as well.
+    Gpio {
+        /// The line.
+        input: GpioInput,
+        /// As of `network`.
+        #[serde(default)]
+        delay_ms: f64,
+        /// As of `network`.
+        #[serde(default = "default_wait")]
+        wait_ms: f64,
+    },
+}
+
+fn default_wait() -> f64 {
+    500.0
 }
 
 /// Where frames come from.
@@ -135,6 +182,14 @@ pub struct HttpFile {
     pub listen: String,
 }
 
+/// `[tcp]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TcpFile {
+    /// Address and port, such as `192.168.0.10:7000`.
+    pub listen: String,
+}
+
 /// Which inspections are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -166,6 +221,18 @@ pub struct RecipeFile {
     /// 0 to 1; 0.5 is the calibrated point, higher rejects more.
     #[serde(default = "default_sensitivity")]
     pub sensitivity: f64,
+    /// Milliseconds from the trigger, or from the capture where there is none, until the verdict must be out; absent is never.
+    pub deadline_ms: Option<u64>,
+    /// How many bad frames reject a part; absent is one.
+    pub fail_if: Option<FailIf>,
+    /// Bad parts in a row at which the line stops; absent is never.
+    pub hold_after: Option<u32>,
+    /// What happens to a part that could not be judged.
+    #[serde(default)]
+    pub on_fault: OnFault,
+    /// Controls of the camera for this product, by name.
+    #[serde(default)]
+    pub controls: BTreeMap<String, i64>,
 }
 
 fn default_sensitivity() -> f64 {

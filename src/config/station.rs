@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 
 use super::device::DeviceChoice;
-use super::file::{CameraFile, ImagesOf, RecipeFile, SourceFile, StationFile};
-use super::gpio::{self, GpioOutput};
+use super::file::{CameraFile, ImagesOf, RecipeFile, SourceFile, StationFile, TriggerFile};
+use super::gpio::{self, GpioInput, GpioOutput};
 use crate::inspection::detect::ClassId;
 use crate::inspection::layout::FourCc;
+use crate::inspection::line::LineRules;
 use crate::inspection::recipe::{Recipe, RecipeId};
+use crate::inspection::trigger::{Asked, TriggerMode};
 use crate::synthetic::Product;
 
 /// Pixels per side of synthetic parts.
@@ -106,10 +108,12 @@ pub struct CameraSettings {
     pub name: String,
     /// Where frames come from.
     pub kind: CameraKind,
-    /// The recipe.
-    pub recipe: Recipe,
-    /// The recipe's bundle.
-    pub bundle: PathBuf,
+    /// The recipes that it knows, each with the path of its bundle; the first one judges.
+    pub recipes: Vec<(Recipe, PathBuf)>,
+    /// What makes its frames be inspected.
+    pub mode: TriggerMode,
+    /// The line whose edges are triggers, for a camera that is asked.
+    pub trigger_line: Option<GpioInput>,
 }
 
 impl CameraSettings {
@@ -158,7 +162,9 @@ pub struct Station {
     /// The outputs.
     pub outputs: OutputSettings,
     /// Where the HTTP service listens; absent is no service.
-    pub listen: Option<SocketAddr>,
+    pub http: Option<SocketAddr>,
+    /// Where commands are taken by TCP; absent is nowhere.
+    pub tcp: Option<SocketAddr>,
 }
 
 /// Reads a station with its recipes.
@@ -187,18 +193,28 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
     if !(1..=4096).contains(&file.outputs.events_max_mib) {
         problem("outputs.events_max_mib".into(), format!("{}: must be 1 to 4096", file.outputs.events_max_mib));
     }
-    let camera_names: Vec<&str> = file.cameras.iter().map(|camera| camera.name.as_str()).collect();
-    for (key, message) in gpio::problems(&file.outputs.gpio, &[], &camera_names, file.shutdown_timeout_ms) {
-        problem(key, message);
-    }
-    let listen = file.http.as_ref().and_then(|http| match http.listen.parse() {
+    let mut address = |key: &str, text: &str| match text.parse() {
         Ok(address) => Some(address),
         Err(_) => {
             let remedy = "is no address with a port, such as 127.0.0.1:8080 or, for the whole network, 0.0.0.0:8080";
-            problem("http.listen".into(), format!("'{}' {remedy}", http.listen));
+            problem(key.into(), format!("'{text}' {remedy}"));
             None
         }
+    };
+    let http = file.http.as_ref().and_then(|http| address("http.listen", &http.listen));
+    let tcp = file.tcp.as_ref().and_then(|tcp| address("tcp.listen", &tcp.listen));
+    if file.tcp.is_some() && tcp == http && tcp.is_some() {
+        problem("tcp.listen".into(), "is the address of [http] already; take another port".into());
+    }
+    let camera_names: Vec<&str> = file.cameras.iter().map(|camera| camera.name.as_str()).collect();
+    let inputs = file.cameras.iter().enumerate().filter_map(|(index, camera)| match &camera.trigger {
+        TriggerFile::Gpio { input, .. } => Some((format!("cameras[{index}].trigger.input"), input.pin())),
+        _ => None,
     });
+    let inputs: Vec<_> = inputs.collect();
+    for (key, message) in gpio::problems(&file.outputs.gpio, &inputs, &camera_names, file.shutdown_timeout_ms) {
+        problem(key, message);
+    }
     let mut cameras = Vec::new();
     for (index, camera) in file.cameras.iter().enumerate() {
         match resolve(camera, base, path, index) {
@@ -224,12 +240,13 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
             images_of: file.outputs.images_of,
             gpio: file.outputs.gpio,
         },
-        listen,
+        http,
+        tcp,
     })
 }
 
 fn resolve(camera: &CameraFile, base: &Path, path: &Path, index: usize) -> Result<CameraSettings, Vec<Problem>> {
-    let mut problems = Vec::new();
+    let (mut problems, mut problems_of_recipes) = (Vec::new(), Vec::new());
     let key = |name: &str| format!("cameras[{index}].{name}");
     let mut problem = |key: String, message: String| problems.push(Problem { file: path.to_path_buf(), key, message });
     let fps = match &camera.source {
@@ -278,12 +295,73 @@ fn resolve(camera: &CameraFile, base: &Path, path: &Path, index: usize) -> Resul
             })
         }
     };
-    let recipe = load_recipe(&base.join(&camera.recipe)).map_err(|found| problems.extend(found)).ok();
-    match (kind, recipe) {
-        (Some(kind), Some((recipe, bundle))) if problems.is_empty() => {
-            Ok(CameraSettings { name: camera.name.clone(), kind, recipe, bundle })
+    let mode = trigger(&camera.trigger, &mut |name, message| problem(key(name), message));
+    let trigger_line = match &camera.trigger {
+        TriggerFile::Gpio { input, .. } => {
+            if let Some((name, message)) = input.problem() {
+                problem(key(&format!("trigger.input.{name}")), message);
+            }
+            Some(input.clone())
+        }
+        _ => None,
+    };
+    let mut recipes: Vec<(Recipe, PathBuf)> = Vec::new();
+    for file in [&camera.recipe].into_iter().chain(&camera.more_recipes) {
+        match load_recipe(&base.join(file)) {
+            Ok((recipe, _)) if recipes.iter().any(|(known, _)| known.id == recipe.id) => {
+                let message = format!("'{}' is the id of two recipes of this camera", recipe.id.0);
+                problem(key("more_recipes"), message);
+            }
+            Ok((recipe, _)) if !recipe.controls.is_empty() && !matches!(kind, Some(CameraKind::V4l2(_)) | None) => {
+                problem(key("recipe"), format!("'{}' sets controls, and this camera has none", recipe.id.0));
+            }
+            Ok(recipe) => recipes.push(recipe),
+            Err(found) => problems_of_recipes.extend(found),
+        }
+    }
+    problems.extend(problems_of_recipes);
+    if let Some(CameraKind::V4l2(source)) = &kind {
+        // One that only some products set would stay as it was for the others.
+        let names = recipes.iter().flat_map(|(recipe, _)| recipe.controls.keys());
+        let names: BTreeSet<&String> = names.filter(|name| !source.controls.contains_key(*name)).collect();
+        for name in names {
+            if let Some((recipe, _)) = recipes.iter().find(|(recipe, _)| !recipe.controls.contains_key(name)) {
+                let remedy =
+                    format!("recipe '{}' does not set '{name}', which another does; set it there or here", recipe.id.0);
+                problems.push(Problem { file: path.to_path_buf(), key: key("source.controls"), message: remedy });
+            }
+        }
+    }
+    match kind {
+        Some(kind) if problems.is_empty() => {
+            Ok(CameraSettings { name: camera.name.clone(), kind, recipes, mode, trigger_line })
         }
         _ => Err(problems),
+    }
+}
+
+/// What makes frames be inspected.
+fn trigger(file: &TriggerFile, problem: &mut impl FnMut(&str, String)) -> TriggerMode {
+    let mut nanos = |key: &str, millis: f64, most: f64| {
+        if !(0.0..=most).contains(&millis) {
+            problem(key, format!("{millis}: must be 0 to {most}"));
+        }
+        (millis * 1e6) as u64
+    };
+    match file {
+        TriggerFile::Free => TriggerMode::Free,
+        TriggerFile::Line => TriggerMode::Line,
+        TriggerFile::Network { delay_ms, debounce_ms, wait_ms } => TriggerMode::Asked(Asked {
+            delay_nanos: nanos("trigger.delay_ms", *delay_ms, 60_000.0),
+            debounce_nanos: nanos("trigger.debounce_ms", *debounce_ms, 10_000.0),
+            patience_nanos: nanos("trigger.wait_ms", *wait_ms, 60_000.0),
+        }),
+        // The kernel debounces the line.
+        TriggerFile::Gpio { delay_ms, wait_ms, .. } => TriggerMode::Asked(Asked {
+            delay_nanos: nanos("trigger.delay_ms", *delay_ms, 60_000.0),
+            debounce_nanos: 0,
+            patience_nanos: nanos("trigger.wait_ms", *wait_ms, 60_000.0),
+        }),
     }
 }
 
@@ -310,6 +388,18 @@ pub fn load_recipe(path: &Path) -> Result<(Recipe, PathBuf), Vec<Problem>> {
     if let Some(message) = file.tiles.and_then(|tiles| tiles.problem()) {
         problem("tiles", message);
     }
+    if file.deadline_ms.is_some_and(|deadline| !(1..=600_000).contains(&deadline)) {
+        let message = format!("{}: must be 1 to 600000; leave it out for never", file.deadline_ms.unwrap_or_default());
+        problem("deadline_ms", message);
+    }
+    let line = LineRules {
+        fail_if: file.fail_if.unwrap_or(LineRules::default().fail_if),
+        hold_after: file.hold_after,
+        on_fault: file.on_fault,
+    };
+    if let Some((key, message)) = line.problem() {
+        problem(key, message);
+    }
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -320,6 +410,9 @@ pub fn load_recipe(path: &Path) -> Result<(Recipe, PathBuf), Vec<Problem>> {
         steps: file.steps,
         sensitivity: file.sensitivity,
         tiles: file.tiles,
+        deadline_ms: file.deadline_ms,
+        line,
+        controls: file.controls,
     };
     Ok((recipe, base.join(file.bundle)))
 }
@@ -377,7 +470,7 @@ mod tests {
     #[test]
     fn paths_are_relative_to_their_file() {
         let station = load_texts(STATION, RECIPE).expect("valid");
-        assert!(station.cameras[0].bundle.is_absolute() && station.cameras[0].bundle.ends_with("b"));
+        assert!(station.cameras[0].recipes[0].1.is_absolute() && station.cameras[0].recipes[0].1.ends_with("b"));
         assert!(!station.cameras[0].paced());
     }
 

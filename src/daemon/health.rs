@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use super::job::Recipes;
 use crate::inspection::drift::{Drift, Levels};
 use crate::inspection::frame::{CameraId, FrameMeta};
-use crate::inspection::recipe::RecipeId;
 use crate::inspection::time::Timestamp;
 use crate::inspection::verdict::{Decision, FailRule, FaultReason, Inspection, Verdict};
 use crate::service::metrics::{CameraReading, Histogram, Reading};
@@ -31,7 +31,7 @@ const BOUNDS: [f64; 13] = [1., 2.5, 5., 10., 25., 50., 100., 250., 500., 1_000.,
 const SILENCE: f64 = 10_000.0;
 
 /// Counts since the start. `frames_in = pass + fail + faults`, exactly, once the stages have drained.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Health {
     /// Bumped by every stage as it progresses or waits by design: capture, prepare, inspect, publish.
     pub beats: [AtomicU64; 4],
@@ -40,21 +40,30 @@ pub struct Health {
     /// Inspections that each sink refused, in the order of the sinks.
     sinks: Vec<(String, AtomicU64)>,
     cameras: BTreeMap<CameraId, CameraHealth>,
-    /// Of cameras without a recipe: all their frames are faults.
+    /// Of cameras that nobody announced.
     strangers: CameraHealth,
 }
 
 /// Counts of one camera.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct CameraHealth {
-    recipe: String,
-    frames_in: AtomicU64,
+    /// What judges its frames; nothing, where nobody announced it.
+    recipes: Option<Arc<Recipes>>,
+    /// Whether silence is a fault: not where it waits for a trigger.
+    must_speak: bool,
+    frames: AtomicU64,
+    owed: AtomicU64,
+    late: AtomicU64,
+    triggers_refused: AtomicU64,
+    trigger_lost: AtomicBool,
     /// The driver's number of the last frame, one more; 0 before the first.
     after: AtomicU64,
     dropped: AtomicU64,
     losses: AtomicU64,
     outcomes: [AtomicU64; OUTCOMES.len()],
     latency: [Times; WAY.len()],
+    /// From a trigger to the frame of its part.
+    waited: Times,
     last: AtomicU64,
     interval: AtomicU64,
     lost: AtomicBool,
@@ -73,7 +82,7 @@ struct Times {
 /// All cameras together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 pub struct Counts {
-    /// Frames that a camera gave, or should have given.
+    /// Inspections that were owed: a frame that a camera gave, or a trigger that was accepted.
     pub frames_in: u64,
     /// Passed.
     pub pass: u64,
@@ -88,14 +97,18 @@ pub struct Counts {
 }
 
 impl Health {
-    /// Nothing has happened yet to these cameras and sinks.
+    /// Nothing has happened yet to these cameras, of which some may be silent, and sinks.
     pub fn new<'a>(
-        cameras: impl Iterator<Item = (&'a CameraId, &'a RecipeId)>,
+        cameras: impl Iterator<Item = (&'a CameraId, &'a Arc<Recipes>, bool)>,
         sinks: impl Iterator<Item = &'a str>,
     ) -> Self {
-        let of = |recipe: &RecipeId| CameraHealth { recipe: recipe.0.clone(), ..CameraHealth::default() };
+        let of = |recipes: &Arc<Recipes>, must_speak| CameraHealth {
+            recipes: Some(Arc::clone(recipes)),
+            must_speak,
+            ..CameraHealth::default()
+        };
         Self {
-            cameras: cameras.map(|(camera, recipe)| (camera.clone(), of(recipe))).collect(),
+            cameras: cameras.map(|(camera, recipes, must_speak)| (camera.clone(), of(recipes, must_speak))).collect(),
             sinks: sinks.map(|sink| (sink.to_owned(), AtomicU64::new(0))).collect(),
             ..Self::default()
         }
@@ -131,7 +144,7 @@ impl Health {
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
         for camera in self.cameras.values().chain([&self.strangers]) {
-            counts.frames_in += get(&camera.frames_in);
+            counts.frames_in += get(&camera.owed);
             let [pass, image_score, region, overrun, faults @ ..] = camera.outcomes.each_ref().map(get);
             counts.pass += pass;
             counts.fail += image_score + region;
@@ -140,6 +153,11 @@ impl Health {
         }
         counts.sink_errors = self.sinks.iter().map(|(_, count)| get(count)).sum();
         counts
+    }
+
+    /// Whether parts can be judged now.
+    pub fn is_ready(&self, now: Timestamp) -> bool {
+        self.loaded.load(Ordering::Relaxed) && self.cameras.values().all(|camera| camera.silent(now).is_none())
     }
 
     /// Everything now, for the service.
@@ -158,9 +176,29 @@ impl Health {
 }
 
 impl CameraHealth {
-    /// Counts a frame that the camera gave, or should have given.
-    pub fn frame(&self, meta: &FrameMeta) {
-        bump(&self.frames_in);
+    /// Counts an inspection that is owed.
+    pub fn owed(&self) {
+        bump(&self.owed);
+    }
+
+    /// Counts a result that came after its deadline.
+    pub fn late(&self) {
+        bump(&self.late);
+    }
+
+    /// Counts a trigger that was refused.
+    pub fn refused_trigger(&self) {
+        bump(&self.triggers_refused);
+    }
+
+    /// Says whether the line is gone that triggers come from.
+    pub fn trigger_lost(&self, lost: bool) {
+        self.trigger_lost.store(lost, Ordering::Relaxed);
+    }
+
+    /// Counts a frame that the camera gave, whether it is inspected or not.
+    pub fn seen(&self, meta: &FrameMeta) {
+        bump(&self.frames);
         let before = self.last.swap(meta.captured_at.0, Ordering::Relaxed);
         self.interval.store(meta.captured_at.0.saturating_sub(before), Ordering::Relaxed);
         let expected = self.after.swap(meta.sequence + 1, Ordering::Relaxed);
@@ -168,6 +206,11 @@ impl CameraHealth {
             self.dropped.fetch_add(meta.sequence.saturating_sub(expected), Ordering::Relaxed);
         }
         self.lost.store(false, Ordering::Relaxed);
+    }
+
+    /// Counts the time from a trigger to the frame of its part.
+    pub fn waited(&self, millis: f64) {
+        self.waited.add(millis);
     }
 
     /// Says that the camera is gone, until its next frame.
@@ -190,10 +233,11 @@ impl CameraHealth {
     fn silent(&self, now: Timestamp) -> Option<String> {
         let since = now.millis_since(Timestamp(get(&self.last)));
         let limit = SILENCE.max(3.0 * get(&self.interval) as f64 / 1e6);
-        match get(&self.frames_in) {
-            0 => Some("no frame yet".into()),
+        match get(&self.frames) {
+            _ if self.trigger_lost.load(Ordering::Relaxed) => Some("its trigger line is lost".into()),
+            0 if self.must_speak => Some("no frame yet".into()),
             _ if self.lost.load(Ordering::Relaxed) => Some("lost".into()),
-            _ => (since > limit).then(|| format!("no frame for {:.0} s", since / 1e3)),
+            _ => (self.must_speak && since > limit).then(|| format!("no frame for {:.0} s", since / 1e3)),
         }
     }
 
@@ -201,13 +245,16 @@ impl CameraHealth {
         let inspections = OUTCOMES.iter().zip(&self.outcomes);
         CameraReading {
             camera: id.0.clone(),
-            recipe: self.recipe.clone(),
-            frames: get(&self.frames_in),
+            recipe: self.recipes.as_ref().map(|all| all.get(all.current()).recipe.id.0.clone()).unwrap_or_default(),
+            frames: get(&self.frames),
+            late: get(&self.late),
+            triggers_refused: get(&self.triggers_refused),
             dropped: get(&self.dropped),
             losses: get(&self.losses),
             inspections: inspections.map(|((verdict, reason), count)| (*verdict, *reason, get(count))).collect(),
             overruns: get(&self.outcomes[OVERRUN]),
             latency: WAY.into_iter().zip(self.latency.iter().map(Times::reading)).collect(),
+            waited: self.waited.reading(),
             drift: *self.drift.lock().unwrap_or_else(PoisonError::into_inner),
             graph_recorded: *self.graph_recorded.lock().unwrap_or_else(PoisonError::into_inner),
         }
@@ -283,9 +330,9 @@ mod tests {
     #[test]
     fn a_camera_is_silent_by_its_own_rhythm() {
         let second = |s: u64| Timestamp(s * 1_000_000_000);
-        let camera = CameraHealth::default();
+        let camera = CameraHealth { must_speak: true, ..CameraHealth::default() };
         let frame = |at: u64| {
-            camera.frame(&FrameMeta { captured_at: second(at), ..FrameMeta::of_picture("top", 0, 0) });
+            camera.seen(&FrameMeta { captured_at: second(at), ..FrameMeta::of_picture("top", 0, 0) });
         };
         assert_eq!(camera.silent(second(1)).as_deref(), Some("no frame yet"));
         frame(1);
@@ -306,7 +353,7 @@ mod tests {
     fn what_a_driver_counted_and_gave_nobody_is_counted() {
         let camera = CameraHealth::default();
         for sequence in [7, 8, 12, 13, 20] {
-            camera.frame(&FrameMeta { sequence, ..FrameMeta::of_picture("top", 0, 0) });
+            camera.seen(&FrameMeta { sequence, ..FrameMeta::of_picture("top", 0, 0) });
         }
         camera.lost();
         let reading = camera.reading(&CameraId("top".into()));

@@ -32,10 +32,10 @@ pub enum Taken<T> {
     Closed,
 }
 
-/// A mailbox for `producers` cameras with `capacity` items each.
-pub fn mailbox<T>(producers: usize, capacity: usize) -> (Vec<Producer<T>>, Consumer<T>) {
+/// A mailbox for cameras with this many items each.
+pub fn mailbox<T>(capacities: impl IntoIterator<Item = usize>) -> (Vec<Producer<T>>, Consumer<T>) {
     let (wake, woken) = bounded(1);
-    let slots: Vec<_> = (0..producers).map(|_| Arc::new(ArrayQueue::new(capacity))).collect();
+    let slots: Vec<_> = capacities.into_iter().map(|capacity| Arc::new(ArrayQueue::new(capacity))).collect();
     let ends = slots.iter().map(|slots| Producer { slots: Arc::clone(slots), wake: wake.clone() }).collect();
     (ends, Consumer { slots, wake: woken, next: 0 })
 }
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn the_newest_survive_and_nothing_is_lost_uncounted() {
         for round in 0..50 {
-            let (mut producers, mut consumer) = mailbox::<u64>(1, 2);
+            let (mut producers, mut consumer) = mailbox::<u64>([2]);
             let producer = producers.remove(0);
             let sent = 200;
             let evicted = std::thread::scope(|scope| {
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn cameras_take_turns() {
-        let (producers, mut consumer) = mailbox::<(usize, u32)>(2, 2);
+        let (producers, mut consumer) = mailbox::<(usize, u32)>([2, 2]);
         for (camera, producer) in producers.iter().enumerate() {
             producer.push((camera, 0));
             producer.push((camera, 1));

@@ -2,38 +2,47 @@
 //!
 //! ```text
 //!  camera 0 ─┐ capture (a thread each)
-//!  camera n ─┴─► FRAMES mailbox ─► prepare ─► WORK ─► inspect ─► INSPECTIONS ─► publish ─► sinks ─► workers
-//!                                             supervisor: the calling thread            counters ◄─ service (HTTP)
+//!  camera n ─┴─► FRAMES mailbox ─► prepare ─► WORK ─► inspect ─┐
+//!      ▲ └ owed, failed ─────────────── failed ────── judged ──┴► NOTICES ─► publish ─► sinks ─► workers
+//!  triggers ◄─ trigger lines, service (HTTP, TCP)      supervisor: the calling thread    counters ◄─ service
 //! ```
 //!
-//! A stop closes the upstream end: capture returns and drops its producer, every stage drains, sees the end and returns.
-//! Nothing that a camera gave is lost. No stage restarts another: an unexpected end ends everything. Only the service may
-//! end without the others: it reads counters, and nobody waits for it.
+//! What is owed is told to publish before it goes on its way, so that a deadline or a hanging stage is answered for without
+//! the stages between. A stop closes the upstream end: capture returns and drops its producer, every stage drains, sees the end
+//! and returns. Nothing that a camera gave, and no trigger, is lost. No stage restarts another: an unexpected end ends
+//! everything. Only the service may end without the others: nobody waits for it.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
 use tokio::sync::oneshot;
 
+use super::control::{Control, Controlled};
 use super::health::{Counts, Health};
+use super::job::{Job, Recipes};
 use super::mailbox::mailbox;
-use super::stages::{Jobs, Record, capture, inspect, prepare_frames, publish};
+use super::publish::{Publish, Record};
+use super::stages::{Capture, inspect, prepare_frames};
+use super::trigger::{Inlet, edges};
 use crate::inspection::detect::Detector;
-use crate::inspection::frame::FrameSource;
+use crate::inspection::frame::{CameraId, FrameSource};
 use crate::inspection::time::{Clock, Timestamp};
+use crate::inspection::trigger::{EdgeSource, TriggerMode};
 use crate::inspection::verdict::VerdictSink;
-use crate::service::http::Service;
+use crate::service::Service;
 
-/// Frames per camera that wait for prepare: one being written by the camera's rhythm, one to take.
+/// Frames that wait for prepare, of a camera that runs free: one being written by the camera's rhythm, one to take.
 const FRAMES: usize = 2;
-/// Prepared frames that wait for the device: prepare works on the next while the device works on this one.
-const WORK: usize = 1;
-/// Inspections that wait for the sinks: they are small and none may be lost.
-const INSPECTIONS: usize = 64;
+/// The same where every frame is a part that somebody waits for: a short burst must not cost a part.
+const PARTS: usize = 8;
+/// Notices on their way to publish, which never waits for anything: a second of a hundred parts a second, three notices each.
+const NOTICES: usize = 512;
+/// How long the READY output may stay on without the supervisor's word that all stages are well, nanoseconds.
+const LEASE: u64 = 2_000_000_000;
 /// How often the supervisor looks at heartbeats and the stop flag.
 const TICK: Duration = Duration::from_millis(100);
 /// How long a stage that ended may wait for the one before it to say that it ended too, milliseconds.
@@ -45,21 +54,34 @@ pub type MakeDetectors = Box<dyn FnOnce() -> Result<Vec<Box<dyn Detector>>, Stri
 /// A worker behind a sink, by name.
 pub type Worker = (&'static str, Box<dyn FnOnce() + Send>);
 
-/// A camera and whether it may lose frames.
+/// A camera, and what becomes of its frames.
 pub struct Camera {
+    /// Its name.
+    pub id: CameraId,
     /// Its frames.
     pub source: Box<dyn FrameSource>,
-    /// Frames come at their own rate.
+    /// Frames come at their own rate: only then may one be lost.
     pub paced: bool,
+    /// What makes frames be inspected.
+    pub mode: TriggerMode,
+    /// A line whose edges are triggers, for a camera that is asked.
+    pub line: Option<Box<dyn EdgeSource>>,
+    /// The recipes that it knows; the first one judges.
+    pub recipes: Vec<Job>,
+}
+
+impl Camera {
+    /// A camera that runs free, with one recipe.
+    pub fn free(id: CameraId, source: Box<dyn FrameSource>, paced: bool, job: Job) -> Self {
+        Self { id, source, paced, mode: TriggerMode::Free, line: None, recipes: vec![job] }
+    }
 }
 
 /// Everything that runs.
 pub struct Parts {
     /// The cameras.
     pub cameras: Vec<Camera>,
-    /// What each camera's frames are judged by.
-    pub jobs: Jobs,
-    /// The detectors that the jobs name by index. Made on the inspect thread, because burn's streams belong to threads.
+    /// The detectors that the recipes name by index. Made on the inspect thread, because burn's streams belong to threads.
     pub detectors: MakeDetectors,
     /// Makes the event of an inspection, once for all sinks.
     pub record: Record,
@@ -67,7 +89,7 @@ pub struct Parts {
     pub sinks: Vec<Box<dyn VerdictSink>>,
     /// Workers behind the sinks; they end when their sink is dropped.
     pub workers: Vec<Worker>,
-    /// Tells about the counters over HTTP.
+    /// Tells about the counters, and takes commands, over the network.
     pub service: Option<Service>,
     /// Time.
     pub clock: Arc<dyn Clock>,
@@ -79,6 +101,8 @@ pub struct Parts {
     pub ready: Box<dyn FnOnce() + Send>,
     /// Called at every tick on which all stages have progressed since the last.
     pub alive: Box<dyn Fn() + Send>,
+    /// Until when the station may call itself ready, on the clock, nanoseconds: for the READY output.
+    pub lease: Arc<AtomicU64>,
 }
 
 /// How it ended.
@@ -98,21 +122,52 @@ struct Ended {
 
 /// Runs the pipeline to its end on the calling thread.
 pub fn run(parts: Parts) -> Ending {
-    let Parts { cameras, jobs, detectors, record, sinks, workers, service, clock, stop, shutdown, ready, alive } =
+    let Parts { cameras, detectors, record, sinks, workers, service, clock, stop, shutdown, ready, alive, lease } =
         parts;
-    let recipes = jobs.iter().map(|(camera, job)| (camera, &job.recipe.id));
-    let health = Arc::new(Health::new(recipes, sinks.iter().map(|sink| sink.name())));
-    let jobs = Arc::new(jobs);
-    let (ends, ended) = bounded::<Ended>(cameras.len() + workers.len() + 4);
-    let (producers, consumer) = mailbox(cameras.len(), FRAMES);
-    let (work_in, work_out) = bounded(WORK);
-    let (inspections_in, inspections_out) = bounded(INSPECTIONS);
+    let mut opened = Vec::with_capacity(cameras.len());
+    let mut recipes: HashMap<CameraId, Arc<Recipes>> = HashMap::new();
+    for Camera { id, source, paced, mode, line, recipes: jobs } in cameras {
+        recipes.insert(id.clone(), Arc::new(Recipes::new(jobs)));
+        opened.push((id, source, paced, mode, line));
+    }
+    let must_speak = |paced: bool, mode| match mode {
+        TriggerMode::Free => true,
+        TriggerMode::Line => false,
+        TriggerMode::Asked(_) => paced,
+    };
+    let known = opened.iter().map(|(id, _, paced, mode, _)| (id, &recipes[id], must_speak(*paced, *mode)));
+    let health = Arc::new(Health::new(known, sinks.iter().map(|sink| sink.name())));
+    let (ends, ended) = bounded::<Ended>(2 * opened.len() + workers.len() + 4);
+    let places = opened.iter().map(|(_, _, _, mode, _)| if mode.is_triggered() { PARTS } else { FRAMES });
+    let (producers, consumer) = mailbox(places);
+    // Prepare works on the next frames while the device works on these; one of each camera may go through it together.
+    let (work_in, work_out) = bounded(opened.len().max(1));
+    let (notices_in, notices_out) = bounded(NOTICES);
     let (ready_in, ready_out) = bounded::<Result<(), String>>(1);
     let mut running: HashMap<&'static str, usize> = HashMap::new();
+
+    let mut controlled = Vec::new();
+    let mut captures = Vec::new();
+    let mut lines = Vec::new();
+    for ((id, source, paced, mode, line), frames) in opened.into_iter().zip(producers) {
+        let judges = &recipes[&id];
+        let inlet = match mode {
+            TriggerMode::Asked(asked) => {
+                Some(Arc::new(Inlet::new(id.clone(), asked, Arc::clone(judges), Arc::clone(&health))))
+            }
+            TriggerMode::Free | TriggerMode::Line => None,
+        };
+        lines.extend(line.zip(inlet.clone()));
+        let (camera, recipes) = (id.clone(), Arc::clone(judges));
+        controlled.push(Controlled { camera, recipes, inlet: inlet.clone() });
+        let (recipes, notices, clock) = (Arc::clone(judges), notices_in.clone(), Arc::clone(&clock));
+        captures.push(Capture { camera: id, source, paced, mode, inlet, recipes, frames, notices, clock });
+    }
 
     // Dropped, this stops the service.
     let (stop_service, stopped) = oneshot::channel();
     if let Some(service) = service {
+        let control = Control::new(controlled, Arc::clone(&clock));
         let (health, clock, stop) = (Arc::clone(&health), Arc::clone(&clock), Arc::clone(&stop));
         let started = clock.wall_nanos();
         let read = move || {
@@ -121,7 +176,7 @@ pub fn run(parts: Parts) -> Ending {
             reading
         };
         spawn(SERVICE, &ends, &mut running, move || {
-            if let Err(error) = service.run(Arc::new(read), stopped) {
+            if let Err(error) = service.run(Arc::new(read), Arc::new(move |command| control.act(command)), stopped) {
                 log::error!("{SERVICE}: {error}");
             }
         });
@@ -130,11 +185,11 @@ pub fn run(parts: Parts) -> Ending {
         spawn(name, &ends, &mut running, worker);
     }
     {
-        let health = Arc::clone(&health);
-        spawn("publish", &ends, &mut running, move || publish(&inspections_out, record, sinks, &health));
+        let publish = Publish::new(record, sinks, &recipes, Arc::clone(&clock), Arc::clone(&health));
+        spawn("publish", &ends, &mut running, move || publish.run(&notices_out));
     }
     {
-        let (health, jobs, clock) = (Arc::clone(&health), Arc::clone(&jobs), Arc::clone(&clock));
+        let (health, notices, clock) = (Arc::clone(&health), notices_in.clone(), Arc::clone(&clock));
         spawn("inspect", &ends, &mut running, move || {
             let made = detectors();
             let said = made.as_ref().map(|_| ()).map_err(Clone::clone);
@@ -143,7 +198,7 @@ pub fn run(parts: Parts) -> Ending {
                 return;
             }
             if let Ok(detectors) = made {
-                inspect(&work_out, &inspections_in, detectors, &jobs, clock.as_ref(), &health);
+                inspect(&work_out, &notices, detectors, &recipes, clock.as_ref(), &health);
             }
         });
     }
@@ -159,21 +214,25 @@ pub fn run(parts: Parts) -> Ending {
         }
     }
     {
-        let (health, jobs, clock) = (Arc::clone(&health), Arc::clone(&jobs), Arc::clone(&clock));
+        let (health, clock) = (Arc::clone(&health), Arc::clone(&clock));
         spawn("prepare", &ends, &mut running, move || {
-            prepare_frames(consumer, &work_in, &jobs, clock.as_ref(), &health);
+            prepare_frames(consumer, &work_in, &notices_in, clock.as_ref(), &health);
         });
     }
-    for (Camera { source, paced }, producer) in cameras.into_iter().zip(producers) {
+    for capture in captures {
         let (health, stop) = (Arc::clone(&health), Arc::clone(&stop));
-        spawn("capture", &ends, &mut running, move || capture(source, paced, &producer, &stop, &health));
+        spawn("capture", &ends, &mut running, move || capture.run(&stop, &health));
+    }
+    for (line, inlet) in lines {
+        let stop = Arc::clone(&stop);
+        spawn(TRIGGER, &ends, &mut running, move || edges(line, &inlet, &stop));
     }
 
     let mut beats = [0; 4];
     let mut deadline: Option<Timestamp> = None;
     // A stage lets go of its channels before it tells that it ended, or panicked: its neighbour may be heard before.
     let mut early: Vec<(&'static str, Timestamp)> = Vec::new();
-    while running.keys().any(|name| *name != SERVICE) {
+    while running.keys().any(|name| *name != SERVICE && *name != TRIGGER) {
         match ended.recv_timeout(TICK) {
             Ok(Ended { stage: SERVICE, panic }) => {
                 running.remove(SERVICE);
@@ -187,7 +246,9 @@ pub fn run(parts: Parts) -> Ending {
                         running.remove(stage);
                     }
                 }
-                early.push((stage, clock.now()));
+                if stage != TRIGGER || !stop.load(Ordering::Relaxed) {
+                    early.push((stage, clock.now()));
+                }
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
@@ -201,17 +262,27 @@ pub fn run(parts: Parts) -> Ending {
         if progressed {
             alive();
             beats = now;
+            if health.is_ready(clock.now()) && !stop.load(Ordering::Relaxed) {
+                lease.store(clock.now().0 + LEASE, Ordering::Relaxed);
+            }
+        }
+        if stop.load(Ordering::Relaxed) || !health.is_ready(clock.now()) {
+            lease.store(0, Ordering::Relaxed);
         }
         if stop.load(Ordering::Relaxed) {
             let limit = *deadline.get_or_insert_with(|| clock.now().plus_millis(shutdown.as_millis() as u64));
             if clock.now() > limit {
-                let mut hanging: Vec<&str> = running.keys().copied().filter(|name| *name != SERVICE).collect();
+                let mut hanging: Vec<&str> =
+                    running.keys().copied().filter(|name| *name != SERVICE && *name != TRIGGER).collect();
                 hanging.sort_unstable();
                 return Ending::Failed(format!("did not stop within {shutdown:?}: {}", hanging.join(", ")));
             }
         }
     }
+    lease.store(0, Ordering::Relaxed);
     drop(stop_service);
+    // Trigger lines look at it within their bounded wait.
+    stop.store(true, Ordering::Relaxed);
     if running.contains_key(SERVICE) {
         let rest = deadline.map_or(shutdown, |limit| Duration::from_secs_f64(limit.millis_since(clock.now()) / 1e3));
         match ended.recv_timeout(rest) {
@@ -233,6 +304,8 @@ const STAGES: [&str; 4] = ["capture", "prepare", "inspect", "publish"];
 
 /// The one thread that may end before the others.
 const SERVICE: &str = "service";
+/// Threads that read trigger lines. Nobody hears of their end but the supervisor.
+const TRIGGER: &str = "trigger";
 
 fn service_ended(panic: Option<String>) -> String {
     panic.map_or_else(|| format!("{SERVICE} ended"), |panic| format!("{SERVICE} panicked: {panic}"))
@@ -244,6 +317,7 @@ fn premature(stage: &str, running: &HashMap<&'static str, usize>) -> Option<Stri
     let before = match position {
         Some(0) => return None,
         Some(position) => STAGES[position - 1],
+        None if stage == TRIGGER => "capture",
         None => "publish",
     };
     running.contains_key(before).then(|| format!("{stage} ended while {before} was still running"))

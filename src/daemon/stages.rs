@@ -1,283 +1,364 @@
-//! The four stages: one plain function each, a loop over what the stage before hands on.
+//! The first three stages, capture, prepare and inspect: a plain loop each over what the stage before hands on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, Sender};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::health::{CameraHealth, Health};
+use super::job::{Item, Job, Recipes, judge};
+use super::ledger::{Notice, Owed};
 use super::mailbox::{Consumer, Producer, Taken};
-use crate::inspection::calibration::{Calibration, CalibrationEntry};
-use crate::inspection::decide::decide;
-use crate::inspection::detect::{ClassId, Detector, Plan, StepChoice, StepPlan};
+use super::trigger::{Awaited, Inlet, Paired, Pairing};
+use crate::inspection::detect::{Detector, StepChoice};
 use crate::inspection::drift::{Drift, DriftMonitor};
-use crate::inspection::event::Event;
-use crate::inspection::frame::{CameraId, Frame, FrameId, FrameMeta, FrameSource, Prepared, SourceError};
-use crate::inspection::line::Actuation;
-use crate::inspection::recipe::Recipe;
-use crate::inspection::tiles::TileGrid;
+use crate::inspection::frame::{CameraId, Frame, FrameId, FrameMeta, FrameSource, SourceError, TriggerInfo};
+use crate::inspection::recipe::RecipeId;
 use crate::inspection::time::{Clock, Timestamp};
-use crate::inspection::verdict::{Decision, FaultReason, Inspection, Latency, Verdict, VerdictSink};
+use crate::inspection::trigger::TriggerMode;
+use crate::inspection::verdict::{FaultReason, Inspection, Latency};
 use crate::preprocess::prepare;
-use crate::preprocess::spec::PreprocessSpec;
 
 /// Wait of a stage that has nothing to do: bounds how long a stop or a heartbeat takes.
-const IDLE: Duration = Duration::from_millis(100);
+pub const IDLE: Duration = Duration::from_millis(100);
 /// First and longest wait before a lost camera is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// What capture hands on.
-#[derive(Debug, Clone)]
-pub enum Captured {
-    /// A frame.
-    Frame(Frame),
-    /// A frame that was due and cannot be used.
-    Damaged(FrameMeta, String),
+/// A frame that is to be inspected.
+pub struct Captured {
+    frame: Frame,
+    recipes: Arc<Recipes>,
+    recipe: usize,
+    due: Option<Timestamp>,
 }
 
-impl Captured {
-    fn meta(&self) -> &FrameMeta {
-        match self {
-            Captured::Frame(frame) => &frame.meta,
-            Captured::Damaged(meta, _) => meta,
+/// A frame that is to be judged.
+pub struct Work {
+    item: Item,
+    recipes: Arc<Recipes>,
+    recipe: usize,
+}
+
+impl Work {
+    fn job(&self) -> &Job {
+        self.recipes.get(self.recipe)
+    }
+}
+
+/// The first stage, of one camera.
+pub struct Capture {
+    /// Its name.
+    pub camera: CameraId,
+    /// Its frames.
+    pub source: Box<dyn FrameSource>,
+    /// Whether frames come at their own rate. Only then may one be lost; a source without a rate waits.
+    pub paced: bool,
+    /// What makes frames be inspected.
+    pub mode: TriggerMode,
+    /// Where triggers come from, for a camera that is asked.
+    pub inlet: Option<Arc<Inlet>>,
+    /// What judges its frames.
+    pub recipes: Arc<Recipes>,
+    /// To prepare.
+    pub frames: Producer<Captured>,
+    /// To publish.
+    pub notices: Sender<Notice>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Capture {
+    /// Takes frames until the camera ends or `stop` is set.
+    pub fn run(mut self, stop: &AtomicBool, health: &Health) {
+        let health_of = health.camera(&self.camera);
+        let mut pairing = Pairing::default();
+        let mut recipe = usize::MAX;
+        // The last frame that nobody asked for: a trigger may be heard of just after the frame of its part.
+        let mut spare: Option<Frame> = None;
+        let (mut retry, mut gone) = (RETRY.0, None::<String>);
+        if let Some(inlet) = &self.inlet {
+            inlet.open(self.notices.clone());
         }
-    }
-}
-
-/// What prepare hands on.
-pub enum Work {
-    /// Model input.
-    Judge {
-        /// The frame.
-        meta: FrameMeta,
-        /// Its model input.
-        prepared: Prepared,
-        /// Milliseconds in the mailbox and in preprocessing.
-        latency: Latency,
-    },
-    /// A frame that ends here.
-    Fault {
-        /// The frame.
-        meta: FrameMeta,
-        /// Why.
-        reason: FaultReason,
-        /// In words.
-        text: String,
-    },
-}
-
-/// A recipe in force, with its bundle: everything that judging needs besides the pixels.
-pub struct Job {
-    /// The recipe.
-    pub recipe: Recipe,
-    /// Which of the detectors judges.
-    pub detector: usize,
-    /// Identity of the bundle.
-    pub bundle: String,
-    /// Hash of the bundle's manifest.
-    pub model_hash: String,
-    /// The model's input.
-    pub spec: PreprocessSpec,
-    /// The thresholds.
-    pub calibration: Option<Calibration>,
-    /// Compute dtype.
-    pub dtype: String,
-    /// Seed of the noise.
-    pub seed: u64,
-}
-
-impl Job {
-    /// What the detector is asked for.
-    pub fn plan(&self) -> Plan {
-        let Recipe { class, steps, sensitivity, .. } = &self.recipe;
-        let gates = || self.calibration.as_ref().map(|c| c.gates(class.as_ref(), *sensitivity)).unwrap_or_default();
-        Plan { steps: StepPlan::new(*steps, gates), class: class.clone() }
-    }
-
-    /// Why nothing can be judged without thresholds.
-    fn uncalibrated(&self) -> String {
-        let name = |class: &Option<ClassId>| class.as_ref().map_or("(none)".into(), |class| class.0.clone());
-        let entries = self.calibration.as_ref().map_or(&[][..], |calibration| &calibration.entries);
-        let cut = |tiles: Option<TileGrid>| tiles.map_or(String::new(), |tiles| format!(" in {tiles} tiles"));
-        let row = |e: &CalibrationEntry| format!("{} steps {}{}", e.steps, name(&e.class), cut(e.tiles));
-        let known: Vec<String> = entries.iter().map(row).collect();
-        let remedy = self.spec.tiles.map_or(String::new(), |tiles| format!(" --tiles {tiles}"));
-        format!(
-            "bundle '{}' has no calibration for {} steps and class {}{} (make one with `dsad calibrate{remedy}`); calibrated are: {}",
-            self.bundle,
-            self.recipe.steps,
-            name(&self.recipe.class),
-            cut(self.spec.tiles),
-            if known.is_empty() { "nothing".into() } else { known.join(", ") }
-        )
-    }
-}
-
-/// Makes the event of an inspection.
-pub type Record = Box<dyn FnMut(&Inspection) -> Event + Send>;
-
-/// Jobs by camera.
-pub type Jobs = HashMap<CameraId, Job>;
-
-/// Takes frames from a camera until it ends or `stop` is set. `paced` sources lose frames when nobody takes them; others
-/// wait for room.
-pub fn capture(
-    mut source: Box<dyn FrameSource>,
-    paced: bool,
-    frames: &Producer<Captured>,
-    stop: &AtomicBool,
-    health: &Health,
-) {
-    let mut retry = RETRY.0;
-    // Known from the first frame on.
-    let mut counts: Option<&CameraHealth> = None;
-    let mut gone: Option<String> = None;
-    while !stop.load(Ordering::Relaxed) {
-        health.beat(0);
-        let captured = match source.next_frame() {
-            Ok(frame) => Captured::Frame(frame),
-            Err(SourceError::Damaged { meta, reason }) => Captured::Damaged(*meta, reason),
-            Err(SourceError::Timeout) => continue,
-            Err(SourceError::Ended) => break,
-            Err(SourceError::Lost { reason }) => {
-                if gone.is_none() {
-                    counts.inspect(|counts| counts.lost());
-                }
-                // Once for each reason: a camera may be unplugged for weeks.
-                if gone.as_ref() != Some(&reason) {
-                    log::error!("camera lost: {reason}; it is tried again until it is back");
-                }
-                gone = Some(reason);
-                std::thread::sleep(retry);
-                retry = (retry * 2).min(RETRY.1);
-                continue;
+        while !stop.load(Ordering::Relaxed) {
+            health.beat(0);
+            if recipe != self.recipes.current() {
+                recipe = self.recipes.current();
+                self.source.set_controls(&self.recipes.get(recipe).recipe.controls);
             }
-        };
-        retry = RETRY.0;
-        let meta = captured.meta();
-        counts.get_or_insert_with(|| health.camera(&meta.camera)).frame(meta);
-        if gone.take().is_some() {
-            log::info!("camera {} is back", meta.camera);
+            if let Some(inlet) = self.inlet.clone() {
+                inlet.accepted().for_each(|awaited| pairing.add(awaited));
+                if let Some(frame) = spare.take() {
+                    spare = self.pair(frame, &mut pairing, health_of);
+                }
+                for awaited in pairing.expired(self.clock.now()) {
+                    let wait = awaited.until.millis_since(awaited.from);
+                    let why = gone.as_deref().map_or(String::new(), |why| format!(": {why}"));
+                    self.fail(&awaited, FaultReason::CameraFault, format!("no frame within {wait:.0} ms{why}"));
+                }
+                // A source without a rate gives a frame when one is wanted: a picture of a folder for each trigger.
+                if !self.paced && !pairing.wants(self.clock.now()) {
+                    std::thread::sleep(Duration::from_millis(1));
+                    continue;
+                }
+            }
+            match self.source.next_frame() {
+                Ok(frame) => {
+                    health_of.seen(&frame.meta);
+                    spare = match self.mode {
+                        TriggerMode::Asked(_) => self.pair(frame, &mut pairing, health_of),
+                        TriggerMode::Free | TriggerMode::Line => {
+                            self.every(frame, recipe, health_of, health);
+                            None
+                        }
+                    };
+                }
+                Err(SourceError::Damaged { meta, reason }) => {
+                    health_of.seen(&meta);
+                    self.damaged(*meta, reason, recipe, &mut pairing, health_of);
+                }
+                Err(SourceError::Timeout) => continue,
+                Err(SourceError::Ended) => break,
+                Err(SourceError::Lost { reason }) => {
+                    if gone.is_none() {
+                        health_of.lost();
+                    }
+                    // Once for each reason: a camera may be unplugged for weeks.
+                    if gone.as_ref() != Some(&reason) {
+                        log::error!("camera {} lost: {reason}; it is tried again until it is back", self.camera);
+                    }
+                    gone = Some(reason);
+                    std::thread::sleep(retry);
+                    retry = (retry * 2).min(RETRY.1);
+                    continue;
+                }
+            }
+            retry = RETRY.0;
+            if gone.take().is_some() {
+                log::info!("camera {} is back", self.camera);
+            }
         }
-        if paced {
-            // What is evicted leaves a gap in the ids, and prepare records the gap.
-            frames.push(captured);
-            continue;
+        if let Some(inlet) = &self.inlet {
+            inlet.close().for_each(|awaited| pairing.add(awaited));
+        }
+        for awaited in pairing.rest() {
+            self.fail(&awaited, FaultReason::CameraFault, "the station stopped before a frame came".into());
+        }
+    }
+
+    /// Every frame is inspected.
+    fn every(&mut self, mut frame: Frame, recipe: usize, health_of: &CameraHealth, health: &Health) {
+        if self.mode == TriggerMode::Line {
+            let at = frame.meta.captured_at;
+            frame.meta.trigger.get_or_insert_with(|| TriggerInfo { source: "line".into(), part_id: None, at });
+        }
+        let due = self.owe(&frame.meta, recipe, health_of);
+        let captured = Captured { frame, recipes: Arc::clone(&self.recipes), recipe, due };
+        if self.paced {
+            return self.push(captured);
         }
         let mut waiting = Some(captured);
         while let Some(captured) = waiting.take() {
-            if let Err(back) = frames.offer(captured) {
+            if let Err(back) = self.frames.offer(captured) {
                 waiting = Some(back);
                 health.beat(0);
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
     }
+
+    /// The frame of a trigger is inspected; gives back one that nobody asked for.
+    fn pair(&mut self, mut frame: Frame, pairing: &mut Pairing, health_of: &CameraHealth) -> Option<Frame> {
+        let Paired { of, passed } = pairing.frame(frame.meta.captured_at);
+        for awaited in passed {
+            let text = "the next trigger came before the camera gave a frame".to_owned();
+            self.fail(&awaited, FaultReason::Overrun, text);
+        }
+        let Some(Awaited { id, info, recipe, .. }) = of else {
+            return Some(frame);
+        };
+        health_of.waited(frame.meta.captured_at.millis_since(info.at));
+        (frame.meta.id, frame.meta.trigger) = (id, Some(info));
+        let due = self.recipes.get(recipe).due(&frame.meta);
+        self.push(Captured { frame, recipes: Arc::clone(&self.recipes), recipe, due });
+        None
+    }
+
+    fn damaged(
+        &mut self,
+        meta: FrameMeta,
+        reason: String,
+        recipe: usize,
+        pairing: &mut Pairing,
+        health_of: &CameraHealth,
+    ) {
+        if self.inlet.is_none() {
+            self.owe(&meta, recipe, health_of);
+            return self.tell(meta.id, FaultReason::CameraFault, reason);
+        }
+        let Paired { of, passed } = pairing.frame(meta.captured_at);
+        for awaited in passed.into_iter().chain(of) {
+            self.fail(&awaited, FaultReason::CameraFault, reason.clone());
+        }
+    }
+
+    /// An inspection is owed from now on.
+    fn owe(&mut self, meta: &FrameMeta, recipe: usize, health_of: &CameraHealth) -> Option<Timestamp> {
+        health_of.owed();
+        let due = self.recipes.get(recipe).due(meta);
+        // Whoever publishes ends after the cameras.
+        let _ = self.notices.send(Notice::Owed(Owed { meta: meta.clone(), recipe, due }));
+        due
+    }
+
+    /// Hands a frame on; the oldest that waits leaves if there is no room, and is told of.
+    fn push(&mut self, captured: Captured) {
+        if let Some(Captured { frame, .. }) = self.frames.push(captured) {
+            let text = "the frame was replaced by a newer one before it could be inspected".to_owned();
+            self.tell(frame.meta.id, FaultReason::Overrun, text);
+        }
+    }
+
+    fn fail(&self, awaited: &Awaited, reason: FaultReason, text: String) {
+        self.tell(awaited.id, reason, text);
+    }
+
+    fn tell(&self, id: FrameId, reason: FaultReason, text: String) {
+        let _ = self.notices.send(Notice::Failed { camera: self.camera.clone(), id, reason, text });
+    }
 }
 
-/// Turns frames into model input. A gap in a camera's frame ids becomes one overrun per missing id.
+/// Turns frames into model input. What is past its deadline has left already: no time is spent on it.
 pub fn prepare_frames(
     mut frames: Consumer<Captured>,
     work: &Sender<Work>,
-    jobs: &Jobs,
+    notices: &Sender<Notice>,
     clock: &dyn Clock,
     health: &Health,
 ) {
-    let mut expected: HashMap<CameraId, u64> = HashMap::new();
     loop {
         health.beat(1);
-        let captured = match frames.take(IDLE) {
+        let Captured { frame, recipes, recipe, due } = match frames.take(IDLE) {
             Taken::Item(captured) => captured,
             Taken::Nothing => continue,
             Taken::Closed => return,
         };
-        let meta = captured.meta().clone();
-        // Every camera counts from 0: the first frames may be lost like any other.
-        let next = expected.entry(meta.camera.clone()).or_insert(0);
-        for missing in *next..meta.id.0 {
-            let text = "the frame was replaced by a newer one before it could be inspected".to_owned();
-            let meta = FrameMeta { id: FrameId(missing), trigger: None, width: 0, height: 0, ..meta.clone() };
-            if work.send(Work::Fault { meta, reason: FaultReason::Overrun, text }).is_err() {
+        let started = clock.now();
+        let meta = frame.meta.clone();
+        let fail = |reason: FaultReason, text: String| {
+            let (camera, id) = (meta.camera.clone(), meta.id);
+            notices.send(Notice::Failed { camera, id, reason, text }).is_ok()
+        };
+        if due.is_some_and(|due| started >= due) {
+            if !fail(FaultReason::Overrun, LATE.into()) {
                 return;
             }
+            continue;
         }
-        *next = meta.id.0 + 1;
-        let item = match captured {
-            Captured::Damaged(meta, text) => Work::Fault { meta, reason: FaultReason::CameraFault, text },
-            Captured::Frame(frame) => prepared(&frame, jobs, clock),
+        let job = recipes.get(recipe);
+        let prepared = match prepare(&frame, &job.recipe.roi, &job.spec) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                if !fail(FaultReason::CameraFault, error.to_string()) {
+                    return;
+                }
+                continue;
+            }
         };
-        if work.send(item).is_err() {
+        let latency = Latency {
+            queue: started.millis_since(meta.captured_at),
+            prepare: clock.now().millis_since(started),
+            ..Latency::default()
+        };
+        if work.send(Work { item: Item { meta, prepared, latency, due }, recipes, recipe }).is_err() {
             return;
         }
     }
 }
 
-fn prepared(frame: &Frame, jobs: &Jobs, clock: &dyn Clock) -> Work {
-    let meta = frame.meta.clone();
-    let started = clock.now();
-    let Some(job) = jobs.get(&meta.camera) else {
-        let text = format!("camera '{}' has no recipe", meta.camera);
-        return Work::Fault { meta, reason: FaultReason::CameraFault, text };
-    };
-    match prepare(frame, &job.recipe.roi, &job.spec) {
-        Ok(prepared) => {
-            let latency = Latency {
-                queue: started.millis_since(meta.captured_at),
-                prepare: clock.now().millis_since(started),
-                ..Latency::default()
-            };
-            Work::Judge { meta, prepared, latency }
-        }
-        Err(error) => Work::Fault { meta, reason: FaultReason::CameraFault, text: error.to_string() },
-    }
-}
+/// What is said of a frame whose deadline passed.
+const LATE: &str = "the deadline passed before the frame could be judged";
 
-/// Judges. The only stage that touches a detector: burn's streams belong to threads.
+/// Judges. The only stage that touches a detector: burn's streams belong to threads. Frames of several cameras that wait for
+/// the same networks go through them together where that is faster and breaks no deadline.
 pub fn inspect(
     work: &Receiver<Work>,
-    inspections: &Sender<Inspection>,
+    notices: &Sender<Notice>,
     mut detectors: Vec<Box<dyn Detector>>,
-    jobs: &Jobs,
+    recipes: &HashMap<CameraId, Arc<Recipes>>,
     clock: &dyn Clock,
     health: &Health,
 ) {
     let mut monitors = Monitors::new();
-    for (camera, job) in jobs {
-        health.camera(camera).graph_recorded(detectors[job.detector].graph_recorded());
+    for (camera, recipes) in recipes {
+        let detector = recipes.get(recipes.current()).detector;
+        health.camera(camera).graph_recorded(detectors[detector].graph_recorded());
     }
+    let mut held: VecDeque<Work> = VecDeque::new();
     loop {
         health.beat(2);
-        let item = match work.recv_timeout(IDLE) {
-            Ok(item) => item,
-            Err(crossbeam::channel::RecvTimeoutError::Timeout) => continue,
-            Err(crossbeam::channel::RecvTimeoutError::Disconnected) => return,
-        };
-        let mut inspection = judge(item, &mut detectors, jobs, clock);
-        if let Some(job) = jobs.get(&inspection.frame.camera) {
-            // A frame may have been the first of its kind.
-            let recorded = detectors[job.detector].graph_recorded();
-            health.camera(&inspection.frame.camera).graph_recorded(recorded);
+        if held.is_empty() {
+            match work.recv_timeout(IDLE) {
+                Ok(first) => held.push_back(first),
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
         }
-        inspection.drift = watch(&inspection, jobs, &mut monitors, health);
-        if inspections.send(inspection).is_err() {
-            return;
+        let now = clock.now();
+        let detector = &mut detectors[held[0].job().detector];
+        let most = detector.batches().last().map_or(1, |(size, _)| *size);
+        held.extend(work.try_iter().take(most.saturating_sub(held.len())));
+        if held[0].item.due.is_some_and(|due| now >= due) {
+            let Some(Work { item: Item { meta, .. }, .. }) = held.pop_front() else { continue };
+            let (camera, id, text) = (meta.camera, meta.id, LATE.into());
+            if notices.send(Notice::Failed { camera, id, reason: FaultReason::Overrun, text }).is_err() {
+                return;
+            }
+            continue;
+        }
+        let batch: Vec<Work> = held.drain(..together(&held, detector.batches(), now)).collect();
+        let (items, jobs): (Vec<Item>, Vec<_>) =
+            batch.into_iter().map(|work| (work.item, (work.recipes, work.recipe))).unzip();
+        let jobs: Vec<&Job> = jobs.iter().map(|(recipes, recipe)| recipes.get(*recipe)).collect();
+        let inspections = judge(items, &jobs, jobs[0].plan(), detector.as_mut(), clock);
+        let recorded = detector.graph_recorded();
+        for (mut inspection, job) in inspections.into_iter().zip(jobs) {
+            // A frame may have been the first of its kind.
+            health.camera(&inspection.frame.camera).graph_recorded(recorded);
+            inspection.drift = watch(&inspection, job, &mut monitors, health);
+            if notices.send(Notice::Judged(Box::new(inspection))).is_err() {
+                return;
+            }
         }
     }
 }
 
-/// Drift monitors by camera, and what each said last; none where the thresholds keep no good parts.
-type Monitors = HashMap<CameraId, Option<(DriftMonitor, Drift)>>;
+/// How many of the first frames go through the networks together: those that are judged alike, as many as are over before the
+/// earliest of their deadlines, of the numbers that are faster together.
+fn together(held: &VecDeque<Work>, sizes: &[(usize, f64)], now: Timestamp) -> usize {
+    if held.len() == 1 || sizes.len() == 1 {
+        return 1;
+    }
+    let alike = held.iter().take_while(|work| work.job().goes_with(held[0].job())).count();
+    let in_time = |size: usize, millis: f64| {
+        let mut dues = held.iter().take(size).filter_map(|work| work.item.due);
+        dues.all(|due| due.millis_since(now) > millis)
+    };
+    let fitting = sizes.iter().filter(|&&(size, millis)| size <= alike && in_time(size, millis));
+    fitting.map(|(size, _)| *size).max().unwrap_or(1)
+}
+
+/// Drift monitors by camera and recipe, and what each said last; none where the thresholds keep no good parts.
+type Monitors = HashMap<(CameraId, RecipeId), Option<(DriftMonitor, Drift)>>;
 
 /// What drifts on the camera of an inspection; a change is logged.
-fn watch(inspection: &Inspection, jobs: &Jobs, monitors: &mut Monitors, health: &Health) -> Drift {
+fn watch(inspection: &Inspection, job: &Job, monitors: &mut Monitors, health: &Health) -> Drift {
     let camera = &inspection.frame.camera;
-    let (Some(job), Some(detection), Some(prepared)) = (jobs.get(camera), &inspection.detection, &inspection.prepared)
-    else {
+    let (Some(detection), Some(prepared)) = (&inspection.detection, &inspection.prepared) else {
         return Drift::default();
     };
-    let monitor = monitors.entry(camera.clone()).or_insert_with(|| {
+    let monitor = monitors.entry((camera.clone(), job.recipe.id.clone())).or_insert_with(|| {
         let entry = job.calibration.as_ref()?.entry(job.recipe.class.as_ref(), job.recipe.steps)?;
         Some((DriftMonitor::new(entry)?, Drift::default()))
     });
@@ -304,121 +385,4 @@ fn watch(inspection: &Inspection, jobs: &Jobs, monitors: &mut Monitors, health: 
         *last = drift;
     }
     drift
-}
-
-fn judge(item: Work, detectors: &mut [Box<dyn Detector>], jobs: &Jobs, clock: &dyn Clock) -> Inspection {
-    match item {
-        Work::Fault { meta, reason, text } => {
-            let job = jobs.get(&meta.camera);
-            faulty(meta, job, reason, text, clock)
-        }
-        Work::Judge { meta, prepared, latency } => match jobs.get(&meta.camera) {
-            Some(job) => judge_one(meta, prepared, latency, job, detectors[job.detector].as_mut(), clock),
-            None => faulty(meta, None, FaultReason::CameraFault, "the camera has no recipe".into(), clock),
-        },
-    }
-}
-
-/// Judges one prepared frame by a job: the one path from a detection to an inspection, for the daemon and for `dsad inspect`.
-pub fn judge_one(
-    meta: FrameMeta,
-    prepared: Prepared,
-    mut latency: Latency,
-    job: &Job,
-    detector: &mut dyn Detector,
-    clock: &dyn Clock,
-) -> Inspection {
-    let plan = job.plan();
-    if plan.steps == StepPlan::Auto(Vec::new()) {
-        return faulty(meta, Some(job), FaultReason::Uncalibrated, job.uncalibrated(), clock);
-    }
-    let started = clock.now();
-    let detection = match detector.detect(std::slice::from_ref(&prepared), &plan).map(|mut found| found.pop()) {
-        Ok(Some(detection)) => detection,
-        Ok(None) => return faulty(meta, Some(job), FaultReason::DetectorFault, "no detection".into(), clock),
-        Err(error) => return faulty(meta, Some(job), FaultReason::DetectorFault, error.0, clock),
-    };
-    let detected = clock.now();
-    let decision = decide(&detection, &plan, job.calibration.as_ref(), job.recipe.sensitivity);
-    let decided = clock.now();
-    latency.infer = detected.millis_since(started);
-    latency.decide = decided.millis_since(detected);
-    latency.total = decided.millis_since(meta.captured_at);
-    let fault = match decision.verdict {
-        Verdict::Fault(FaultReason::Uncalibrated) => Some(job.uncalibrated()),
-        Verdict::Fault(_) => Some("the map or the score is not finite".into()),
-        _ => None,
-    };
-    let limits = job.calibration.as_ref().and_then(|calibration| calibration.limits(&plan, &detection));
-    Inspection {
-        frame: meta,
-        recipe: job.recipe.id.clone(),
-        bundle: job.bundle.clone(),
-        model_hash: job.model_hash.clone(),
-        calibration: job.calibration.as_ref().map(|calibration| calibration.id.clone()),
-        full_scale: limits.map(|limits| 2.0 * limits.region_threshold),
-        detection: Some(detection),
-        decision,
-        latency,
-        dtype: job.dtype.clone(),
-        seed: job.seed,
-        fault,
-        prepared: Some(Arc::new(prepared)),
-        drift: Drift::default(),
-        actuation: Actuation::Nothing,
-    }
-}
-
-/// The inspection of a frame that was not judged.
-pub fn faulty(meta: FrameMeta, job: Option<&Job>, reason: FaultReason, text: String, clock: &dyn Clock) -> Inspection {
-    let total = if meta.captured_at == Timestamp(0) { 0.0 } else { clock.now().millis_since(meta.captured_at) };
-    Inspection {
-        frame: meta,
-        recipe: job.map_or_else(|| crate::inspection::recipe::RecipeId(String::new()), |job| job.recipe.id.clone()),
-        bundle: job.map(|job| job.bundle.clone()).unwrap_or_default(),
-        model_hash: job.map(|job| job.model_hash.clone()).unwrap_or_default(),
-        calibration: None,
-        detection: None,
-        decision: Decision { verdict: Verdict::Fault(reason), rule: None, threshold: None, regions: Vec::new() },
-        latency: Latency { total, ..Latency::default() },
-        dtype: job.map(|job| job.dtype.clone()).unwrap_or_default(),
-        seed: job.map_or(0, |job| job.seed),
-        fault: Some(text),
-        prepared: None,
-        full_scale: None,
-        drift: Drift::default(),
-        actuation: Actuation::Nothing,
-    }
-}
-
-/// Makes the event of every inspection and hands both to every sink, in order. A sink that fails
-/// does not stop the others.
-pub fn publish(
-    inspections: &Receiver<Inspection>,
-    mut record: Record,
-    mut sinks: Vec<Box<dyn VerdictSink>>,
-    health: &Health,
-) {
-    let mut reported = vec![false; sinks.len()];
-    loop {
-        health.beat(3);
-        let inspection = match inspections.recv_timeout(IDLE) {
-            Ok(inspection) => inspection,
-            Err(crossbeam::channel::RecvTimeoutError::Timeout) => continue,
-            Err(crossbeam::channel::RecvTimeoutError::Disconnected) => return,
-        };
-        health.count(&inspection);
-        let event = record(&inspection);
-        for (number, (sink, reported)) in sinks.iter_mut().zip(&mut reported).enumerate() {
-            match sink.publish(&inspection, &event) {
-                Ok(()) => *reported = false,
-                Err(error) => {
-                    health.refused(number);
-                    if !std::mem::replace(reported, true) {
-                        log::error!("{}: frame {} not taken: {error}", sink.name(), inspection.frame.id.0);
-                    }
-                }
-            }
-        }
-    }
 }

@@ -2,6 +2,7 @@
 //!
 //! `trainer test` and the daemon both use it, so a good test result says something about the daemon.
 
+mod pace;
 mod recording;
 
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
+use self::pace::Pace;
 use self::recording::Recordings;
 use crate::bundle::error::BundleError;
 use crate::bundle::manifest::{Golden, MapSpec, NumberFormat};
@@ -86,6 +88,7 @@ pub struct DiffusionDetector {
     from_noise: bool,
     /// Where the device replays what it has done before.
     recordings: Option<Recordings>,
+    pace: Pace,
 }
 
 /// What a frame's computation follows from, besides its pixels.
@@ -141,7 +144,16 @@ impl DiffusionDetector {
             NumberFormat::F32 => FloatDType::F32,
         };
         let network = Arc::new(network);
-        Self { network, spec, device: device.clone(), dtype, clock, from_noise: false, recordings: None }
+        Self {
+            network,
+            spec,
+            device: device.clone(),
+            dtype,
+            clock,
+            from_noise: false,
+            recordings: None,
+            pace: Pace::default(),
+        }
     }
 
     /// The same detector, but what it computes for a frame is recorded once per number of frames, step count and class, and
@@ -178,7 +190,7 @@ impl DiffusionDetector {
             let expected = expected.get("map").ok_or_else(|| fail("the expected map has no tensor 'map'".into()))?;
             let picture = bundle.read(&golden.picture)?;
             let prepared = prepare_picture(&picture, &bundle.manifest.preprocess.of_a_tile()).map_err(&fail)?;
-            let plan = Plan { steps: StepPlan::Fixed(golden.steps), class: golden.class.clone() };
+            let plan = Plan::new(StepPlan::Fixed(golden.steps), golden.class.clone());
             if self.recordings.is_some() {
                 // So that the golden picture is judged by a replay, with new pixels in old buffers.
                 let mut blank = prepared.clone();
@@ -187,26 +199,6 @@ impl DiffusionDetector {
             }
             let detections = self.detect(std::slice::from_ref(&prepared), &plan).map_err(|e| fail(e.to_string()))?;
             compare(&detections[0], &expected.values, golden).map_err(fail)?;
-        }
-        Ok(())
-    }
-
-    /// Judges a golden picture at every step count of a plan: the first part must not wait for kernels and recordings to be
-    /// made.
-    ///
-    /// # Errors
-    /// A picture that cannot be read, or what [`Detector::detect`] says.
-    pub fn warm_up(&mut self, bundle: &Bundle, spec: &PreprocessSpec, plan: &Plan) -> Result<(), DetectorError> {
-        let Some(golden) = bundle.manifest.golden.first() else { return Ok(()) };
-        let picture = bundle.read(&golden.picture).map_err(|error| DetectorError(error.to_string()))?;
-        let prepared = prepare_picture(&picture, spec).map_err(DetectorError)?;
-        let counts = match &plan.steps {
-            StepPlan::Fixed(steps) => vec![*steps],
-            StepPlan::Auto(gates) => gates.iter().map(|gate| gate.steps).collect(),
-        };
-        for steps in counts {
-            let plan = Plan { steps: StepPlan::Fixed(steps), class: plan.class.clone() };
-            self.detect(std::slice::from_ref(&prepared), &plan)?;
         }
         Ok(())
     }
@@ -264,6 +256,12 @@ impl Detector for DiffusionDetector {
             let open: Vec<usize> =
                 (0..batch.len()).filter(|&i| found[i].as_ref().is_none_or(|seen| !is_clear(seen, gates))).collect();
             let frames: Vec<&Prepared> = open.iter().map(|&i| &batch[i]).collect();
+            let expected = self.pace.expected(gate.steps, frames.len());
+            let over = |until: Timestamp| until.millis_since(self.clock.now()) < expected;
+            // What is there is judged: a verdict in time is worth more than one that is a little surer.
+            if frames.is_empty() || found.iter().all(Option::is_some) && plan.until.is_some_and(over) {
+                break;
+            }
             for (index, detection) in open.into_iter().zip(self.run(&frames, gate.steps, class, started)?) {
                 found[index] = Some(detection);
             }
@@ -274,6 +272,10 @@ impl Detector for DiffusionDetector {
 
     fn graph_recorded(&self) -> Option<bool> {
         self.recordings.as_ref().and_then(Recordings::in_hardware)
+    }
+
+    fn batches(&self) -> &[(usize, f64)] {
+        self.pace.batches()
     }
 }
 
@@ -337,7 +339,7 @@ impl DiffusionDetector {
         class: usize,
         started: Timestamp,
     ) -> Result<Vec<Detection>, DetectorError> {
-        let weights = self.spec.map.weights;
+        let (began, weights) = (self.clock.now(), self.spec.map.weights);
         let found = move |reconstructed: Reconstructed, components: Components| {
             let map = components.combine(&weights);
             let [count, _, height, width] = map.dims();
@@ -354,7 +356,9 @@ impl DiffusionDetector {
         });
         self.recordings = recordings;
         let all = all?;
-        let infer_ms = self.clock.now().millis_since(started);
+        let now = self.clock.now();
+        self.pace.note(steps, batch.len(), now.millis_since(began));
+        let infer_ms = now.millis_since(started);
         Ok(batch.iter().zip(all).map(|(frame, planes)| self.detection(frame, &planes, steps, infer_ms)).collect())
     }
 

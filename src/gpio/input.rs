@@ -1,6 +1,5 @@
 //! Edges of an input, with the kernel's own time.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,43 +12,12 @@ use rustix::time::{ClockId, clock_gettime};
 use super::chips::request;
 use crate::config::gpio::{self, EdgeKind, GpioInput, Pin};
 use crate::inspection::time::{Clock, Timestamp};
+use crate::inspection::trigger::{Edge, EdgeError, EdgeSource};
 
 /// Longest wait for an edge before the caller hears that none came.
 const WAIT: Duration = Duration::from_millis(100);
 /// Edges that the kernel keeps for a late thread: the most that it gives, 10 seconds at 100 a second.
 const KEPT: u32 = 1024;
-
-/// A change of an input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Edge {
-    /// When the kernel saw it.
-    pub at: Timestamp,
-    /// Edges before this one that the kernel counted and gave nobody.
-    pub missed: u64,
-}
-
-/// Why there is no edge.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EdgeError {
-    /// None within the bounded wait; try again.
-    Timeout,
-    /// The line is gone, or not there yet; the next call opens it again. Edges until then are seen by nobody.
-    Lost {
-        /// What is wrong.
-        reason: String,
-    },
-}
-
-impl fmt::Display for EdgeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            EdgeError::Timeout => f.write_str("no edge in time"),
-            EdgeError::Lost { reason } => write!(f, "input lost: {reason}"),
-        }
-    }
-}
-
-impl std::error::Error for EdgeError {}
 
 /// An input that is open, or is opened by the next call.
 pub struct Edges {
@@ -83,18 +51,6 @@ impl Edges {
     /// Edges of an input. A line that is not there yet is no error here: it may be plugged in later.
     pub fn new(settings: GpioInput, clock: Arc<dyn Clock>) -> Self {
         Self { pin: settings.pin(), settings, clock, open: None }
-    }
-
-    /// The next edge, in order.
-    ///
-    /// # Errors
-    /// None in time, or no line.
-    pub fn next(&mut self) -> Result<Edge, EdgeError> {
-        let found = self.take();
-        if let Err(EdgeError::Lost { .. }) = found {
-            self.open = None;
-        }
-        found
     }
 
     fn take(&mut self) -> Result<Edge, EdgeError> {
@@ -136,6 +92,20 @@ impl Edges {
         // The two clocks were compared with a small error: no edge is from the time to come.
         let at = Timestamp(u64::try_from(at).unwrap_or_default()).min(self.clock.now());
         Ok(Edge { at, missed: open.counted.missed(edge.line_seqno) })
+    }
+}
+
+impl EdgeSource for Edges {
+    fn name(&self) -> &'static str {
+        "gpio"
+    }
+
+    fn next_edge(&mut self) -> Result<Edge, EdgeError> {
+        let found = self.take();
+        if let Err(EdgeError::Lost { .. }) = found {
+            self.open = None;
+        }
+        found
     }
 }
 
@@ -193,7 +163,7 @@ mod tests {
         for (settings, word) in [(settings, "/dev/none"), (by_name, "NO SUCH LINE")] {
             let mut edges = Edges::new(settings, clock.clone());
             for _ in 0..2 {
-                let Err(EdgeError::Lost { reason }) = edges.next() else { panic!("lost") };
+                let Err(EdgeError::Lost { reason }) = edges.next_edge() else { panic!("lost") };
                 assert!(reason.contains(word) && reason.contains("dsad gpio"), "{reason}");
             }
         }

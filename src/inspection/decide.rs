@@ -75,7 +75,7 @@ mod tests {
     }
 
     fn verdict(values: [f32; 8], score: f32, sensitivity: f64) -> (Verdict, Option<FailRule>) {
-        let plan = Plan { steps: StepPlan::Fixed(Steps(2)), class: None };
+        let plan = Plan::new(StepPlan::Fixed(Steps(2)), None);
         let decision = decide(&detection(values.to_vec(), score), &plan, Some(&calibration()), sensitivity);
         (decision.verdict, decision.rule)
     }
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn what_is_not_finite_or_not_calibrated_never_passes() {
-        let plan = Plan { steps: StepPlan::Fixed(Steps(2)), class: None };
+        let plan = Plan::new(StepPlan::Fixed(Steps(2)), None);
         let mut broken = detection(vec![0.1; 8], 0.1);
         broken.map.values[5] = f32::NAN;
         let fault = |detection: &Detection, plan: &Plan, calibration: Option<&Calibration>| {

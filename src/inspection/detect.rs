@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::anomaly::{AnomalyMap, AnomalyScore};
 use super::frame::Prepared;
 use super::tiles::TileGrid;
+use super::time::Timestamp;
 
 /// Denoising steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -91,9 +92,16 @@ pub struct Plan {
     pub steps: StepPlan,
     /// The product kind; `None` is the null class.
     pub class: Option<ClassId>,
+    /// When the verdict must be out: `auto` takes no more steps than end before. `None` is never.
+    pub until: Option<Timestamp>,
 }
 
 impl Plan {
+    /// Without a deadline.
+    pub fn new(steps: StepPlan, class: Option<ClassId>) -> Self {
+        Self { steps, class, until: None }
+    }
+
     /// The gate of the step count that ran, for `auto`.
     pub fn gate(&self, ran: Steps) -> Option<&Gate> {
         match &self.steps {
@@ -203,6 +211,12 @@ pub trait Detector: Send {
     /// itself. `None` where there is nothing to record, or nothing was yet.
     fn graph_recorded(&self) -> Option<bool> {
         None
+    }
+
+    /// Numbers of frames that go through the networks together faster than one by one, upwards, and how long each takes,
+    /// milliseconds; the first is one frame.
+    fn batches(&self) -> &[(usize, f64)] {
+        &[(1, 0.0)]
     }
 }
 

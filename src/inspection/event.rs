@@ -1,7 +1,11 @@
 //! The event: an inspection as every reader gets it, one JSON object with a fixed order of fields.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
+use super::anomaly::Region;
+use super::frame::Prepared;
 use super::roi::PixelBox;
 use super::time::rfc3339;
 use super::verdict::{Inspection, Latency};
@@ -68,6 +72,9 @@ pub struct Event {
     pub threshold: Option<f32>,
     pub regions: Vec<EventRegion>,
     pub latency_ms: Latency,
+    pub deadline_ms: Option<u64>,
+    pub late_verdict: Option<&'static str>,
+    pub actuation: &'static str,
     pub dtype: String,
     pub steps: Option<u32>,
     pub seed: u64,
@@ -79,19 +86,6 @@ impl Event {
     /// The event of an inspection; `image` is the path of its drawing, if one is kept.
     pub fn new(inspection: &Inspection, envelope: Envelope, image: Option<String>) -> Self {
         let decision = &inspection.decision;
-        let finite = |value: f32| value.is_finite().then_some(value);
-        let regions = inspection.prepared.iter().flat_map(|prepared| {
-            decision.regions.iter().map(|region| EventRegion {
-                bbox: prepared.transform.to_frame(
-                    f64::from(region.x),
-                    f64::from(region.y),
-                    f64::from(region.width),
-                    f64::from(region.height),
-                ),
-                area: region.area,
-                peak: region.peak,
-            })
-        });
         Self {
             schema: SCHEMA,
             event_id: envelope.event_id,
@@ -116,8 +110,11 @@ impl Event {
             fault: inspection.fault.clone(),
             score: inspection.detection.as_ref().and_then(|detection| finite(detection.score.0)),
             threshold: decision.threshold.and_then(finite),
-            regions: regions.collect(),
+            regions: regions(inspection),
             latency_ms: inspection.latency,
+            deadline_ms: inspection.deadline_ms,
+            late_verdict: None,
+            actuation: inspection.actuation.word(),
             dtype: inspection.dtype.clone(),
             steps: inspection.detection.as_ref().map(|detection| detection.steps.0),
             seed: inspection.seed,
@@ -125,4 +122,33 @@ impl Event {
             image,
         }
     }
+    /// Adds what the detector said after the deadline. Verdict, reason and actuation stay those that went out in time.
+    pub fn amend(&mut self, late: &Inspection) {
+        self.late_verdict = Some(late.decision.verdict.word());
+        self.captured_mono_ns = late.frame.captured_at.0;
+        self.sequence = late.frame.sequence;
+        self.calibration_id = late.calibration.clone();
+        self.score = late.detection.as_ref().and_then(|detection| finite(detection.score.0));
+        self.threshold = late.decision.threshold.and_then(finite);
+        self.regions = regions(late);
+        self.latency_ms = late.latency;
+        self.steps = late.detection.as_ref().map(|detection| detection.steps.0);
+    }
+}
+
+fn finite(value: f32) -> Option<f32> {
+    value.is_finite().then_some(value)
+}
+
+/// Regions in frame pixels.
+fn regions(inspection: &Inspection) -> Vec<EventRegion> {
+    let of = |prepared: &Arc<Prepared>| {
+        let regions = inspection.decision.regions.iter();
+        let bbox = |region: &Region| {
+            let [x, y, width, height] = [region.x, region.y, region.width, region.height].map(f64::from);
+            prepared.transform.to_frame(x, y, width, height)
+        };
+        regions.map(|region| EventRegion { bbox: bbox(region), area: region.area, peak: region.peak }).collect()
+    };
+    inspection.prepared.as_ref().map(of).unwrap_or_default()
 }

@@ -1,5 +1,6 @@
 //! Frames as a camera gives them, and the seam that a camera implements.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -184,4 +185,9 @@ impl std::error::Error for SourceError {}
 pub trait FrameSource: Send {
     /// The next frame, in order.
     fn next_frame(&mut self) -> Result<Frame, SourceError>;
+
+    /// From the next frame on these controls are set, beside those of the source's own settings. What has none ignores them.
+    fn set_controls(&mut self, controls: &BTreeMap<String, i64>) {
+        let _ = controls;
+    }
 }

@@ -16,4 +16,5 @@ pub mod recipe;
 pub mod roi;
 pub mod tiles;
 pub mod time;
+pub mod trigger;
 pub mod verdict;

@@ -1,8 +1,12 @@
 //! What an operator chooses for one product.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use super::calibration::CALIBRATED_POINT;
 use super::detect::{ClassId, StepChoice};
+use super::line::LineRules;
 use super::roi::Roi;
 use super::tiles::TileGrid;
 
@@ -25,4 +29,27 @@ pub struct Recipe {
     pub tiles: Option<TileGrid>,
     /// 0 to 1, 0.5 is the calibrated point; higher rejects more.
     pub sensitivity: f64,
+    /// Milliseconds from the trigger, or from the capture where there is none, until the verdict must be out; `None` is never.
+    pub deadline_ms: Option<u64>,
+    /// What the line does with the verdicts.
+    pub line: LineRules,
+    /// Controls that the camera is given for this product, by name.
+    pub controls: BTreeMap<String, i64>,
+}
+
+impl Recipe {
+    /// A recipe of the whole frame, at the calibrated point, without a deadline.
+    pub fn whole_frame(id: &str, class: Option<ClassId>, steps: StepChoice) -> Self {
+        Self {
+            id: RecipeId(id.into()),
+            roi: Roi::FULL,
+            class,
+            steps,
+            tiles: None,
+            sensitivity: CALIBRATED_POINT,
+            deadline_ms: None,
+            line: LineRules::default(),
+            controls: BTreeMap::new(),
+        }
+    }
 }

@@ -137,6 +137,8 @@ pub struct Inspection {
     pub decision: Decision,
     /// Where the time went.
     pub latency: Latency,
+    /// Milliseconds from the trigger, or from the capture where there is none, to the deadline; absent is never.
+    pub deadline_ms: Option<u64>,
     /// Compute dtype of the detector.
     pub dtype: String,
     /// Seed of the noise.
@@ -171,4 +173,10 @@ pub trait VerdictSink: Send {
     fn name(&self) -> &str;
     /// Takes one inspection and the event that tells of it.
     fn publish(&mut self, inspection: &Inspection, event: &Event) -> Result<(), SinkError>;
+    /// Takes what a detector said after the deadline: `event` is the one that told of the overrun, with `late_verdict` and the
+    /// numbers of the late result. Nothing may act on it.
+    fn amend(&mut self, event: &Event) -> Result<(), SinkError> {
+        let _ = event;
+        Ok(())
+    }
 }

@@ -52,8 +52,12 @@ pub struct CameraReading {
     pub camera: String,
     /// The recipe that judges its frames.
     pub recipe: String,
-    /// Frames that it gave, or should have given.
+    /// Frames that it gave, inspected or not.
     pub frames: u64,
+    /// Results that came after their deadline.
+    pub late: u64,
+    /// Triggers that were refused.
+    pub triggers_refused: u64,
     /// Frames that its driver counted and gave nobody.
     pub dropped: u64,
     /// How often it was gone.
@@ -64,6 +68,8 @@ pub struct CameraReading {
     pub overruns: u64,
     /// Where the time of judged frames went, by part of the way.
     pub latency: Vec<(&'static str, Histogram)>,
+    /// Time from triggers to the frames of their parts.
+    pub waited: Histogram,
     /// Where the last frames lie among the good parts behind the thresholds, and what is said about it.
     pub drift: Option<(Levels, Drift)>,
     /// Whether its frames are replayed as one recorded graph; none where nothing is recorded.
@@ -104,7 +110,7 @@ impl Collector for Reading {
 
         let cameras = || self.cameras.iter();
         let frames = cameras().map(|camera| (vec![("camera", &*camera.camera)], camera.frames));
-        counters(to, "frames", "Frames that a camera gave, or should have given.", frames)?;
+        counters(to, "frames", "Frames that a camera gave, inspected or not.", frames)?;
         let dropped = cameras().map(|camera| (vec![("camera", &*camera.camera)], camera.dropped));
         counters(to, "driver_drops", "Frames that the camera's driver counted and gave nobody.", dropped)?;
         let losses = cameras().map(|camera| (vec![("camera", &*camera.camera)], camera.losses));
@@ -116,6 +122,10 @@ impl Collector for Reading {
         counters(to, "inspections", "Inspections by verdict and reason.", inspections)?;
         let overruns = cameras().map(|camera| (vec![("camera", &*camera.camera)], camera.overruns));
         counters(to, "overruns", "Frames that were not judged in time; among the inspections as well.", overruns)?;
+        let late = cameras().map(|camera| (vec![("camera", &*camera.camera)], camera.late));
+        counters(to, "late_results", "Results that came after their deadline; nothing acts on them.", late)?;
+        let unasked = cameras().map(|camera| (vec![("camera", &*camera.camera)], camera.triggers_refused));
+        counters(to, "triggers_refused", "Triggers that were refused: they get no verdict.", unasked)?;
         let refused = self.sink_errors.iter().map(|(sink, count)| (vec![("sink", &**sink)], *count));
         counters(to, "sink_errors", "Inspections that a sink refused.", refused)?;
 
@@ -130,14 +140,14 @@ impl Collector for Reading {
         gauges(to, "gpio_failing", "1 while the output's line cannot be driven.", failing)?;
 
         let help = "Time of judged frames, by part of the way.";
-        let mut family = to.encode_descriptor("latency", help, Some(&Unit::Seconds), MetricType::Histogram)?;
-        for camera in cameras() {
-            for (part, Histogram { buckets, sum }) in &camera.latency {
-                let count = buckets.iter().map(|(_, count)| count).sum();
-                let labels: Labels = vec![("camera", &camera.camera), ("part", part)];
-                family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(*sum, count, buckets, None)?;
-            }
-        }
+        let parts = cameras().flat_map(|camera| {
+            let labels = |part| vec![("camera", &*camera.camera), ("part", part)];
+            camera.latency.iter().map(move |(part, times)| (labels(*part), times))
+        });
+        histograms(to, "latency", help, parts)?;
+        let help = "Time from triggers to the frames of their parts.";
+        let waited = cameras().map(|camera| (vec![("camera", &*camera.camera)], &camera.waited));
+        histograms(to, "trigger_to_frame", help, waited)?;
 
         let help = "1 while frames are replayed as one recorded graph, 0 where every kernel is launched by itself.";
         let graphs = cameras().filter_map(|camera| Some((camera, camera.graph_recorded?)));
@@ -181,6 +191,20 @@ fn counters<'a>(
     let mut family = to.encode_descriptor(name, help, None, MetricType::Counter)?;
     for (labels, value) in rows {
         family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&value, None)?;
+    }
+    Ok(())
+}
+
+fn histograms<'a>(
+    to: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    rows: impl Iterator<Item = (Labels<'a>, &'a Histogram)>,
+) -> fmt::Result {
+    let mut family = to.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+    for (labels, Histogram { buckets, sum }) in rows {
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(*sum, count, buckets, None)?;
     }
     Ok(())
 }

@@ -1,10 +1,144 @@
-//! What a station tells over HTTP: whether it lives, whether it is ready, and its counters. One worker thread, spawned by
-//! the daemon; it only reads, so nothing that a client does reaches the inspection.
+//! What a station tells over the network, and the commands that it takes there. One worker thread, spawned by the daemon: what a
+//! client does reaches the inspection as a command, or not at all.
 //!
 //! | file | what |
 //! |---|---|
 //! | `http` | listener, limits, routes |
+//! | `tcp` | commands as lines of text, for controllers |
 //! | `metrics` | a reading of the counters, and its Prometheus text |
 
 pub mod http;
 pub mod metrics;
+pub mod tcp;
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{sleep, timeout};
+
+use self::metrics::Reading;
+use crate::inspection::trigger::{Command, Done, Refused};
+
+/// Longest time that answers which have begun may take when the service is stopped.
+const GRACE: Duration = Duration::from_secs(1);
+/// Wait after the system refused a connection, as when the process has no file descriptors left.
+const REFUSED: Duration = Duration::from_millis(100);
+
+/// Tells how the station is now.
+pub type Read = Arc<dyn Fn() -> Reading + Send + Sync>;
+/// Obeys a command.
+pub type Act = Arc<dyn Fn(Command) -> Result<Done, Refused> + Send + Sync>;
+
+/// Adds to a reading what the stages do not know.
+pub type Add = Box<dyn Fn(&mut Reading) + Send + Sync>;
+
+/// A service, not yet running.
+#[derive(Default)]
+pub struct Service {
+    http: Option<TcpListener>,
+    tcp: Option<TcpListener>,
+    add: Vec<Add>,
+}
+
+impl Service {
+    /// A service of whoever connects to these listeners.
+    ///
+    /// # Errors
+    /// The system refuses what the listeners need.
+    pub fn new(http: Option<TcpListener>, tcp: Option<TcpListener>) -> io::Result<Self> {
+        for listener in [&http, &tcp].into_iter().flatten() {
+            listener.set_nonblocking(true)?;
+        }
+        Ok(Self { http, tcp, add: Vec::new() })
+    }
+
+    /// The same, which tells of something else as well.
+    pub fn with(mut self, add: Add) -> Self {
+        self.add.push(add);
+        self
+    }
+
+    /// Its addresses, HTTP and TCP, with the ports that the system chose where none were asked for.
+    ///
+    /// # Errors
+    /// The system does not tell.
+    pub fn addresses(&self) -> io::Result<(Option<SocketAddr>, Option<SocketAddr>)> {
+        let of = |listener: &Option<TcpListener>| listener.as_ref().map(TcpListener::local_addr).transpose();
+        Ok((of(&self.http)?, of(&self.tcp)?))
+    }
+
+    /// Answers on the calling thread until the other end of `stop` is used or dropped.
+    ///
+    /// # Errors
+    /// The system refuses what the listeners need.
+    pub fn run(self, read: Read, act: Act, stop: oneshot::Receiver<()>) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let add = self.add;
+        let read: Read = Arc::new(move || {
+            let mut reading = read();
+            add.iter().for_each(|add| add(&mut reading));
+            reading
+        });
+        runtime.block_on(async {
+            let convert = |listener: Option<TcpListener>| listener.map(tokio::net::TcpListener::from_std).transpose();
+            let (http, tcp) = (convert(self.http)?, convert(self.tcp)?);
+            let http_places = Arc::new(Semaphore::new(http::PLACES as usize));
+            let tcp_places = Arc::new(Semaphore::new(tcp::PLACES));
+            let serve_tcp = {
+                let (act, places) = (Arc::clone(&act), Arc::clone(&tcp_places));
+                async move {
+                    match tcp {
+                        Some(listener) => {
+                            let talk = move |stream, peer, place| tcp::talk(stream, peer, Arc::clone(&act), place);
+                            accept(listener, places, talk).await;
+                        }
+                        None => std::future::pending().await,
+                    }
+                }
+            };
+            let tcp = tokio::spawn(serve_tcp);
+            match http {
+                Some(listener) => until(stop, http::serve(listener, read, act, Arc::clone(&http_places))).await,
+                None => until(stop, std::future::pending::<()>()).await,
+            }
+            tcp.abort();
+            // All places are free when all answers are out; what takes longer is cut off.
+            let _ = timeout(GRACE, http_places.acquire_many(http::PLACES)).await;
+            Ok(())
+        })
+    }
+}
+
+/// Works until either future ends.
+async fn until(stop: impl Future, work: impl Future) {
+    let (mut stop, mut work) = (pin!(stop), pin!(work));
+    poll_fn(|context| {
+        let ended = stop.as_mut().poll(context).is_ready() || work.as_mut().poll(context).is_ready();
+        if ended { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// Gives every connection a place, and a task of its own that gives it back.
+async fn accept<T: Future<Output = ()> + Send + 'static>(
+    listener: tokio::net::TcpListener,
+    places: Arc<Semaphore>,
+    talk: impl Fn(TcpStream, SocketAddr, OwnedSemaphorePermit) -> T,
+) {
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        match listener.accept().await {
+            Ok((stream, peer)) => drop(tokio::spawn(talk(stream, peer, place))),
+            Err(error) => {
+                log::debug!("no connection: {error}");
+                sleep(REFUSED).await;
+            }
+        }
+    }
+}

@@ -327,7 +327,7 @@ impl<S: FnMut(&Row)> Bench<'_, S> {
                 detector = detector.recorded();
             }
             for steps in STEPS {
-                let plan = Plan { steps: StepPlan::Fixed(Steps(steps)), class: None };
+                let plan = Plan::new(StepPlan::Fixed(Steps(steps)), None);
                 let mut failed = None;
                 self.time(&format!("frame at {steps} steps{kind}"), count, || {
                     failed = failed.take().or(detector.detect(&prepared, &plan).err());

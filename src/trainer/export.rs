@@ -76,7 +76,7 @@ pub fn export(export: Export<'_>) -> anyhow::Result<Bundle> {
         let bytes = encode::png(&picture.rgb, width, height)?;
         let class = (!export.classes.is_empty()).then(|| export.classes[picture.set].clone());
         let prepared = prepare_picture(&bytes, &export.spec.of_a_tile()).map_err(anyhow::Error::msg)?;
-        let plan = Plan { steps: StepPlan::Fixed(export.steps), class: class.clone() };
+        let plan = Plan::new(StepPlan::Fixed(export.steps), class.clone());
         let detection = export.detector.detect(&[prepared], &plan)?.remove(0);
         let entry = export.calibrated.calibration.entry(class.as_ref(), StepChoice::Fixed(export.steps));
         let threshold = entry.context("the steps of the self-test are calibrated")?.image_threshold;

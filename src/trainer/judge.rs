@@ -60,7 +60,7 @@ impl Rules<'_> {
     pub fn plan(&self, set: &Set) -> Plan {
         let class = self.classes.iter().find(|class| class.0 == set.name);
         let gates = || self.calibration.map(|c| c.gates(class, CALIBRATED_POINT)).unwrap_or_default();
-        Plan { steps: StepPlan::new(self.steps, gates), class: class.cloned() }
+        Plan::new(StepPlan::new(self.steps, gates), class.cloned())
     }
 }
 

@@ -98,7 +98,7 @@ pub fn only_start(bundle: &Path, choice: DeviceChoice) -> anyhow::Result<()> {
     let listed = &bundle.manifest.steps;
     let steps = if listed.contains(&STEPS) { STEPS } else { listed.first().copied().unwrap_or(STEPS) };
     let class = bundle.manifest.classes.first().cloned();
-    detector.warm_up(&bundle, &bundle.manifest.preprocess, &Plan { steps: StepPlan::Fixed(steps), class })?;
+    detector.warm_up(&bundle, &bundle.manifest.preprocess, &Plan::new(StepPlan::Fixed(steps), class), 1)?;
     watch.lap("warm-up");
     let lap = |at: usize| watch.laps[at].1;
     let (device_s, load_s, self_test_s, warm_up_s) = (lap(0), lap(1), lap(2), lap(3));

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use dsad::daemon::stages::Record;
+use dsad::daemon::publish::Record;
 use dsad::inspection::anomaly::{AnomalyMap, AnomalyScore};
 use dsad::inspection::calibration::{Calibration, CalibrationEntry};
 use dsad::inspection::detect::{Detection, Detector, DetectorError, Plan, Reconstruction, StepChoice, StepPlan, Steps};

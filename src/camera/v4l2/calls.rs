@@ -191,6 +191,11 @@ impl Ring {
         unsafe { std::slice::from_raw_parts(map.start.cast(), filled.used.min(map.length)) }
     }
 
+    /// The device.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
     /// Gives a buffer back to the driver.
     ///
     /// # Errors

@@ -27,12 +27,16 @@ use crate::inspection::time::{Clock, Timestamp};
 const BUFFERS: u32 = 4;
 /// Longest wait for a picture before the caller hears that none came.
 const WAIT: Duration = Duration::from_millis(100);
+/// Longest time that a picture may have been under way, nanoseconds.
+const FRESH: u64 = 1_000_000_000;
 
 /// A camera that is open, or is opened by the next call.
 pub struct V4l2Camera {
     camera: CameraId,
     settings: V4l2Settings,
     clock: Arc<dyn Clock>,
+    /// Controls that the source sets, whatever the product.
+    own: BTreeMap<String, i64>,
     open: Option<Streaming>,
     /// Why the stream is over, found with its last picture: the next call says it.
     broken: Option<String>,
@@ -45,6 +49,10 @@ struct Streaming {
     picture: Picture,
     /// When the last picture came, or the stream began.
     heard: Timestamp,
+    /// When the last picture was taken, and how long after the one before it.
+    rhythm: (Timestamp, u64),
+    /// Pictures before this were taken under other controls.
+    fresh: Timestamp,
 }
 
 /// A driver's counter of 32 bits that starts anew with every stream, as one that goes on.
@@ -78,7 +86,8 @@ impl Sequence {
 impl V4l2Camera {
     /// Opens a camera. One that is not there yet is no error here: it may be plugged in later.
     pub fn new(camera: CameraId, settings: V4l2Settings, clock: Arc<dyn Clock>) -> Self {
-        Self { camera, settings, clock, open: None, broken: None, next: 0, sequence: Sequence::default() }
+        let own = settings.controls.clone();
+        Self { camera, settings, clock, own, open: None, broken: None, next: 0, sequence: Sequence::default() }
     }
 
     fn lost(&mut self, reason: String) -> SourceError {
@@ -114,7 +123,8 @@ impl FrameSource for V4l2Camera {
                 // What the camera had at first it must have again: other pixels would be judged by the same thresholds.
                 self.settings.format = Some(FourCc(form.code));
                 self.settings.size = Some([form.width, form.height]);
-                self.open.insert(Streaming { ring, picture, heard: self.clock.now() })
+                let (heard, never) = (self.clock.now(), Timestamp(0));
+                self.open.insert(Streaming { ring, picture, heard, rhythm: (never, 0), fresh: never })
             }
         };
         let filled = match streaming.ring.take(WAIT) {
@@ -133,6 +143,15 @@ impl FrameSource for V4l2Camera {
         let now = self.clock.now();
         streaming.heard = now;
         let taken = Timestamp(now.0.saturating_sub(filled.age.as_nanos() as u64));
+        streaming.rhythm = (taken, taken.0.saturating_sub(streaming.rhythm.0.0));
+        if taken < streaming.fresh {
+            // Numbers go on: it was taken, and shows the part in another light.
+            self.sequence.advance(filled.sequence);
+            return match streaming.ring.give(filled) {
+                Ok(()) => Err(SourceError::Timeout),
+                Err(error) => Err(self.lost(error.to_string())),
+            };
+        }
         let (picture, bytes) = (&streaming.picture, streaming.ring.bytes(&filled));
         let unpacked = if filled.damaged {
             Err("the driver says that the picture is damaged".to_owned())
@@ -150,6 +169,20 @@ impl FrameSource for V4l2Camera {
                 Ok(Frame { meta, format, pixels: FrameBuf(Arc::from(pixels)) })
             }
             Err(reason) => Err(SourceError::Damaged { meta: Box::new(meta), reason }),
+        }
+    }
+
+    fn set_controls(&mut self, controls: &BTreeMap<String, i64>) {
+        let all = self.own.iter().chain(controls).map(|(name, value)| (name.clone(), *value)).collect();
+        if self.settings.controls == all {
+            return;
+        }
+        self.settings.controls = all;
+        let Some(streaming) = &mut self.open else { return };
+        match controls::apply(streaming.ring.handle(), &self.settings.controls) {
+            // A picture is under way, and the rest of the ring was taken before.
+            Ok(()) => streaming.fresh = Timestamp(self.clock.now().0 + streaming.rhythm.1.min(FRESH)),
+            Err(reason) => self.broken = Some(reason),
         }
     }
 }

@@ -53,7 +53,7 @@ pub fn validate(
     spec: &PreprocessSpec,
 ) -> anyhow::Result<f64> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let plan = Plan { steps: StepPlan::Fixed(Steps(steps)), class: None };
+    let plan = Plan::new(StepPlan::Fixed(Steps(steps)), None);
     let (mut scores, mut cells) = (Vec::new(), Vec::new());
     with_and_without_defects(pictures, (0, most), (spec.width, spec.height), &mut rng, |_, rgb, defect| {
         let detection = detector.detect(&[prepared(rgb, spec)?], &plan)?.pop().context("one detection per frame")?;

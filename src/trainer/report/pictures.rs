@@ -37,7 +37,7 @@ impl<'a> Judge<'a> {
     fn plan(&self, set: usize) -> Plan {
         let manifest = &self.report.bundle.manifest;
         let class = (!manifest.classes.is_empty()).then(|| manifest.classes[set].clone());
-        Plan { steps: StepPlan::Fixed(default_steps(&manifest.steps)), class }
+        Plan::new(StepPlan::Fixed(default_steps(&manifest.steps)), class)
     }
 
     /// The thresholds for the pictures of a set.

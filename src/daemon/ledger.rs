@@ -1,0 +1,290 @@
+//! What is owed: every frame that was taken and every trigger that was accepted, until its one inspection has gone out.
+//!
+//! Inspections of a camera leave in the order of their frames. What is not there at its deadline leaves as an overrun then and
+//! there; what the detector says of it afterwards is told once more, as late, and nothing acts on it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::inspection::event::Event;
+use crate::inspection::frame::{CameraId, FrameId, FrameMeta};
+use crate::inspection::time::Timestamp;
+use crate::inspection::verdict::{FaultReason, Inspection};
+
+/// What the publish stage hears.
+pub enum Notice {
+    /// A frame was taken, or a trigger accepted: an inspection is owed.
+    Owed(Owed),
+    /// It was judged.
+    Judged(Box<Inspection>),
+    /// It will not be judged.
+    Failed {
+        /// The camera.
+        camera: CameraId,
+        /// The frame.
+        id: FrameId,
+        /// Why.
+        reason: FaultReason,
+        /// In words.
+        text: String,
+    },
+}
+
+/// An inspection that is owed.
+pub struct Owed {
+    /// What is known of the frame: its number, and what triggered it.
+    pub meta: FrameMeta,
+    /// Which of the camera's recipes judges it.
+    pub recipe: usize,
+    /// When it must be out; never, where the recipe sets no deadline.
+    pub due: Option<Timestamp>,
+}
+
+/// What goes out.
+pub enum Outcome {
+    /// The inspection of a frame.
+    Judged(Owed, Box<Inspection>),
+    /// A frame that was not judged.
+    Failed {
+        /// What is known of it.
+        owed: Owed,
+        /// Why.
+        reason: FaultReason,
+        /// In words.
+        text: String,
+    },
+    /// A deadline has passed: the frame leaves as an overrun.
+    Overdue(Owed),
+    /// What the detector said of a frame whose overrun is out already, with the event of that.
+    Late(Box<Inspection>, Box<Event>),
+}
+
+/// The books of all cameras.
+#[derive(Default)]
+pub struct Ledger {
+    cameras: BTreeMap<CameraId, Account>,
+    /// Late results, to be told.
+    late: VecDeque<(Box<Inspection>, Box<Event>)>,
+}
+
+#[derive(Default)]
+struct Account {
+    /// In the order of their frames.
+    owed: VecDeque<Entry>,
+    /// Those that left at their deadline, while the detector may still speak of them.
+    overdue: Vec<(FrameId, Option<Box<Event>>)>,
+}
+
+struct Entry {
+    owed: Owed,
+    state: State,
+}
+
+enum State {
+    Waiting,
+    Judged(Box<Inspection>),
+    Failed(FaultReason, String),
+}
+
+impl Ledger {
+    /// Takes a notice in.
+    pub fn take(&mut self, notice: Notice) {
+        match notice {
+            Notice::Owed(owed) => {
+                let account = self.cameras.entry(owed.meta.camera.clone()).or_default();
+                account.owed.push_back(Entry { owed, state: State::Waiting });
+            }
+            Notice::Judged(inspection) => {
+                let FrameMeta { camera, id, .. } = &inspection.frame;
+                let (camera, id) = (camera.clone(), *id);
+                let Some(account) = self.cameras.get_mut(&camera) else { return };
+                if let Some(entry) = account.waiting(id) {
+                    entry.state = State::Judged(inspection);
+                } else if let Some(event) = account.forget(id) {
+                    self.late.push_back((inspection, event));
+                }
+            }
+            Notice::Failed { camera, id, reason, text } => {
+                let Some(account) = self.cameras.get_mut(&camera) else { return };
+                match account.waiting(id) {
+                    Some(entry) => entry.state = State::Failed(reason, text),
+                    // It is out as an overrun, and nothing more will come.
+                    None => drop(account.forget(id)),
+                }
+            }
+        }
+    }
+
+    /// The earliest deadline of what is not out yet.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        let entries = self.cameras.values().flat_map(|account| &account.owed);
+        entries.filter_map(|entry| entry.owed.due).min()
+    }
+
+    /// What must go out now, one at a time.
+    pub fn next(&mut self, now: Timestamp) -> Option<Outcome> {
+        for account in self.cameras.values_mut() {
+            // A frame that is ready waits for those before it, but not beyond its deadline.
+            let due = |entry: &Entry| entry.owed.due.is_some_and(|due| now >= due);
+            let ready = |entry: &Entry| !matches!(entry.state, State::Waiting);
+            let first = match account.owed.front() {
+                Some(entry) if ready(entry) => 0,
+                _ => match account.owed.iter().position(due) {
+                    Some(position) => position,
+                    None => continue,
+                },
+            };
+            let Some(Entry { owed, state }) = account.owed.remove(first) else { continue };
+            return Some(match state {
+                State::Judged(inspection) => Outcome::Judged(owed, inspection),
+                State::Failed(reason, text) => Outcome::Failed { owed, reason, text },
+                State::Waiting => {
+                    account.overdue.push((owed.meta.id, None));
+                    Outcome::Overdue(owed)
+                }
+            });
+        }
+        self.late.pop_front().map(|(inspection, event)| Outcome::Late(inspection, event))
+    }
+
+    /// Keeps the event of a frame that left at its deadline, for what may be said of it later.
+    pub fn remember(&mut self, camera: &CameraId, id: FrameId, event: Event) {
+        let overdue = self.cameras.get_mut(camera).map(|account| &mut account.overdue);
+        if let Some((_, kept)) = overdue.into_iter().flatten().find(|(overdue, _)| *overdue == id) {
+            *kept = Some(Box::new(event));
+        }
+    }
+
+    /// Nothing more will be heard: all that is owed will not be judged.
+    pub fn close(&mut self, text: &str) {
+        let waiting = self.cameras.values_mut().flat_map(|account| &mut account.owed);
+        for entry in waiting.filter(|entry| matches!(entry.state, State::Waiting)) {
+            entry.state = State::Failed(FaultReason::CameraFault, text.to_owned());
+        }
+    }
+}
+
+impl Account {
+    fn waiting(&mut self, id: FrameId) -> Option<&mut Entry> {
+        self.owed.iter_mut().find(|entry| entry.owed.meta.id == id && matches!(entry.state, State::Waiting))
+    }
+
+    fn forget(&mut self, id: FrameId) -> Option<Box<Event>> {
+        let position = self.overdue.iter().position(|(overdue, _)| *overdue == id)?;
+        self.overdue.swap_remove(position).1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspection::event::Envelope;
+    use crate::inspection::line::Actuation;
+    use crate::inspection::verdict::{Decision, Latency, Verdict};
+
+    fn meta(id: u64) -> FrameMeta {
+        FrameMeta { id: FrameId(id), ..FrameMeta::of_picture("top", 8, 8) }
+    }
+
+    fn owed(id: u64, due: Option<u64>) -> Notice {
+        Notice::Owed(Owed { meta: meta(id), recipe: 0, due: due.map(Timestamp) })
+    }
+
+    fn inspection(id: u64) -> Box<Inspection> {
+        Box::new(Inspection {
+            frame: meta(id),
+            recipe: crate::inspection::recipe::RecipeId("r".into()),
+            bundle: String::new(),
+            model_hash: String::new(),
+            calibration: None,
+            detection: None,
+            decision: Decision { verdict: Verdict::Pass, rule: None, threshold: None, regions: Vec::new() },
+            latency: Latency::default(),
+            deadline_ms: None,
+            dtype: String::new(),
+            seed: 0,
+            fault: None,
+            prepared: None,
+            full_scale: None,
+            drift: crate::inspection::drift::Drift::default(),
+            actuation: Actuation::Nothing,
+        })
+    }
+
+    fn failed(id: u64) -> Notice {
+        let camera = CameraId("top".into());
+        Notice::Failed { camera, id: FrameId(id), reason: FaultReason::Overrun, text: String::new() }
+    }
+
+    fn event(id: u64) -> Event {
+        let envelope = Envelope {
+            event_id: id.to_string(),
+            seq: id,
+            boot_id: String::new(),
+            wall_nanos: 0,
+            mono_nanos: 0,
+            line: String::new(),
+            station: String::new(),
+        };
+        Event::new(&inspection(id), envelope, None)
+    }
+
+    /// What goes out now: a word and the number of the frame.
+    fn out(ledger: &mut Ledger, now: u64) -> Vec<(&'static str, u64)> {
+        std::iter::from_fn(|| ledger.next(Timestamp(now)))
+            .map(|outcome| match outcome {
+                Outcome::Judged(owed, _) => ("judged", owed.meta.id.0),
+                Outcome::Failed { owed, .. } => ("failed", owed.meta.id.0),
+                Outcome::Overdue(owed) => ("overdue", owed.meta.id.0),
+                Outcome::Late(inspection, event) => {
+                    assert_eq!(event.event_id, inspection.frame.id.0.to_string());
+                    ("late", inspection.frame.id.0)
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn inspections_leave_in_the_order_of_their_frames() {
+        let mut ledger = Ledger::default();
+        (0..4).for_each(|id| ledger.take(owed(id, None)));
+        ledger.take(failed(2));
+        ledger.take(Notice::Judged(inspection(1)));
+        assert_eq!(out(&mut ledger, 5), []);
+        ledger.take(Notice::Judged(inspection(0)));
+        assert_eq!(out(&mut ledger, 5), [("judged", 0), ("judged", 1), ("failed", 2)]);
+        ledger.close("stop");
+        assert_eq!(out(&mut ledger, 5), [("failed", 3)]);
+    }
+
+    #[test]
+    fn a_deadline_is_kept_and_what_comes_after_is_late() {
+        let mut ledger = Ledger::default();
+        ledger.take(owed(0, Some(100)));
+        ledger.take(owed(1, Some(120)));
+        ledger.take(owed(2, Some(90)));
+        assert_eq!(ledger.next_due(), Some(Timestamp(90)));
+        // The third has its result, and waits for those before it no longer than its deadline.
+        ledger.take(Notice::Judged(inspection(2)));
+        assert_eq!(out(&mut ledger, 89), []);
+        assert_eq!(out(&mut ledger, 90), [("judged", 2)]);
+        assert_eq!(out(&mut ledger, 100), [("overdue", 0)]);
+        ledger.remember(&CameraId("top".into()), FrameId(0), event(0));
+        ledger.take(Notice::Judged(inspection(1)));
+        ledger.take(Notice::Judged(inspection(0)));
+        assert_eq!(out(&mut ledger, 101), [("judged", 1), ("late", 0)]);
+        assert_eq!(ledger.next_due(), None);
+    }
+
+    #[test]
+    fn nothing_goes_out_twice() {
+        let mut ledger = Ledger::default();
+        ledger.take(owed(0, Some(10)));
+        assert_eq!(out(&mut ledger, 10), [("overdue", 0)]);
+        ledger.remember(&CameraId("top".into()), FrameId(0), event(0));
+        // A frame that is given up after its deadline is out already.
+        ledger.take(failed(0));
+        ledger.take(Notice::Judged(inspection(0)));
+        ledger.take(Notice::Judged(inspection(7)));
+        assert_eq!(out(&mut ledger, 20), []);
+    }
+}
