@@ -15,7 +15,7 @@
 //! | [`device`] | the backends that are built in | burn, `config` |
 //! | [`synthetic`], [`render`] | procedural parts; drawings | `inspection` |
 //! | [`config`] | what an operator writes | `inspection`, `synthetic` |
-//! | `camera`, `output`, `platform` | the edges | `inspection`, `config`, ... |
+//! | `camera`, `gpio`, `output`, `platform` | the edges | `inspection`, `config`, ... |
 //! | `service` | what a station tells over HTTP | `inspection`, `config`, `output` |
 //! | `daemon` | threads and channels | everything but `trainer`, `commands`, burn |
 //! | `commands` | the verbs of `dsad` | everything but `trainer`, burn |
@@ -36,6 +36,8 @@ pub mod config;
 pub mod daemon;
 pub mod detector;
 pub mod device;
+#[cfg(feature = "station")]
+pub mod gpio;
 pub mod inspection;
 pub mod kernels;
 pub mod model;

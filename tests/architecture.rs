@@ -13,7 +13,7 @@ const MAX_LINES: usize = 500;
 const FORBIDDEN_NAMES: [&str; 3] = ["utils", "common", "misc"];
 
 /// What each module may use of this crate, and which outside words it must not contain.
-const RULES: [(&str, &[&str], &[&str]); 16] = [
+const RULES: [(&str, &[&str], &[&str]); 17] = [
     ("inspection", &[], &["burn::", "log::", "std::fs", "std::net", "std::thread", "Instant::now", "SystemTime::now"]),
     ("preprocess", &["inspection"], &["burn::", "std::fs", "std::thread"]),
     ("kernels", &[], &["std::fs", "std::thread"]),
@@ -25,6 +25,7 @@ const RULES: [(&str, &[&str], &[&str]); 16] = [
     ("render", &["inspection"], &["burn::", "std::fs", "std::thread"]),
     ("config", &["inspection", "synthetic"], &["burn::", "std::thread"]),
     ("camera", &["config", "inspection", "preprocess", "synthetic"], &["burn::", "Instant::now"]),
+    ("gpio", &["config", "inspection"], &["burn::", "Instant::now"]),
     ("output", &["config", "inspection", "render"], &["burn::", "Instant::now"]),
     ("platform", &["inspection"], &["burn::"]),
     ("service", &["config", "inspection", "output"], &["burn::", "std::fs", "std::thread", "Instant::now"]),
@@ -38,6 +39,7 @@ const RULES: [(&str, &[&str], &[&str]); 16] = [
             "daemon",
             "detector",
             "device",
+            "gpio",
             "inspection",
             "output",
             "platform",

@@ -13,6 +13,8 @@ mod cli;
 mod golden_model;
 /// The paper's networks against Stable Diffusion's and ControlNet's published modules.
 mod golden_paper;
+/// GPIO lines of a simulated chip.
+mod gpio;
 /// Public checkpoints in.
 mod import;
 /// What the daemon adds to a frame's time.

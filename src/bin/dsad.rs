@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use dsad::commands::{bundle, calibrate, cameras, check, demo, inspect, run};
+use dsad::commands::{bundle, calibrate, cameras, check, demo, gpio, inspect, run};
 use dsad::platform::clock::SystemClock;
 
 /// Judges parts on a factory line with a guided diffusion model
@@ -29,6 +29,8 @@ enum Verb {
     Calibrate(calibrate::CalibrateArgs),
     /// Cameras that are plugged in, and what they can do
     Cameras(cameras::CamerasArgs),
+    /// GPIO lines: which there are, what an input sees, whether an output moves
+    Gpio(gpio::GpioArgs),
     /// Bundles
     Bundle(bundle::BundleArgs),
 }
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Verb::Check(args) => check::run(&args),
         Verb::Calibrate(args) => calibrate::run(&args),
         Verb::Cameras(args) => cameras::run(&args, clock),
+        Verb::Gpio(args) => gpio::run(&args, clock),
         Verb::Bundle(args) => bundle::run(&args),
     };
     result.unwrap_or_else(|error| {

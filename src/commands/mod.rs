@@ -5,6 +5,7 @@ pub mod calibrate;
 pub mod cameras;
 pub mod check;
 pub mod demo;
+pub mod gpio;
 pub mod inspect;
 pub mod load;
 pub mod run;

@@ -4,18 +4,20 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::load::{Bundles, boot_id, keys};
-use crate::camera;
 use crate::config::station::{Station, load};
 use crate::daemon::job::Job;
 use crate::daemon::pipeline::{self, Camera, Ending, Parts, Worker};
+use crate::gpio::input::Edges;
+use crate::gpio::output::GpioHealth;
 use crate::inspection::frame::CameraId;
 use crate::inspection::time::{Clock, Timestamp};
+use crate::inspection::trigger::EdgeSource;
 use crate::inspection::verdict::VerdictSink;
 use crate::output::envelope::Envelopes;
 use crate::output::record::{Drawings, Recorder};
@@ -23,6 +25,8 @@ use crate::output::{images, ndjson};
 use crate::platform::clock::SystemClock;
 use crate::platform::{memory, service_manager, signals};
 use crate::service::Service;
+use crate::service::metrics::{OutputReading, Reading};
+use crate::{camera, gpio};
 
 /// Exit code for a configuration that is refused (EX_CONFIG): restarting would not help.
 const REFUSED: u8 = 78;
@@ -52,7 +56,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(REFUSED));
         }
     };
-    let service = match listen(&station, &args.config) {
+    let mut service = match listen(&station, &args.config) {
         Ok(service) => service,
         Err(error) => {
             // Not a refused configuration: the address may be free, or there, at the next start.
@@ -79,6 +83,16 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         sinks.push(Box::new(sink));
         workers.push(("images", Box::new(move || worker.run())));
     }
+    let lease = Arc::new(AtomicU64::new(0));
+    if !outputs.gpio.is_empty() {
+        let (lease, now) = (Arc::clone(&lease), Arc::clone(&clock));
+        let ready = move || now.now().0 < lease.load(Ordering::Relaxed);
+        let (sink, worker, health) = gpio::output::open(&outputs.gpio, Arc::clone(&clock), Box::new(ready));
+        // Before all others: they take their time.
+        sinks.insert(0, Box::new(sink));
+        workers.push(("gpio", Box::new(move || worker.run())));
+        service = service.map(|service| service.with(Box::new(move |reading| tell(&health, reading))));
+    }
     let status = format!("judging {} camera(s) on {}", cameras.len(), station.device);
     let since = Arc::clone(&clock);
     let jobs = cameras.iter().flat_map(|camera| &camera.recipes);
@@ -102,7 +116,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             service_manager::ready(&status);
         }),
         alive: Box::new(service_manager::alive),
-        lease: Arc::default(),
+        lease,
     });
     service_manager::stopping();
     let lost = events_health.lost.load(Ordering::Relaxed);
@@ -124,6 +138,20 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+/// What the GPIO outputs report.
+fn tell(health: &GpioHealth, reading: &mut Reading) {
+    let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    let outputs = health.outputs.iter().map(|output| OutputReading {
+        signal: output.signal,
+        pin: output.pin.clone(),
+        pulses: get(&output.pulses),
+        wrong: vec![("late", get(&output.late)), ("withheld", get(&output.withheld)), ("failed", get(&output.failed))],
+        failing: output.failing.load(Ordering::Relaxed),
+    });
+    reading.outputs = outputs.collect();
+    reading.obstacles.extend(health.obstacles());
 }
 
 /// How long the program has run.
@@ -173,7 +201,9 @@ fn open(station: &Station, clock: &Arc<dyn Clock>) -> anyhow::Result<(Bundles, V
         }
         let source = camera::open(settings, Arc::clone(clock)).map_err(anyhow::Error::msg)?;
         let (id, paced, mode) = (CameraId(settings.name.as_str().into()), settings.paced(), settings.mode);
-        cameras.push(Camera { id, source, paced, mode, line: None, recipes });
+        let line = settings.trigger_line.clone().map(|input| Edges::new(input, Arc::clone(clock)));
+        let line = line.map(|line| Box::new(line) as Box<dyn EdgeSource>);
+        cameras.push(Camera { id, source, paced, mode, line, recipes });
     }
     Ok((bundles, cameras))
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::device::DeviceChoice;
+use super::gpio::{GpioInput, GpioOutput};
 use crate::inspection::detect::StepChoice;
 use crate::inspection::layout::FourCc;
 use crate::inspection::line::{FailIf, OnFault};
@@ -82,6 +83,17 @@ pub enum TriggerFile {
         #[serde(default)]
         debounce_ms: f64,
         /// Milliseconds that a frame of the part is waited for.
+        #[serde(default = "default_wait")]
+        wait_ms: f64,
+    },
+    /// Edges of a GPIO line; commands as well.
+    Gpio {
+        /// The line.
+        input: GpioInput,
+        /// As of `network`.
+        #[serde(default)]
+        delay_ms: f64,
+        /// As of `network`.
         #[serde(default = "default_wait")]
         wait_ms: f64,
     },
@@ -169,6 +181,9 @@ pub struct OutputsFile {
     /// Which inspections are drawn.
     #[serde(default)]
     pub images_of: ImagesOf,
+    /// Lines that tell verdicts to the machine.
+    #[serde(default)]
+    pub gpio: Vec<GpioOutput>,
 }
 
 fn default_events_max() -> u64 {

@@ -4,4 +4,5 @@
 
 pub mod device;
 pub mod file;
+pub mod gpio;
 pub mod station;

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::device::DeviceChoice;
 use super::file::{CameraFile, ImagesOf, RecipeFile, SourceFile, StationFile, TriggerFile};
+use super::gpio::{self, GpioInput, GpioOutput};
 use crate::inspection::detect::ClassId;
 use crate::inspection::layout::FourCc;
 use crate::inspection::line::LineRules;
@@ -132,6 +133,8 @@ pub struct CameraSettings {
     pub recipes: Vec<(Recipe, PathBuf)>,
     /// What makes its frames be inspected.
     pub mode: TriggerMode,
+    /// The line whose edges are triggers, for a camera that is asked.
+    pub trigger_line: Option<GpioInput>,
 }
 
 impl CameraSettings {
@@ -156,6 +159,8 @@ pub struct OutputSettings {
     pub images: Option<PathBuf>,
     /// Which inspections are drawn.
     pub images_of: ImagesOf,
+    /// Lines that tell verdicts to the machine.
+    pub gpio: Vec<GpioOutput>,
 }
 
 /// A validated station.
@@ -222,6 +227,15 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
     if file.tcp.is_some() && tcp == http && tcp.is_some() {
         problem("tcp.listen".into(), "is the address of [http] already; take another port".into());
     }
+    let camera_names: Vec<&str> = file.cameras.iter().map(|camera| camera.name.as_str()).collect();
+    let inputs = file.cameras.iter().enumerate().filter_map(|(index, camera)| match &camera.trigger {
+        TriggerFile::Gpio { input, .. } => Some((format!("cameras[{index}].trigger.input"), input.pin())),
+        _ => None,
+    });
+    let inputs: Vec<_> = inputs.collect();
+    for (key, message) in gpio::problems(&file.outputs.gpio, &inputs, &camera_names, file.shutdown_timeout_ms) {
+        problem(key, message);
+    }
     let mut cameras = Vec::new();
     for (index, camera) in file.cameras.iter().enumerate() {
         match resolve(camera, base, path, index) {
@@ -245,6 +259,7 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
             events_max_bytes: file.outputs.events_max_mib << 20,
             images: file.outputs.images.map(|images| base.join(images)),
             images_of: file.outputs.images_of,
+            gpio: file.outputs.gpio,
         },
         http,
         tcp,
@@ -329,6 +344,15 @@ fn resolve(camera: &CameraFile, base: &Path, path: &Path, index: usize) -> Resul
         }
     };
     let mode = trigger(&camera.trigger, &mut |name, message| problem(key(name), message));
+    let trigger_line = match &camera.trigger {
+        TriggerFile::Gpio { input, .. } => {
+            if let Some((name, message)) = input.problem() {
+                problem(key(&format!("trigger.input.{name}")), message);
+            }
+            Some(input.clone())
+        }
+        _ => None,
+    };
     let mut recipes: Vec<(Recipe, PathBuf)> = Vec::new();
     for file in [&camera.recipe].into_iter().chain(&camera.more_recipes) {
         match load_recipe(&base.join(file)) {
@@ -357,7 +381,9 @@ fn resolve(camera: &CameraFile, base: &Path, path: &Path, index: usize) -> Resul
         }
     }
     match kind {
-        Some(kind) if problems.is_empty() => Ok(CameraSettings { name: camera.name.clone(), kind, recipes, mode }),
+        Some(kind) if problems.is_empty() => {
+            Ok(CameraSettings { name: camera.name.clone(), kind, recipes, mode, trigger_line })
+        }
         _ => Err(problems),
     }
 }
@@ -376,6 +402,12 @@ fn trigger(file: &TriggerFile, problem: &mut impl FnMut(&str, String)) -> Trigge
         TriggerFile::Network { delay_ms, debounce_ms, wait_ms } => TriggerMode::Asked(Asked {
             delay_nanos: nanos("trigger.delay_ms", *delay_ms, 60_000.0),
             debounce_nanos: nanos("trigger.debounce_ms", *debounce_ms, 10_000.0),
+            patience_nanos: nanos("trigger.wait_ms", *wait_ms, 60_000.0),
+        }),
+        // The kernel debounces the line.
+        TriggerFile::Gpio { delay_ms, wait_ms, .. } => TriggerMode::Asked(Asked {
+            delay_nanos: nanos("trigger.delay_ms", *delay_ms, 60_000.0),
+            debounce_nanos: 0,
             patience_nanos: nanos("trigger.wait_ms", *wait_ms, 60_000.0),
         }),
     }

@@ -170,6 +170,7 @@ impl Health {
             obstacles: detectors.into_iter().chain(silent).collect(),
             cameras: self.cameras.iter().map(|(id, camera)| camera.reading(id)).collect(),
             sink_errors: self.sinks.iter().map(|(sink, count)| (sink.clone(), get(count))).collect(),
+            outputs: Vec::new(),
         }
     }
 }

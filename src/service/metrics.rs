@@ -24,8 +24,25 @@ pub struct Reading {
     pub cameras: Vec<CameraReading>,
     /// Inspections that each sink refused.
     pub sink_errors: Vec<(String, u64)>,
+    /// GPIO outputs, in the order of the configuration.
+    pub outputs: Vec<OutputReading>,
     /// Why the station is not ready; nothing when it is.
     pub obstacles: Vec<String>,
+}
+
+/// One GPIO output at one moment.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct OutputReading {
+    /// What it says.
+    pub signal: &'static str,
+    /// Its line.
+    pub pin: String,
+    /// Pulses given.
+    pub pulses: u64,
+    /// Pulses that were not as they should be, by what was wrong.
+    pub wrong: Vec<(&'static str, u64)>,
+    /// Whether its line cannot be driven now.
+    pub failing: bool,
 }
 
 /// One camera at one moment.
@@ -112,6 +129,16 @@ impl Collector for Reading {
         let refused = self.sink_errors.iter().map(|(sink, count)| (vec![("sink", &**sink)], *count));
         counters(to, "sink_errors", "Inspections that a sink refused.", refused)?;
 
+        let pulses = self.outputs.iter().map(|output| (wire(output), output.pulses));
+        counters(to, "gpio_pulses", "Pulses of GPIO outputs.", pulses)?;
+        let wrong = self.outputs.iter().flat_map(|output| {
+            let labels = move |what| [wire(output), vec![("what", what)]].concat();
+            output.wrong.iter().map(move |(what, count)| (labels(*what), *count))
+        });
+        counters(to, "gpio_wrong_pulses", "Pulses that came late, were withheld or failed.", wrong)?;
+        let failing = self.outputs.iter().map(|output| (wire(output), f64::from(u8::from(output.failing))));
+        gauges(to, "gpio_failing", "1 while the output's line cannot be driven.", failing)?;
+
         let help = "Time of judged frames, by part of the way.";
         let parts = cameras().flat_map(|camera| {
             let labels = |part| vec![("camera", &*camera.camera), ("part", part)];
@@ -145,6 +172,10 @@ impl Collector for Reading {
         });
         gauges(to, "drift_alarm", "1 while the station says that this drifts.", alarms)
     }
+}
+
+fn wire(output: &OutputReading) -> Labels<'_> {
+    vec![("signal", output.signal), ("pin", &output.pin)]
 }
 
 fn place(camera: &CameraReading) -> Labels<'_> {

@@ -36,11 +36,15 @@ pub type Read = Arc<dyn Fn() -> Reading + Send + Sync>;
 /// Obeys a command.
 pub type Act = Arc<dyn Fn(Command) -> Result<Done, Refused> + Send + Sync>;
 
+/// Adds to a reading what the stages do not know.
+pub type Add = Box<dyn Fn(&mut Reading) + Send + Sync>;
+
 /// A service, not yet running.
 #[derive(Default)]
 pub struct Service {
     http: Option<TcpListener>,
     tcp: Option<TcpListener>,
+    add: Vec<Add>,
 }
 
 impl Service {
@@ -52,7 +56,13 @@ impl Service {
         for listener in [&http, &tcp].into_iter().flatten() {
             listener.set_nonblocking(true)?;
         }
-        Ok(Self { http, tcp })
+        Ok(Self { http, tcp, add: Vec::new() })
+    }
+
+    /// The same, which tells of something else as well.
+    pub fn with(mut self, add: Add) -> Self {
+        self.add.push(add);
+        self
     }
 
     /// Its addresses, HTTP and TCP, with the ports that the system chose where none were asked for.
@@ -70,6 +80,12 @@ impl Service {
     /// The system refuses what the listeners need.
     pub fn run(self, read: Read, act: Act, stop: oneshot::Receiver<()>) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let add = self.add;
+        let read: Read = Arc::new(move || {
+            let mut reading = read();
+            add.iter().for_each(|add| add(&mut reading));
+            reading
+        });
         runtime.block_on(async {
             let convert = |listener: Option<TcpListener>| listener.map(tokio::net::TcpListener::from_std).transpose();
             let (http, tcp) = (convert(self.http)?, convert(self.tcp)?);
