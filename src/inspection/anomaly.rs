@@ -325,6 +325,10 @@ mod tests {
     fn pooling_rules() {
         let values: Vec<f32> = (0..100).map(|v| v as f32).collect();
         assert_eq!(Pooling::TopFraction { fraction: 0.02 }.pool(&map(10, &values)).0, 98.5);
+        let mut few = values.clone();
+        few[..99].fill(0.0);
+        assert_eq!(Pooling::TopFraction { fraction: 0.02 }.pool(&map(10, &few)).0, 49.5, "shares are of all cells");
+        assert_eq!(Pooling::TopFraction { fraction: 1.0 }.pool(&map(10, &[0.0; 100])).0, 0.0);
         assert_eq!(Pooling::TopFraction { fraction: 1e-9 }.pool(&map(10, &values)).0, 99.0);
         let plane = map(64, &vec![2.0; 64 * 64]);
         assert!((Pooling::BoxMax.pool(&plane).0 - 2.0).abs() < 1e-6);
