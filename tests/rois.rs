@@ -6,7 +6,7 @@ use std::time::Instant;
 use dsad::bundle::Bundle;
 use dsad::bundle::signature::KeyList;
 use dsad::config::device::DeviceChoice;
-use dsad::config::station::load_recipe;
+use dsad::config::recipe::load_recipe;
 use dsad::detector::DiffusionDetector;
 use dsad::device;
 use dsad::inspection::anomaly::{AnomalyMap, Pooling};

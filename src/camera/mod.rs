@@ -8,7 +8,7 @@ pub mod v4l2;
 
 use std::sync::Arc;
 
-use crate::config::station::{CameraKind, CameraSettings};
+use crate::config::camera::{CameraKind, CameraSettings};
 use crate::inspection::frame::{CameraId, FrameSource};
 use crate::inspection::time::Clock;
 

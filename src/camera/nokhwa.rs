@@ -15,7 +15,7 @@ use nokhwa::utils::{CameraFormat, CameraIndex, FrameFormat, RequestedFormat, Req
 
 use super::unpack::{Encoding, Picture, Unpacker};
 use super::v4l2;
-use crate::config::station::NokhwaSettings;
+use crate::config::camera::NokhwaSettings;
 use crate::inspection::frame::{CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, SourceError};
 use crate::inspection::layout::FourCc;
 use crate::inspection::time::{Clock, Timestamp};

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::load::{Bundles, keys};
-use crate::config::station::{CameraKind, load};
+use crate::config::camera::CameraKind;
+use crate::config::station::load;
 use crate::daemon::job::Job;
 
 /// Arguments of `dsad check`.

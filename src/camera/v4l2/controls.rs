@@ -7,7 +7,7 @@ use serde::Serialize;
 use v4l::device::Handle;
 
 use super::calls::{self, ControlInfo};
-use crate::config::station::did_you_mean;
+use crate::config::problem::did_you_mean;
 
 /// Flags of `V4L2_CTRL_FLAG_*` that matter here.
 const DISABLED: u32 = 0x0001;

@@ -18,7 +18,7 @@ use v4l::device::Handle;
 
 use self::calls::{Form, Ring};
 use super::unpack::{Encoding, Picture, Unpacker};
-use crate::config::station::V4l2Settings;
+use crate::config::camera::V4l2Settings;
 use crate::inspection::frame::{CameraId, Frame, FrameId, FrameMeta, FrameSource, SourceError};
 use crate::inspection::layout::{FourCc, LAYOUTS};
 use crate::inspection::time::{Clock, Timestamp};
