@@ -206,13 +206,7 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
     if file.tcp.is_some() && tcp == http && tcp.is_some() {
         problem("tcp.listen".into(), "is the address of [http] already; take another port".into());
     }
-    let camera_names: Vec<&str> = file.cameras.iter().map(|camera| camera.name.as_str()).collect();
-    let inputs = file.cameras.iter().enumerate().filter_map(|(index, camera)| match &camera.trigger {
-        TriggerFile::Gpio { input, .. } => Some((format!("cameras[{index}].trigger.input"), input.pin())),
-        _ => None,
-    });
-    let inputs: Vec<_> = inputs.collect();
-    for (key, message) in gpio::problems(&file.outputs.gpio, &inputs, &camera_names, file.shutdown_timeout_ms) {
+    for (key, message) in gpio::problems(&file) {
         problem(key, message);
     }
     let mut cameras = Vec::new();
@@ -296,15 +290,7 @@ fn resolve(camera: &CameraFile, base: &Path, path: &Path, index: usize) -> Resul
         }
     };
     let mode = trigger(&camera.trigger, &mut |name, message| problem(key(name), message));
-    let trigger_line = match &camera.trigger {
-        TriggerFile::Gpio { input, .. } => {
-            if let Some((name, message)) = input.problem() {
-                problem(key(&format!("trigger.input.{name}")), message);
-            }
-            Some(input.clone())
-        }
-        _ => None,
-    };
+    let trigger_line = camera.trigger.input().cloned();
     let mut recipes: Vec<(Recipe, PathBuf)> = Vec::new();
     for file in [&camera.recipe].into_iter().chain(&camera.more_recipes) {
         match load_recipe(&base.join(file)) {
