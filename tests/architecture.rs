@@ -161,7 +161,7 @@ fn shipped_configurations_parse() {
     let station = dsad::config::station::load(&root().join("configs/dsad.toml")).unwrap();
     assert_eq!(station.cameras.len(), 1);
     for entry in std::fs::read_dir(root().join("configs/recipes")).unwrap() {
-        dsad::config::station::load_recipe(&entry.unwrap().path()).unwrap();
+        dsad::config::recipe::load_recipe(&entry.unwrap().path()).unwrap();
     }
     for entry in std::fs::read_dir(root().join("configs/sweeps")).unwrap() {
         let sweep = SweepFile::read(&entry.unwrap().path()).unwrap();

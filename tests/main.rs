@@ -25,6 +25,8 @@ mod parity;
 mod pipeline;
 /// Bases: made of procedural pictures, and what `fit` starts from.
 mod pretraining;
+/// ROIs: what counts of a frame.
+mod rois;
 /// The HTTP service of a whole daemon.
 mod service;
 /// What the log and systemd hear on the way to ready.

@@ -1,15 +1,18 @@
-//! Memory of a daemon that has run for a while: what lives after a frame is what lived after the frames before it.
+//! Memory of a daemon that has run for a while: what lives after a frame is what lived after the frames before it, and a
+//! camera allocates nothing for one.
 //!
 //! A program of its own, because it counts every allocation.
 #![allow(clippy::unwrap_used)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dsad::bundle::manifest::{MapSpec, NumberFormat};
+use dsad::camera::unpack::{Encoding, Picture, Unpacker};
 use dsad::config::device::DeviceChoice;
 use dsad::daemon::job::Job;
 use dsad::daemon::pipeline::{Camera, Ending, MakeDetectors, Parts, run};
@@ -20,6 +23,7 @@ use dsad::inspection::calibration::{Calibration, CalibrationEntry, GoodPart};
 use dsad::inspection::detect::{Detector, StepChoice, Steps};
 use dsad::inspection::event::Event;
 use dsad::inspection::frame::{CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, SourceError};
+use dsad::inspection::layout::{self, LAYOUTS};
 use dsad::inspection::recipe::Recipe;
 use dsad::inspection::time::Clock;
 use dsad::inspection::verdict::{Inspection, SinkError, VerdictSink};
@@ -31,16 +35,25 @@ use dsad::output::record::Recorder;
 use dsad::platform::clock::SystemClock;
 use dsad::preprocess::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
 
-/// The system's allocator, and how many bytes are out.
+/// The system's allocator, how many bytes are out, and how often each thread asked.
 struct Counting;
 
 static LIVE: AtomicIsize = AtomicIsize::new(0);
+
+thread_local! {
+    static ASKED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// One test at a time: they count the same bytes.
+static ALONE: Mutex<()> = Mutex::new(());
 
 // SAFETY: everything is the system allocator's; counting touches no memory of it.
 #[allow(unsafe_code, reason = "an allocator cannot be written without")]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         LIVE.fetch_add(layout.size() as isize, Ordering::Relaxed);
+        // A thread that ends has no counter any more.
+        let _ = ASKED.try_with(|asked| asked.set(asked.get() + 1));
         unsafe { System.alloc(layout) }
     }
 
@@ -90,7 +103,7 @@ impl FrameSource for OneByOne {
         };
         let level = (self.next * 7 % 31) as u8;
         self.next += 1;
-        Ok(Frame { meta, format: PixelFormat::Rgb8, pixels: FrameBuf(Arc::from(vec![level; 96 * 64 * 3])) })
+        Ok(Frame { meta, format: PixelFormat::Rgb8, pixels: FrameBuf::from(vec![level; 96 * 64 * 3]) })
     }
 }
 
@@ -155,6 +168,7 @@ fn job() -> Job {
         region_threshold: 1.0,
         min_area: 4,
         tiles: None,
+        rois: None,
         samples: 30,
         alpha: 0.1,
         alpha_bound: 0.3,
@@ -179,6 +193,7 @@ fn job() -> Job {
 
 #[test]
 fn what_lives_after_a_frame_stays_the_same() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = tempfile::tempdir().unwrap();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
     let (say, gone) = channel();
@@ -207,4 +222,44 @@ fn what_lives_after_a_frame_stays_the_same() {
     let least: Vec<isize> = live[SETTLE..].chunks_exact(WINDOW).map(|window| *window.iter().min().unwrap()).collect();
     println!("{least:?}");
     assert!(least.windows(2).all(|pair| pair[1] - pair[0] < WINDOW as isize), "less than a byte a frame: {least:?}");
+}
+
+/// Allocations of this thread for so many frames of a camera, of which the daemon holds some.
+fn allocations(unpacker: &mut Unpacker, picture: &Picture, bytes: &[u8], frames: usize) -> usize {
+    let camera = CameraId("top".into());
+    // Two in the mailbox, one that is prepared.
+    let mut held: [Option<Frame>; 3] = [None, None, None];
+    let before = ASKED.get();
+    for id in 0..frames {
+        let meta = FrameMeta {
+            id: FrameId(id as u64),
+            camera: camera.clone(),
+            captured_at: Default::default(),
+            sequence: id as u64,
+            trigger: None,
+            width: picture.width as u32,
+            height: picture.height as u32,
+        };
+        let (format, pixels) = unpacker.unpack(picture, bytes).unwrap();
+        held[id % 3] = Some(Frame { meta, format, pixels });
+    }
+    let after = ASKED.get();
+    drop(held);
+    after - before
+}
+
+#[test]
+fn a_camera_allocates_nothing_for_a_frame() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let bytes: Vec<u8> = (0..640 * 480 * 3).map(|k| (k * 7 % 251) as u8).collect();
+    let encoding = Encoding { bt709: false, full_range: false };
+    let mut counted = 0;
+    for (name, layout) in LAYOUTS.into_iter().filter(|(_, layout)| *layout != layout::Layout::Jpeg) {
+        let picture = Picture { layout, width: 640, height: 480, stride: 0, encoding };
+        let mut unpacker = Unpacker::default();
+        assert!(allocations(&mut unpacker, &picture, &bytes, 5) > 0, "{name}: the first frames count");
+        assert_eq!(allocations(&mut unpacker, &picture, &bytes, 200), 0, "{name}");
+        counted += 1;
+    }
+    assert_eq!(counted, 17);
 }

@@ -40,7 +40,7 @@ impl FrameSource for Calm {
         let part = good_part(Product::Washer, self.0, SIDE);
         let cells = (0..SIZE.1 * SIZE.0).map(|i| (i / SIZE.0 * SIDE / SIZE.1, i % SIZE.0 * SIDE / SIZE.0));
         let pixels: Vec<u8> = cells.flat_map(|(y, x)| part.rgb[3 * (y * SIDE + x) as usize..][..3].to_vec()).collect();
-        let pixels = FrameBuf(Arc::from(pixels));
+        let pixels = FrameBuf::from(pixels);
         let meta = FrameMeta {
             id: FrameId(self.0),
             camera: CameraId("a".into()),

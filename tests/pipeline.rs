@@ -91,7 +91,7 @@ fn never() -> Arc<AtomicBool> {
 }
 
 fn ids(inspections: &[Inspection], camera: &str) -> Vec<u64> {
-    let mut ids: Vec<u64> = inspections.iter().filter(|i| i.frame.camera.0 == camera).map(|i| i.frame.id.0).collect();
+    let mut ids: Vec<u64> = inspections.iter().filter(|i| &*i.frame.camera.0 == camera).map(|i| i.frame.id.0).collect();
     ids.sort_unstable();
     ids
 }

@@ -155,7 +155,7 @@ fn tiles_in_batches_are_as_each_alone() {
     let (canvas, tile) = ((frame.width, frame.height), (spec.width, spec.height));
     let mut blend = Blend::new(grid, tile, 1);
     for place in grid.places(tile.0, tile.1) {
-        let image = crop(&frame.image, canvas, place, tile);
+        let image = std::sync::Arc::new(crop(&frame.image, canvas, place, tile));
         let alone = Prepared { width: tile.0, height: tile.1, tiles: None, image, ..frame.clone() };
         blend.add(place, &detector.explain(&alone, &plan).expect("judges").differences.values);
     }

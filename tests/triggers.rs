@@ -51,7 +51,7 @@ impl FrameSource for Steady {
         };
         self.next += 1;
         let level = self.level.load(Ordering::Relaxed) as u8;
-        Ok(Frame { meta, format: PixelFormat::Gray8, pixels: FrameBuf(Arc::from(vec![level; 32 * 32])) })
+        Ok(Frame { meta, format: PixelFormat::Gray8, pixels: FrameBuf::from(vec![level; 32 * 32]) })
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::config::station::SyntheticLine;
+use crate::config::camera::SyntheticLine;
 use crate::inspection::frame::{
     CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, SourceError, TriggerInfo,
 };
@@ -74,6 +74,6 @@ impl FrameSource for SyntheticCamera {
             width: part.width,
             height: part.height,
         };
-        Ok(Frame { meta, format: PixelFormat::Rgb8, pixels: FrameBuf(Arc::from(part.rgb)) })
+        Ok(Frame { meta, format: PixelFormat::Rgb8, pixels: FrameBuf::from(part.rgb) })
     }
 }

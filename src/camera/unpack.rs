@@ -4,8 +4,9 @@
 
 use yuv::{YuvBiPlanarImage, YuvConversionMode, YuvPackedImage, YuvRange, YuvStandardMatrix};
 
-use crate::inspection::frame::PixelFormat;
+use crate::inspection::frame::{FrameBuf, PixelFormat};
 use crate::inspection::layout::{Layout, Mosaic};
+use crate::inspection::pool::FramePool;
 use crate::preprocess::decode::{self, MAX_PIXELS};
 
 /// How brightness and colour were made of red, green and blue.
@@ -32,54 +33,96 @@ pub struct Picture {
     pub encoding: Encoding,
 }
 
-impl Picture {
-    /// Layout and pixels, row by row without padding, and how many columns and rows.
+/// Makes pixels of a camera's buffers, in buffers that are used again: after the first frames of a size it allocates nothing,
+/// but for what the decoder of JPEG allocates itself.
+#[derive(Debug, Default)]
+pub struct Unpacker {
+    pool: FramePool,
+    between: Between,
+}
+
+/// Room for what is between a camera's buffer and the pixels.
+#[derive(Debug, Default)]
+struct Between {
+    rows: Vec<u8>,
+    cells: Vec<u16>,
+}
+
+impl Unpacker {
+    /// Layout and pixels of a camera's buffer, row by row without padding.
     ///
     /// # Errors
     /// Too few bytes, a size that is not read, or a damaged JPEG.
-    pub fn unpack(&self, bytes: &[u8]) -> Result<(PixelFormat, Vec<u8>, [u32; 2]), String> {
+    pub fn unpack(&mut self, picture: &Picture, bytes: &[u8]) -> Result<(PixelFormat, FrameBuf), String> {
+        let Self { pool, between } = self;
+        pool.fill(|pixels| picture.unpack(bytes, between, pixels))
+    }
+}
+
+impl Picture {
+    fn unpack(&self, bytes: &[u8], between: &mut Between, pixels: &mut Vec<u8>) -> Result<PixelFormat, String> {
         let Self { layout, width, height, .. } = *self;
         if width == 0 || height == 0 || (width as u64).saturating_mul(height as u64) > MAX_PIXELS {
             return Err(format!("pictures of {width}x{height} are not read"));
         }
-        let size = [width as u32, height as u32];
-        let done = |format, pixels| Ok((format, pixels, size));
-        match layout {
+        let Between { rows, cells } = between;
+        Ok(match layout {
             Layout::Jpeg => {
                 // Some cameras fill the rest of the buffer: what follows the end of the file is nobody's.
                 let picture = decode::decode(bytes).map_err(|error| error.to_string())?;
-                if [picture.width, picture.height] != size {
-                    let (columns, rows) = (picture.width, picture.height);
+                let (columns, rows) = (picture.width, picture.height);
+                if [columns as usize, rows as usize] != [width, height] {
                     return Err(format!("a JPEG of {columns}x{rows} where the camera said {width}x{height}"));
                 }
-                done(picture.format, picture.pixels)
+                *pixels = picture.pixels;
+                picture.format
             }
-            Layout::Grey8 => done(PixelFormat::Gray8, self.pixels(bytes, 1)?),
-            Layout::Grey16 { bits } => done(PixelFormat::Gray16 { bits }, self.pixels(bytes, 2)?),
-            Layout::Rgb8 => done(PixelFormat::Rgb8, self.pixels(bytes, 3)?),
+            Layout::Grey8 => {
+                self.rows(bytes, width, height, pixels)?;
+                PixelFormat::Gray8
+            }
+            Layout::Grey16 { bits } => {
+                self.rows(bytes, 2 * width, height, pixels)?;
+                PixelFormat::Gray16 { bits }
+            }
+            Layout::Rgb8 => {
+                self.rows(bytes, 3 * width, height, pixels)?;
+                PixelFormat::Rgb8
+            }
             Layout::Bgr8 => {
-                let mut pixels = self.pixels(bytes, 3)?;
+                self.rows(bytes, 3 * width, height, pixels)?;
                 pixels.chunks_exact_mut(3).for_each(|pixel| pixel.swap(0, 2));
-                done(PixelFormat::Rgb8, pixels)
+                PixelFormat::Rgb8
             }
-            Layout::Yuyv | Layout::Uyvy => done(PixelFormat::Rgb8, self.packed(bytes)?),
-            Layout::Nv12 => done(PixelFormat::Rgb8, self.planar(bytes)?),
+            Layout::Yuyv | Layout::Uyvy => {
+                self.even("two pixels share their colour", width % 2)?;
+                self.rows(bytes, 2 * width, height, rows)?;
+                self.packed(rows, pixels)?;
+                PixelFormat::Rgb8
+            }
+            Layout::Nv12 => {
+                self.even("2x2 pixels share their colour", width % 2 + height % 2)?;
+                self.rows(bytes, width, height + height / 2, rows)?;
+                self.planar(rows, pixels)?;
+                PixelFormat::Rgb8
+            }
             Layout::Bayer8(mosaic) => {
-                let cells = self.pixels(bytes, 1)?.into_iter().map(u16::from).collect();
-                let colours = self.demosaic(mosaic, cells)?;
-                done(PixelFormat::Rgb8, colours.into_iter().map(|value| value as u8).collect())
+                self.rows(bytes, width, height, rows)?;
+                self.pad(rows.iter().map(|value| u16::from(*value)), cells)?;
+                self.demosaic(mosaic, cells, pixels, |value| [value as u8]);
+                PixelFormat::Rgb8
             }
             Layout::Bayer16(mosaic) => {
-                let bytes = self.pixels(bytes, 2)?;
-                let cells = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
-                let colours = self.demosaic(mosaic, cells)?;
-                done(PixelFormat::Rgb16, colours.into_iter().flat_map(u16::to_le_bytes).collect())
+                self.rows(bytes, 2 * width, height, rows)?;
+                self.pad(rows.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])), cells)?;
+                self.demosaic(mosaic, cells, pixels, u16::to_le_bytes);
+                PixelFormat::Rgb16
             }
-        }
+        })
     }
 
     /// The bytes of `rows` rows of `row` bytes, without what lies between them.
-    fn rows(&self, bytes: &[u8], row: usize, rows: usize) -> Result<Vec<u8>, String> {
+    fn rows(&self, bytes: &[u8], row: usize, rows: usize, out: &mut Vec<u8>) -> Result<(), String> {
         let Self { width, height, .. } = self;
         let stride = match self.stride {
             0 => row,
@@ -93,12 +136,10 @@ impl Picture {
         if bytes.len() < needed {
             return Err(format!("{} bytes where {width}x{height} need {needed}", bytes.len()));
         }
-        Ok((0..rows).flat_map(|y| &bytes[y * stride..][..row]).copied().collect())
-    }
-
-    /// The bytes of the picture's rows, of `per_pixel` bytes a pixel.
-    fn pixels(&self, bytes: &[u8], per_pixel: usize) -> Result<Vec<u8>, String> {
-        self.rows(bytes, self.width * per_pixel, self.height)
+        out.clear();
+        out.reserve(row * rows);
+        (0..rows).for_each(|y| out.extend_from_slice(&bytes[y * stride..][..row]));
+        Ok(())
     }
 
     fn matrix(&self) -> (YuvRange, YuvStandardMatrix) {
@@ -106,32 +147,24 @@ impl Picture {
         (range, if self.encoding.bt709 { YuvStandardMatrix::Bt709 } else { YuvStandardMatrix::Bt601 })
     }
 
-    fn packed(&self, bytes: &[u8]) -> Result<Vec<u8>, String> {
-        let (width, height) = (self.width, self.height);
-        self.even("two pixels share their colour", width % 2)?;
-        let whole = self.pixels(bytes, 2)?;
-        let (w, h) = (width as u32, height as u32);
-        let image = YuvPackedImage { yuy: &whole, yuy_stride: 2 * w, width: w, height: h };
-        let mut rgb = vec![0; 3 * width * height];
+    fn packed(&self, whole: &[u8], rgb: &mut Vec<u8>) -> Result<(), String> {
+        let (w, h) = (self.width as u32, self.height as u32);
+        let image = YuvPackedImage { yuy: whole, yuy_stride: 2 * w, width: w, height: h };
+        rgb.resize(3 * self.width * self.height, 0);
         let (range, matrix) = self.matrix();
         let convert = if self.layout == Layout::Yuyv { yuv::yuyv422_to_rgb } else { yuv::uyvy422_to_rgb };
-        convert(&image, &mut rgb, 3 * w, range, matrix).map_err(|error| error.to_string())?;
-        Ok(rgb)
+        convert(&image, rgb, 3 * w, range, matrix).map_err(|error| error.to_string())
     }
 
-    fn planar(&self, bytes: &[u8]) -> Result<Vec<u8>, String> {
-        let (width, height) = (self.width, self.height);
-        self.even("2x2 pixels share their colour", width % 2 + height % 2)?;
-        let whole = self.rows(bytes, width, height + height / 2)?;
-        let (brightness, colour) = whole.split_at(width * height);
-        let (w, h) = (width as u32, height as u32);
+    fn planar(&self, whole: &[u8], rgb: &mut Vec<u8>) -> Result<(), String> {
+        let (brightness, colour) = whole.split_at(self.width * self.height);
+        let (w, h) = (self.width as u32, self.height as u32);
         let image =
             YuvBiPlanarImage { y_plane: brightness, y_stride: w, uv_plane: colour, uv_stride: w, width: w, height: h };
-        let mut rgb = vec![0; 3 * width * height];
+        rgb.resize(3 * self.width * self.height, 0);
         let (range, matrix) = self.matrix();
-        yuv::yuv_nv12_to_rgb(&image, &mut rgb, 3 * w, range, matrix, YuvConversionMode::Balanced)
-            .map_err(|error| error.to_string())?;
-        Ok(rgb)
+        yuv::yuv_nv12_to_rgb(&image, rgb, 3 * w, range, matrix, YuvConversionMode::Balanced)
+            .map_err(|error| error.to_string())
     }
 
     fn even(&self, why: &str, rest: usize) -> Result<(), String> {
@@ -139,12 +172,32 @@ impl Picture {
         if rest != 0 { Err(format!("{width}x{height}: {why}, so sides must be even")) } else { Ok(()) }
     }
 
-    /// Red, green and blue of every pixel: its own colour, and the means of the nearest cells of the others (bilinear).
-    fn demosaic(&self, mosaic: Mosaic, cells: Vec<u16>) -> Result<Vec<u16>, String> {
+    /// A mosaic with one cell more on every side, mirrored at the outermost, which keeps the colours in turn.
+    fn pad(&self, cells: impl Iterator<Item = u16>, padded: &mut Vec<u16>) -> Result<(), String> {
         let (width, height) = (self.width, self.height);
         if width < 2 || height < 2 {
             return Err(format!("{width}x{height}: a mosaic has at least 2x2 pixels"));
         }
+        let pitch = width + 2;
+        padded.resize(pitch * (height + 2), 0);
+        let mut inside = padded[pitch..].chunks_exact_mut(pitch).flat_map(|row| &mut row[1..=width]);
+        cells.zip(&mut inside).for_each(|(cell, place)| *place = cell);
+        for row in padded[pitch..].chunks_exact_mut(pitch).take(height) {
+            (row[0], row[width + 1]) = (row[2], row[width - 1]);
+        }
+        padded.copy_within(2 * pitch..3 * pitch, 0);
+        padded.copy_within((height - 1) * pitch..height * pitch, (height + 1) * pitch);
+        Ok(())
+    }
+
+    /// Red, green and blue of every pixel: its own colour, and the means of the nearest cells of the others (bilinear).
+    fn demosaic<const N: usize>(
+        &self,
+        mosaic: Mosaic,
+        padded: &[u16],
+        out: &mut Vec<u8>,
+        sample: impl Fn(u16) -> [u8; N],
+    ) {
         // Column and row parity of red; blue is at the other diagonal.
         let (red_x, red_y) = match mosaic {
             Mosaic::Rggb => (0, 0),
@@ -152,28 +205,13 @@ impl Picture {
             Mosaic::Gbrg => (0, 1),
             Mosaic::Bggr => (1, 1),
         };
-        // One cell more on every side, mirrored at the outermost, which keeps the colours in turn.
-        let pitch = width + 2;
-        let mut padded = Vec::with_capacity(pitch * (height + 2));
-        for y in 0..height + 2 {
-            let y = if y == 0 {
-                1
-            } else if y == height + 1 {
-                height - 2
-            } else {
-                y - 1
-            };
-            let row = &cells[y * width..][..width];
-            padded.push(row[1]);
-            padded.extend_from_slice(row);
-            padded.push(row[width - 2]);
-        }
-        let mut out = vec![0; 3 * width * height];
-        for (y, out) in out.chunks_exact_mut(3 * width).enumerate() {
+        let pitch = self.width + 2;
+        out.resize(3 * N * self.width * self.height, 0);
+        for (y, out) in out.chunks_exact_mut(3 * N * self.width).enumerate() {
             let row = |k: usize| &padded[(y + k) * pitch..][..pitch];
             let around = row(0).windows(3).zip(row(1).windows(3)).zip(row(2).windows(3));
             let of_red = y % 2 == red_y;
-            for (x, (pixel, ((above, here), below))) in out.chunks_exact_mut(3).zip(around).enumerate() {
+            for (x, (pixel, ((above, here), below))) in out.chunks_exact_mut(3 * N).zip(around).enumerate() {
                 let mean2 = |a: u16, b: u16| ((u32::from(a) + u32::from(b)) / 2) as u16;
                 let mean4 = |a: u16, b: u16, c: u16, d: u16| {
                     ((u32::from(a) + u32::from(b) + u32::from(c) + u32::from(d)) / 4) as u16
@@ -188,10 +226,11 @@ impl Picture {
                     (true, false) => [beside, here[1], upright],
                     (false, true) => [upright, here[1], beside],
                 };
-                pixel.copy_from_slice(&rgb);
+                for (place, value) in pixel.chunks_exact_mut(N).zip(rgb) {
+                    place.copy_from_slice(&sample(value));
+                }
             }
         }
-        Ok(out)
     }
 }
 
@@ -209,8 +248,12 @@ mod tests {
         Picture { layout, width, height, stride, encoding: PLAIN }
     }
 
+    fn unpack(picture: Picture, bytes: &[u8]) -> Result<(PixelFormat, FrameBuf), String> {
+        Unpacker::default().unpack(&picture, bytes)
+    }
+
     fn unpacked(layout: Layout, size: (usize, usize), stride: usize, bytes: &[u8]) -> Vec<u8> {
-        picture(layout, size.0, size.1, stride).unpack(bytes).expect("unpacks").1
+        unpack(picture(layout, size.0, size.1, stride), bytes).expect("unpacks").1.to_vec()
     }
 
     #[test]
@@ -218,8 +261,8 @@ mod tests {
         assert_eq!(unpacked(Layout::Grey8, (2, 2), 3, &[1, 2, 99, 3, 4]), [1, 2, 3, 4]);
         assert_eq!(unpacked(Layout::Bgr8, (1, 2), 4, &[1, 2, 3, 99, 4, 5, 6]), [3, 2, 1, 6, 5, 4]);
         let bytes = [1, 2, 99, 99, 3, 4];
-        let (format, pixels, _) = picture(Layout::Grey16 { bits: 12 }, 1, 2, 4).unpack(&bytes).expect("unpacks");
-        assert_eq!((format, pixels), (PixelFormat::Gray16 { bits: 12 }, vec![1, 2, 3, 4]));
+        let (format, pixels) = unpack(picture(Layout::Grey16 { bits: 12 }, 1, 2, 4), &bytes).expect("unpacks");
+        assert_eq!((format, &pixels[..]), (PixelFormat::Gray16 { bits: 12 }, &[1, 2, 3, 4][..]));
     }
 
     #[test]
@@ -236,11 +279,11 @@ mod tests {
         assert!(pixels.chunks(3).all(|pixel| near(pixel, [255, 0, 0])), "{pixels:?}");
         let encoding = Encoding { bt709: true, full_range: false };
         let high = Picture { encoding, ..picture(Layout::Yuyv, 2, 1, 0) };
-        let (_, pixels, _) = high.unpack(&[63, 102, 63, 240]).expect("unpacks");
+        let (_, pixels) = unpack(high, &[63, 102, 63, 240]).expect("unpacks");
         assert!(near(&pixels[..3], [255, 0, 0]), "{pixels:?}");
         let encoding = Encoding { bt709: false, full_range: true };
         let full = Picture { encoding, ..picture(Layout::Yuyv, 2, 1, 0) };
-        let (_, pixels, _) = full.unpack(&[0, 128, 200, 128]).expect("unpacks");
+        let (_, pixels) = unpack(full, &[0, 128, 200, 128]).expect("unpacks");
         assert!(near(&pixels, [0, 0, 0]) && near(&pixels[3..], [200, 200, 200]), "{pixels:?}");
     }
 
@@ -275,7 +318,7 @@ mod tests {
     #[test]
     fn a_short_buffer_is_an_error_in_every_layout() {
         for (name, layout) in LAYOUTS {
-            let error = picture(layout, 64, 48, 0).unpack(&[0; 64]).expect_err(name);
+            let error = unpack(picture(layout, 64, 48, 0), &[0; 64]).expect_err(name);
             assert!(error.contains("64 bytes") || layout == Layout::Jpeg, "{name}: {error}");
         }
     }
@@ -291,6 +334,8 @@ mod tests {
         let mut jpeg = Vec::new();
         let part: Vec<u8> = (0..32 * 24 * 3).map(|i| (i * 7 % 251) as u8).collect();
         jpeg_encoder::Encoder::new(&mut jpeg, 80).encode(&part, 32, 24, jpeg_encoder::ColorType::Rgb).expect("encodes");
+        // One for all: what an older frame left in a buffer must not be seen in a newer one.
+        let mut unpacker = Unpacker::default();
         for (name, layout) in LAYOUTS {
             let (mut whole, mut damaged) = (0, 0);
             let sound: Vec<u8> =
@@ -310,9 +355,8 @@ mod tests {
                 let (width, height) = (side(&mut rng, 32), side(&mut rng, 24));
                 let stride = if rng.random_bool(0.7) { 0 } else { rng.random_range(0..400) };
                 let encoding = Encoding { bt709: rng.random(), full_range: rng.random() };
-                match (Picture { layout, width, height, stride, encoding }).unpack(&bytes) {
-                    Ok((format, pixels, [columns, rows])) => {
-                        assert_eq!((columns as usize, rows as usize), (width, height), "{name}");
+                match unpacker.unpack(&Picture { layout, width, height, stride, encoding }, &bytes) {
+                    Ok((format, pixels)) => {
                         assert_eq!(pixels.len(), width * height * format.bytes_per_pixel(), "{name}");
                         whole += 1;
                     }

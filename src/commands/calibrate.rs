@@ -8,18 +8,19 @@ use std::sync::Arc;
 use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
-use super::load::{Bundles, in_force, keys};
+use super::load::{self, Bundles, in_force, keys};
 use crate::bundle::station_calibration::{self, current};
 use crate::camera::replay::{Replay, pictures};
 use crate::config::device::DeviceChoice;
 use crate::inspection::calibration::{CALIBRATED_POINT, Calibration, CalibrationEntry, GoodPart, calibrate};
 use crate::inspection::detect::{ClassId, Detector, Plan, StepChoice, StepPlan};
 use crate::inspection::frame::{CameraId, FrameSource, Prepared};
+use crate::inspection::recipe::Recipe;
 use crate::inspection::roi::Roi;
 use crate::inspection::tiles::TileGrid;
 use crate::inspection::time::{Clock, rfc3339};
 use crate::platform::clock::SystemClock;
-use crate::preprocess::prepare;
+use crate::preprocess::prepare_for;
 use crate::preprocess::spec::PreprocessSpec;
 
 /// Arguments of `dsad calibrate`.
@@ -29,8 +30,11 @@ pub struct CalibrateArgs {
     #[arg(required_unless_present = "revert")]
     good: Vec<PathBuf>,
     /// The bundle
-    #[arg(long)]
-    bundle: PathBuf,
+    #[arg(long, required_unless_present = "recipe")]
+    bundle: Option<PathBuf>,
+    /// The recipe that thresholds are for, with its bundle, class, part of the frame, ROIs and tiles
+    #[arg(long, conflicts_with_all = ["bundle", "class", "roi", "tiles"])]
+    recipe: Option<PathBuf>,
     /// Folder of the station's calibrations: `calibrations` of dsad.toml
     #[arg(long)]
     calibrations: PathBuf,
@@ -73,7 +77,9 @@ pub struct CalibrateArgs {
 pub fn run(args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
     let mut bundles = Bundles::default();
-    let index = bundles.open(&args.bundle, &keys(args.keys.as_deref())?)?;
+    let written = args.recipe.as_deref().map(load::recipe).transpose()?;
+    let dir = written.as_ref().map(|(_, bundle)| bundle).or(args.bundle.as_ref()).context("--bundle is needed")?;
+    let index = bundles.open(dir, &keys(args.keys.as_deref())?)?;
     let hash = bundles.get(index).model_hash.clone();
     if args.revert {
         let Some(version) = station_calibration::revert(&args.calibrations, &hash)? else {
@@ -85,10 +91,15 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let manifest = bundles.get(index).manifest.clone();
-    let class = args.class.clone().map(ClassId);
+    let recipe = match written {
+        Some((recipe, _)) => recipe,
+        None => of_flags(args)?,
+    };
+    let (class, rois) = (recipe.class.as_ref(), recipe.rois.id());
+    let rois = rois.as_ref();
     ensure!(
-        class.as_ref().is_none_or(|class| manifest.classes.contains(class)),
-        "--class: the bundle knows {:?}",
+        class.is_none_or(|class| manifest.classes.contains(class)),
+        "class: the bundle knows {:?}",
         manifest.classes.iter().map(|class| class.0.as_str()).collect::<Vec<_>>()
     );
     let known = StepChoice::of_listed(&manifest.steps);
@@ -100,45 +111,41 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
     // Last: it stands on the thresholds of the others.
     listed.sort_by_key(|&steps| steps == StepChoice::Auto);
     let before = in_force(bundles.get(index), Some(&args.calibrations))?;
-    let roi = match args.roi[..] {
-        [] => Roi::FULL,
-        [x, y, width, height] => Roi { x, y, width, height },
-        _ => bail!("--roi: four numbers are needed, x,y,width,height"),
-    };
-    if let Some(problem) = roi.problem() {
-        bail!("--roi: {problem}");
-    }
     let mut files = Vec::new();
     for path in &args.good {
         files.extend(pictures(path).map_err(anyhow::Error::msg)?);
     }
-    let spec = PreprocessSpec { tiles: args.tiles.or(manifest.preprocess.tiles), ..manifest.preprocess.clone() };
+    let spec = PreprocessSpec { tiles: recipe.tiles.or(manifest.preprocess.tiles), ..manifest.preprocess.clone() };
     // One at a time, and again for every step count: a frame that is cut into tiles takes tens of megabytes.
     let read = |file: &PathBuf| -> anyhow::Result<Prepared> {
         let camera = CameraId("file".into());
         let mut replay = Replay::open(camera, file, None, Arc::clone(&clock)).map_err(anyhow::Error::msg)?;
         // Every one was named as a good part: one that cannot be read is an error, not one less.
         let frame = replay.next_frame().map_err(|error| anyhow::anyhow!("{}: {error}", file.display()))?;
-        prepare(&frame, &roi, &spec).with_context(|| file.display().to_string())
+        prepare_for(&recipe, &frame, &spec).with_context(|| file.display().to_string())
     };
     let mut detectors = bundles.detectors(args.device, Arc::clone(&clock), [], |step| log::debug!("{step}"))()
         .map_err(anyhow::Error::msg)?;
     let detector = detectors[index].as_mut();
     let mut made = Calibration { id: String::new(), entries: Vec::new() };
     for steps in listed {
-        let old = before.as_ref().and_then(|calibration| calibration.entry(class.as_ref(), steps));
-        // Scores of frames that were cut otherwise are of another kind.
-        let like = old.filter(|old| old.tiles == spec.tiles);
+        let old = before.as_ref().and_then(|calibration| calibration.judging(class, steps, rois));
+        // Scores of frames that were cut otherwise, or looked at through other ROIs, are of another kind.
+        let like = old.filter(|old| old.tiles == spec.tiles && old.rois.as_ref() == rois);
         let min_area = match (old, before.as_ref().and_then(|c| c.entries.first())) {
             (Some(entry), _) | (None, Some(entry)) => entry.min_area,
             (None, None) => bail!("the bundle has no calibration at all; make one with `trainer calibrate`"),
         };
         // With the gates as they will be in force: what was just calibrated, and what stays.
         let in_force = before.as_ref().map_or_else(|| made.clone(), |before| before.replaced_by(&made));
-        let plan = StepPlan::new(steps, || in_force.gates(class.as_ref(), CALIBRATED_POINT));
-        let mut parts = judge(detector, files.iter().map(read), &Plan::new(plan, class.clone()), min_area)?;
+        let gates = |calibration: &Calibration| calibration.gates_through(class, rois, CALIBRATED_POINT);
+        let plan = StepPlan::new(steps, || gates(&in_force));
+        ensure!(
+            plan != StepPlan::Auto(Vec::new()),
+            "--steps auto: no step count is calibrated with these ROIs; leave --steps away, or name them too"
+        );
+        let mut parts = judge(detector, files.iter().map(read), &Plan::new(plan, class.cloned()), min_area)?;
         if !args.alone {
-            let gates = |calibration: &Calibration| calibration.gates(class.as_ref(), CALIBRATED_POINT);
             let (old, new) = (before.as_ref().map(gates).unwrap_or_default(), gates(&in_force));
             let known = like.iter().flat_map(|entry| &entry.good);
             parts.extend(known.map(|part| match steps {
@@ -146,11 +153,15 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
                 StepChoice::Auto => part.regauged(&old, &new),
             }));
         }
-        let entry = calibrate(&parts, args.alpha, class.clone(), steps, min_area)?;
-        let entry = CalibrationEntry { tiles: spec.tiles, ..entry };
+        let entry = calibrate(&parts, args.alpha, class.cloned(), steps, min_area)?;
+        let entry = CalibrationEntry { tiles: spec.tiles, rois: rois.cloned(), ..entry };
         say(&entry, old, args.json)?;
         made.entries.push(entry);
     }
+    // A version holds everything that is in force here: what other recipes were calibrated with stays.
+    let here = current(&args.calibrations, &hash)?.map(|here| here.calibration.entries).unwrap_or_default();
+    let others = here.into_iter().filter(|entry| (entry.class.as_ref(), entry.rois.as_ref()) != (class, rois));
+    made.entries.extend(others);
     let digest = blake3::hash(&serde_json::to_vec(&made.entries)?).to_hex();
     let calibration = Calibration { id: format!("station-{}", &digest[..12]), ..made };
     let names = files.iter().map(|file| file.display().to_string()).collect();
@@ -161,6 +172,20 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
         println!("{} pictures; in force from the next start: {}", files.len(), path.display());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The recipe that the flags describe.
+fn of_flags(args: &CalibrateArgs) -> anyhow::Result<Recipe> {
+    let roi = match args.roi[..] {
+        [] => Roi::FULL,
+        [x, y, width, height] => Roi { x, y, width, height },
+        _ => bail!("--roi: four numbers are needed, x,y,width,height"),
+    };
+    if let Some(problem) = roi.problem() {
+        bail!("--roi: {problem}");
+    }
+    let class = args.class.clone().map(ClassId);
+    Ok(Recipe { roi, tiles: args.tiles, ..Recipe::whole_frame("calibrate", class, StepChoice::Auto) })
 }
 
 fn judge(

@@ -14,7 +14,8 @@ use serde_json::json;
 use crate::camera;
 use crate::camera::v4l2::list::{Format, Listed, cameras};
 use crate::camera::v4l2::{V4l2Camera, set};
-use crate::config::station::{self, V4l2Settings};
+use crate::config::camera::V4l2Settings;
+use crate::config::station;
 use crate::inspection::frame::{CameraId, Frame, FrameSource, SourceError};
 use crate::inspection::layout::FourCc;
 use crate::inspection::time::{Clock, Timestamp};
@@ -128,7 +129,7 @@ impl Chosen {
                     controls: BTreeMap::new(),
                     silence_s: 0.0,
                 };
-                Box::new(V4l2Camera::new(CameraId(self.camera.clone()), settings, clock))
+                Box::new(V4l2Camera::new(CameraId(self.camera.as_str().into()), settings, clock))
             }
         })
     }
@@ -186,10 +187,12 @@ fn print(camera: &Listed) {
     for control in controls {
         let value = control.value.map_or("-".into(), |value| value.to_string());
         let (name, kind, least, most) = (&control.name, control.kind, control.minimum, control.maximum);
-        println!(
-            "  {name} = {value} ({kind}, {least} to {most}{})",
-            if control.read_only { ", read only" } else { "" }
-        );
+        let read_only = if control.read_only { ", read only" } else { "" };
+        println!("  {name} = {value} ({kind}, {least} to {most}{read_only})");
+        let entries = control.menu.iter().map(|entry| format!("{} {}", entry.value, entry.name));
+        if !control.menu.is_empty() {
+            println!("    {}", entries.collect::<Vec<_>>().join(", "));
+        }
     }
 }
 

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::load::{Bundles, keys};
-use crate::config::station::{CameraKind, load};
+use crate::config::camera::CameraKind;
+use crate::config::station::load;
 use crate::daemon::job::Job;
 use crate::gpio::chips::find;
 
@@ -77,7 +78,7 @@ fn say(camera: &str, job: &Job, bundle: &Path, json: bool) {
     let entry = job
         .calibration
         .as_ref()
-        .and_then(|c| c.entry(recipe.class.as_ref(), recipe.steps))
+        .and_then(|c| c.judging(recipe.class.as_ref(), recipe.steps, recipe.rois.id().as_ref()))
         // Thresholds of frames that were cut otherwise judge nothing.
         .filter(|entry| entry.tiles == job.spec.tiles);
     if json {

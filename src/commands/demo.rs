@@ -12,9 +12,9 @@ use serde_json::json;
 
 use super::load::{Bundles, boot_id, keys};
 use crate::camera::synthetic::SyntheticCamera;
+use crate::config::camera::SyntheticLine;
 use crate::config::device::DeviceChoice;
 use crate::config::file::ImagesOf;
-use crate::config::station::SyntheticLine;
 use crate::daemon::pipeline::{self, Camera, Ending, Parts};
 use crate::inspection::detect::{ClassId, StepChoice};
 use crate::inspection::event::Event;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use serde_json::json;
 
-use super::load::{Bundles, boot_id, keys};
+use super::load::{Bundles, boot_id, keys, recipe};
 use crate::camera::replay::{Replay, pictures};
 use crate::config::device::DeviceChoice;
 use crate::daemon::job::{Item, Job, faulty, judge_one};
@@ -21,7 +21,7 @@ use crate::inspection::verdict::{FaultReason, Inspection, Latency, Verdict};
 use crate::output::envelope::Envelopes;
 use crate::output::images::draw;
 use crate::platform::clock::SystemClock;
-use crate::preprocess::prepare;
+use crate::preprocess::prepare_for;
 use crate::render::encode;
 
 /// Arguments of `dsad inspect`.
@@ -31,8 +31,11 @@ pub struct InspectArgs {
     #[arg(required = true)]
     paths: Vec<PathBuf>,
     /// The bundle that judges
-    #[arg(long)]
-    bundle: PathBuf,
+    #[arg(long, required_unless_present = "recipe")]
+    bundle: Option<PathBuf>,
+    /// The recipe that judges, with its bundle: to try ROIs on pictures before the line runs
+    #[arg(long, conflicts_with_all = ["bundle", "steps", "class", "tiles"])]
+    recipe: Option<PathBuf>,
     /// Folder for drawings: frame, reconstruction and map of every picture
     #[arg(long)]
     out: Option<PathBuf>,
@@ -69,12 +72,15 @@ pub const FAULT: u8 = 3;
 pub fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
     let mut bundles = Bundles::default();
-    let index = bundles.open(&args.bundle, &keys(args.keys.as_deref())?)?;
-    let listed = &bundles.get(index).manifest.steps;
-    let usual = listed.iter().copied().find(|steps| steps.0 == 2).unwrap_or(listed[0]);
-    let steps = args.steps.unwrap_or(StepChoice::Fixed(usual));
-    let class = args.class.clone().map(ClassId);
-    let recipe = Recipe { tiles: args.tiles, ..Recipe::whole_frame("inspect", class, steps) };
+    let written = args.recipe.as_deref().map(recipe).transpose()?;
+    let dir = written.as_ref().map(|(_, bundle)| bundle).or(args.bundle.as_ref()).context("--bundle is needed")?;
+    let index = bundles.open(dir, &keys(args.keys.as_deref())?)?;
+    let recipe = written.map(|(recipe, _)| recipe).unwrap_or_else(|| {
+        let listed = &bundles.get(index).manifest.steps;
+        let usual = listed.iter().copied().find(|steps| steps.0 == 2).unwrap_or(listed[0]);
+        let (class, steps) = (args.class.clone().map(ClassId), args.steps.unwrap_or(StepChoice::Fixed(usual)));
+        Recipe { tiles: args.tiles, ..Recipe::whole_frame("inspect", class, steps) }
+    });
     let job = bundles.job(index, recipe, args.device, args.calibrations.as_deref())?;
     let files =
         args.paths.iter().map(|path| pictures(path)).collect::<Result<Vec<_>, _>>().map_err(anyhow::Error::msg)?;
@@ -124,7 +130,7 @@ fn judge(file: &Path, job: &Job, detector: &mut dyn Detector, clock: &Arc<dyn Cl
     Ok(match replay.next_frame() {
         Ok(frame) => {
             let started = clock.now();
-            match prepare(&frame, &job.recipe.roi, &job.spec) {
+            match prepare_for(&job.recipe, &frame, &job.spec) {
                 Ok(prepared) => {
                     let latency = Latency { prepare: clock.now().millis_since(started), ..Latency::default() };
                     judge_one(Item { meta: frame.meta, prepared, latency, due: None }, job, detector, clock.as_ref())

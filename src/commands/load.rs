@@ -10,15 +10,18 @@ use crate::bundle::manifest::NumberFormat;
 use crate::bundle::signature::KeyList;
 use crate::bundle::{Bundle, station_calibration};
 use crate::config::device::DeviceChoice;
+use crate::config::problem::ConfigError;
+use crate::config::recipe::load_recipe;
 use crate::daemon::job::Job;
 use crate::daemon::pipeline::MakeDetectors;
 use crate::detector::DiffusionDetector;
 use crate::device;
 use crate::inspection::calibration::Calibration;
 use crate::inspection::detect::{Detector, StepChoice};
+use crate::inspection::mask::Placement;
 use crate::inspection::recipe::Recipe;
 use crate::inspection::time::Clock;
-use crate::preprocess::spec::PreprocessSpec;
+use crate::preprocess::spec::{Geometry, PreprocessSpec};
 
 /// Bundles by their directory, opened once.
 #[derive(Debug, Default)]
@@ -50,7 +53,8 @@ impl Bundles {
     /// The job of a recipe on one of these bundles.
     ///
     /// # Errors
-    /// A step count or a class that the bundle does not know or has not calibrated: such a recipe would only give faults.
+    /// A step count or a class that the bundle does not know, or a ROI without a cell on its grid: such a recipe would only give
+    /// faults.
     ///
     /// `calibrations` is the folder of those that were made on this station.
     pub fn job(
@@ -78,11 +82,19 @@ impl Bundles {
             DeviceChoice::Cuda(_) => manifest.compute_dtype.cuda,
         };
         let calibration = in_force(bundle, calibrations)?;
+        let spec = PreprocessSpec { tiles: recipe.tiles.or(manifest.preprocess.tiles), ..manifest.preprocess.clone() };
+        // How a letterbox lies follows from the frames, which are not there yet.
+        if spec.geometry == Geometry::Stretch {
+            let (columns, rows) = spec.canvas();
+            recipe.rois.mask(&Placement::of_crop(&recipe.roi, (columns, rows))).map_err(|problem| {
+                anyhow::anyhow!("recipe '{}': {problem} ({place} has {columns}x{rows} cells)", recipe.id.0)
+            })?;
+        }
         Ok(Job {
             detector: index,
             bundle: manifest.id.clone(),
             model_hash: bundle.model_hash.clone(),
-            spec: PreprocessSpec { tiles: recipe.tiles.or(manifest.preprocess.tiles), ..manifest.preprocess.clone() },
+            spec,
             calibration,
             dtype: if format == NumberFormat::F16 { "f16" } else { "f32" }.into(),
             seed: manifest.seed,
@@ -123,6 +135,14 @@ impl Bundles {
             Ok(detectors)
         })
     }
+}
+
+/// A recipe and its bundle, for verbs that look at pictures without a station.
+///
+/// # Errors
+/// Everything that is wrong with the file.
+pub fn recipe(path: &Path) -> anyhow::Result<(Recipe, PathBuf)> {
+    Ok(load_recipe(path).map_err(ConfigError)?)
 }
 
 /// The keys of a folder, or none.

@@ -200,7 +200,7 @@ fn open(station: &Station, clock: &Arc<dyn Clock>) -> anyhow::Result<(Bundles, V
             recipes.push(bundles.job(index, recipe.clone(), station.device, station.calibrations.as_deref())?);
         }
         let source = camera::open(settings, Arc::clone(clock)).map_err(anyhow::Error::msg)?;
-        let (id, paced, mode) = (CameraId(settings.name.clone()), settings.paced(), settings.mode);
+        let (id, paced, mode) = (CameraId(settings.name.as_str().into()), settings.paced(), settings.mode);
         let line = settings.trigger_line.clone().map(|input| Edges::new(input, Arc::clone(clock)));
         let line = line.map(|line| Box::new(line) as Box<dyn EdgeSource>);
         cameras.push(Camera { id, source, paced, mode, line, recipes });

@@ -10,6 +10,7 @@ use super::gpio::{GpioInput, GpioOutput};
 use crate::inspection::detect::StepChoice;
 use crate::inspection::layout::FourCc;
 use crate::inspection::line::{FailIf, OnFault};
+use crate::inspection::polygon::PolygonRoi;
 use crate::inspection::roi::Roi;
 use crate::inspection::tiles::TileGrid;
 
@@ -155,6 +156,21 @@ pub enum SourceFile {
         #[serde(default = "default_silence")]
         silence_s: f64,
     },
+    /// A webcam by `nokhwa`: for bringing a station up, never for a line.
+    Nokhwa {
+        /// Its number: 0 is `/dev/video0`.
+        #[serde(default)]
+        index: u32,
+        /// FOURCC: YUYV, MJPG, NV12, RGB3 or BGR3; absent is the cheapest that the camera offers.
+        format: Option<FourCc>,
+        /// Columns and rows; absent is the first that the camera offers.
+        size: Option<[u32; 2]>,
+        /// Pictures a second, a whole number; absent is the highest rate.
+        fps: Option<f64>,
+        /// Seconds without a picture after which the camera is lost, and opened anew.
+        #[serde(default = "default_silence")]
+        silence_s: f64,
+    },
 }
 
 fn default_silence() -> f64 {
@@ -226,6 +242,9 @@ pub struct RecipeFile {
     /// Inspected part of the frame, normalised; absent is all of it.
     #[serde(default)]
     pub roi: Roi,
+    /// Polygons in the frame that are inspected, or are not.
+    #[serde(default)]
+    pub rois: Vec<PolygonRoi>,
     /// How parts are cut that are larger than the model's input; absent is as the bundle says.
     pub tiles: Option<TileGrid>,
     /// 0 to 1; 0.5 is the calibrated point, higher rejects more.

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Deserialize;
 
 use super::file::StationFile;
-use super::station::did_you_mean;
+use super::problem::did_you_mean;
 
 /// Longest pulse, gap or heartbeat, milliseconds.
 const LONGEST_MS: u32 = 60_000;

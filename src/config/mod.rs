@@ -1,8 +1,17 @@
 //! What an operator writes, and what it means.
 //!
-//! `file` is exactly the TOML; `station` is validated and resolved. Errors name file, key, value and remedy, all at once.
+//! | file | what |
+//! |---|---|
+//! | `file` | exactly the TOML |
+//! | `station`, `camera`, `recipe` | the same, validated and resolved |
+//! | `gpio` | lines of GPIO chips, both |
+//! | `device` | on which device networks run |
+//! | `problem` | what is wrong: file, key, value and remedy, all at once |
 
+pub mod camera;
 pub mod device;
 pub mod file;
 pub mod gpio;
+pub mod problem;
+pub mod recipe;
 pub mod station;

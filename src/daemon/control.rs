@@ -40,13 +40,13 @@ impl Control {
                 let at = self.clock.now();
                 let (camera, inlet) = self.inlet(camera.as_deref())?;
                 let id = inlet.accept(source, part_id, at)?;
-                Ok(Done::Accepted { camera: camera.0.clone(), frame_id: id.0 })
+                Ok(Done::Accepted { camera: camera.to_string(), frame_id: id.0 })
             }
             Command::PrepareRecipe { camera, recipe } => {
                 let asked =
-                    self.cameras.iter().filter(|known| camera.as_ref().is_none_or(|name| known.camera.0 == *name));
+                    self.cameras.iter().filter(|known| camera.as_ref().is_none_or(|name| *known.camera.0 == **name));
                 let prepared = asked.filter(|known| known.recipes.select(&recipe).is_some());
-                let cameras: Vec<String> = prepared.map(|known| known.camera.0.clone()).collect();
+                let cameras: Vec<String> = prepared.map(|known| known.camera.to_string()).collect();
                 if cameras.is_empty() {
                     return Err(self.no_such_recipe(camera.as_deref(), &recipe));
                 }
@@ -59,9 +59,9 @@ impl Control {
     /// The camera of that name, or the only one that waits for triggers.
     fn inlet(&self, name: Option<&str>) -> Result<(&CameraId, &Arc<Inlet>), Refused> {
         let waiting = || self.cameras.iter().filter_map(|known| Some((&known.camera, known.inlet.as_ref()?)));
-        let names = || waiting().map(|(camera, _)| camera.0.as_str()).collect::<Vec<_>>().join(", ");
+        let names = || waiting().map(|(camera, _)| &*camera.0).collect::<Vec<_>>().join(", ");
         match name {
-            Some(name) => match self.cameras.iter().find(|known| known.camera.0 == name) {
+            Some(name) => match self.cameras.iter().find(|known| &*known.camera.0 == name) {
                 Some(Controlled { camera, inlet: Some(inlet), .. }) => Ok((camera, inlet)),
                 Some(_) => Err(Refused::new(
                     RefusalCode::NotTriggered,
@@ -86,13 +86,13 @@ impl Control {
     }
 
     fn no_such_recipe(&self, camera: Option<&str>, recipe: &str) -> Refused {
-        if let Some(name) = camera.filter(|name| self.cameras.iter().all(|known| known.camera.0 != **name)) {
+        if let Some(name) = camera.filter(|name| self.cameras.iter().all(|known| *known.camera.0 != **name)) {
             return Refused::new(RefusalCode::Unknown, format!("no camera '{name}'; there are: {}", self.names()));
         }
         let mut known: Vec<&str> = self
             .cameras
             .iter()
-            .filter(|known| camera.is_none_or(|name| known.camera.0 == name))
+            .filter(|known| camera.is_none_or(|name| &*known.camera.0 == name))
             .flat_map(|known| known.recipes.all())
             .map(|job| job.recipe.id.0.as_str())
             .collect();
@@ -102,6 +102,6 @@ impl Control {
     }
 
     fn names(&self) -> String {
-        self.cameras.iter().map(|known| known.camera.0.as_str()).collect::<Vec<_>>().join(", ")
+        self.cameras.iter().map(|known| &*known.camera.0).collect::<Vec<_>>().join(", ")
     }
 }

@@ -244,7 +244,7 @@ impl CameraHealth {
     fn reading(&self, id: &CameraId) -> CameraReading {
         let inspections = OUTCOMES.iter().zip(&self.outcomes);
         CameraReading {
-            camera: id.0.clone(),
+            camera: id.to_string(),
             recipe: self.recipes.as_ref().map(|all| all.get(all.current()).recipe.id.0.clone()).unwrap_or_default(),
             frames: get(&self.frames),
             late: get(&self.late),

@@ -39,7 +39,9 @@ impl Job {
     /// What the detector is asked for.
     pub fn plan(&self) -> Plan {
         let Recipe { class, steps, sensitivity, .. } = &self.recipe;
-        let gates = || self.calibration.as_ref().map(|c| c.gates(class.as_ref(), *sensitivity)).unwrap_or_default();
+        let rois = self.recipe.rois.id();
+        let gates = |c: &Calibration| c.gates(class.as_ref(), rois.as_ref(), *sensitivity);
+        let gates = || self.calibration.as_ref().map(gates).unwrap_or_default();
         Plan::new(StepPlan::new(*steps, gates), class.clone())
     }
 

@@ -19,7 +19,7 @@ use crate::inspection::recipe::RecipeId;
 use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::trigger::TriggerMode;
 use crate::inspection::verdict::{FaultReason, Inspection, Latency};
-use crate::preprocess::prepare;
+use crate::preprocess::Preparer;
 
 /// Wait of a stage that has nothing to do: bounds how long a stop or a heartbeat takes.
 pub const IDLE: Duration = Duration::from_millis(100);
@@ -237,6 +237,7 @@ pub fn prepare_frames(
     clock: &dyn Clock,
     health: &Health,
 ) {
+    let mut preparer = Preparer::default();
     loop {
         health.beat(1);
         let Captured { frame, recipes, recipe, due } = match frames.take(IDLE) {
@@ -257,7 +258,7 @@ pub fn prepare_frames(
             continue;
         }
         let job = recipes.get(recipe);
-        let prepared = match prepare(&frame, &job.recipe.roi, &job.spec) {
+        let prepared = match preparer.prepare_for(&job.recipe, &frame, &job.spec) {
             Ok(prepared) => prepared,
             Err(error) => {
                 if !fail(FaultReason::CameraFault, error.to_string()) {
@@ -358,21 +359,21 @@ fn watch(inspection: &Inspection, job: &Job, monitors: &mut Monitors, health: &H
     let (Some(detection), Some(prepared)) = (&inspection.detection, &inspection.prepared) else {
         return Drift::default();
     };
-    let monitor = monitors.entry((camera.clone(), job.recipe.id.clone())).or_insert_with(|| {
-        let entry = job.calibration.as_ref()?.entry(job.recipe.class.as_ref(), job.recipe.steps)?;
-        Some((DriftMonitor::new(entry)?, Drift::default()))
-    });
+    let class = job.recipe.class.as_ref();
+    let entry = job.calibration.as_ref().and_then(|c| c.judging(class, job.recipe.steps, detection.roi_set()));
+    let monitor = monitors.entry((camera.clone(), job.recipe.id.clone()));
+    let monitor = monitor.or_insert_with(|| Some((DriftMonitor::new(entry?)?, Drift::default())));
     let Some((monitor, last)) = monitor else { return Drift::default() };
     // Scores of different step counts have different scales.
     let unit = match job.recipe.steps {
         StepChoice::Fixed(_) => 1.0,
         StepChoice::Auto => {
-            let ran = StepChoice::Fixed(detection.steps);
-            let entry = job.calibration.as_ref().and_then(|c| c.entry(job.recipe.class.as_ref(), ran));
+            let (ran, through) = (StepChoice::Fixed(detection.steps), entry.and_then(|entry| entry.rois.as_ref()));
+            let entry = job.calibration.as_ref().and_then(|c| c.entry_through(class, ran, through));
             entry.map_or(1.0, |entry| entry.image_threshold)
         }
     };
-    let drift = monitor.observe(detection.score.0 / unit, prepared.light, detection.novelty);
+    let drift = monitor.observe(detection.plain_score().0 / unit, prepared.light, detection.novelty);
     health.camera(camera).drift(monitor.levels(), drift);
     if drift != *last {
         match drift.words().join(" and ") {

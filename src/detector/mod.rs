@@ -21,7 +21,7 @@ use crate::config::device::DeviceChoice;
 use crate::device::{Compute, pooled};
 use crate::inspection::anomaly::{AnomalyMap, gaussian_blur};
 use crate::inspection::detect::{
-    ClassId, Detection, Detector, DetectorError, Gate, Plan, Reconstruction, StepPlan, Steps,
+    ClassId, Counted, Detection, Detector, DetectorError, Gate, Plan, Reconstruction, StepPlan, Steps,
 };
 use crate::inspection::frame::{FrameMeta, Prepared};
 use crate::inspection::roi::Roi;
@@ -194,7 +194,7 @@ impl DiffusionDetector {
             if self.recordings.is_some() {
                 // So that the golden picture is judged by a replay, with new pixels in old buffers.
                 let mut blank = prepared.clone();
-                blank.image.fill(0.0);
+                Arc::make_mut(&mut blank.image).fill(0.0);
                 self.detect(&[blank], &plan).map_err(|e| fail(e.to_string()))?;
             }
             let detections = self.detect(std::slice::from_ref(&prepared), &plan).map_err(|e| fail(e.to_string()))?;
@@ -436,11 +436,20 @@ impl DiffusionDetector {
         values.iter_mut().for_each(|value| *value = if *value < 0.0 { 0.0 } else { *value });
         let map = AnomalyMap { width, height, values };
         let tile = frame.tiles.map_or(plane, |(_, tile)| tile.0 * tile.1);
-        let score = self.spec.map.pooling.pool_tiles(&map, tile);
+        let pool = |map: &AnomalyMap| self.spec.map.pooling.pool_tiles(map, tile);
+        let (score, rois) = match &frame.rois {
+            None => (pool(&map), None),
+            Some(mask) => {
+                let plain_score = pool(&mask.masked(&map));
+                let score = if mask.has_thresholds() { pool(&mask.weighed(&map)) } else { plain_score };
+                (score, Some(Counted { mask: Arc::clone(mask), plain_score }))
+            }
+        };
         let rgb = to_rgb(&planes[plane..4 * plane], self.spec.normalisation);
         let novelty = planes[4 * plane..].iter().sum::<f32>() / plane as f32;
         let tiles = frame.tiles.map(|(grid, _)| grid);
-        Detection { map, score, novelty, reconstruction: Reconstruction { width, height, rgb }, steps, tiles, infer_ms }
+        let reconstruction = Reconstruction { width, height, rgb };
+        Detection { map, score, novelty, reconstruction, steps, tiles, rois, infer_ms }
     }
 }
 

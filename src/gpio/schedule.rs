@@ -187,7 +187,7 @@ impl Output {
     }
 
     fn of(&self, camera: &CameraId) -> bool {
-        self.cameras.as_ref().is_none_or(|cameras| cameras.contains(&camera.0))
+        self.cameras.as_ref().is_none_or(|cameras| cameras.iter().any(|name| **name == *camera.0))
     }
 
     /// Takes an order. A reject that there is no room for: until when its part is on the line.

@@ -32,6 +32,9 @@ pub struct Region {
     pub area: u32,
     /// Largest map value in the region.
     pub peak: f32,
+    /// The number of the ROI that it lies on (`RoiMask::name`); absent where the recipe has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roi: Option<u8>,
 }
 
 impl AnomalyMap {
@@ -47,47 +50,52 @@ impl AnomalyMap {
 
     /// 8-connected regions of cells above `threshold`, largest peak first.
     pub fn regions(&self, threshold: f32) -> Vec<Region> {
-        let mut labelled = vec![false; self.values.len()];
         let mut regions = Vec::new();
-        let mut pending = Vec::new();
+        self.each_region(threshold, |region, _| regions.push(region));
+        regions.sort_by(|a, b| b.peak.total_cmp(&a.peak));
+        regions
+    }
+
+    /// Calls `visit` with every 8-connected region of cells above `threshold` and its cells, in no stated order.
+    pub(super) fn each_region(&self, threshold: f32, mut visit: impl FnMut(Region, &[usize])) {
+        let mut labelled = vec![false; self.values.len()];
+        // Those before `next` are done, those from it on wait.
+        let mut cells = Vec::new();
         for start in 0..self.values.len() {
             if labelled[start] || self.values[start] <= threshold {
                 continue;
             }
             labelled[start] = true;
-            pending.push(start);
+            cells.clear();
+            cells.push(start);
+            let mut next = 0;
             let (mut left, mut right) = (usize::MAX, 0);
             let (mut top, mut bottom) = (usize::MAX, 0);
-            let (mut area, mut peak) = (0, f32::MIN);
-            while let Some(cell) = pending.pop() {
+            let mut peak = f32::MIN;
+            while let Some(&cell) = cells.get(next) {
+                next += 1;
                 let (x, y) = (cell % self.width, cell / self.width);
                 (left, right) = (left.min(x), right.max(x));
                 (top, bottom) = (top.min(y), bottom.max(y));
-                area += 1;
                 peak = peak.max(self.values[cell]);
                 neighbours(x, y, self.width, self.height, |next| {
                     if !labelled[next] && self.values[next] > threshold {
                         labelled[next] = true;
-                        pending.push(next);
+                        cells.push(next);
                     }
                 });
             }
-            regions.push(Region {
+            let region = Region {
                 x: left as u32,
                 y: top as u32,
                 width: (right - left + 1) as u32,
                 height: (bottom - top + 1) as u32,
-                area,
+                area: cells.len() as u32,
                 peak,
-            });
+                roi: None,
+            };
+            visit(region, &cells);
         }
-        regions.sort_by(|a, b| b.peak.total_cmp(&a.peak));
-        regions
-    }
-
-    /// Whether a region of at least `min_area` cells lies above `threshold`.
-    pub fn has_region(&self, threshold: f32, min_area: u32) -> bool {
-        self.regions(threshold).iter().any(|region| region.area >= min_area)
     }
 
     /// The level below which some 8-connected region has at least `min_area` cells: `regions(threshold)` holds such a
@@ -277,8 +285,8 @@ mod tests {
         let map = map(4, &[5.0, 0.0, 0.0, 0.0, 0.0, 6.0, 0.0, 0.0, 0.0, 0.0, 0.0, 7.0]);
         let regions = map.regions(1.0);
         assert_eq!(regions.len(), 2);
-        assert_eq!(regions[0], Region { x: 3, y: 2, width: 1, height: 1, area: 1, peak: 7.0 });
-        assert_eq!(regions[1], Region { x: 0, y: 0, width: 2, height: 2, area: 2, peak: 6.0 });
+        assert_eq!(regions[0], Region { x: 3, y: 2, width: 1, height: 1, area: 1, peak: 7.0, roi: None });
+        assert_eq!(regions[1], Region { x: 0, y: 0, width: 2, height: 2, area: 2, peak: 6.0, roi: None });
     }
 
     #[test]
@@ -317,6 +325,10 @@ mod tests {
     fn pooling_rules() {
         let values: Vec<f32> = (0..100).map(|v| v as f32).collect();
         assert_eq!(Pooling::TopFraction { fraction: 0.02 }.pool(&map(10, &values)).0, 98.5);
+        let mut few = values.clone();
+        few[..99].fill(0.0);
+        assert_eq!(Pooling::TopFraction { fraction: 0.02 }.pool(&map(10, &few)).0, 49.5, "shares are of all cells");
+        assert_eq!(Pooling::TopFraction { fraction: 1.0 }.pool(&map(10, &[0.0; 100])).0, 0.0);
         assert_eq!(Pooling::TopFraction { fraction: 1e-9 }.pool(&map(10, &values)).0, 99.0);
         let plane = map(64, &vec![2.0; 64 * 64]);
         assert!((Pooling::BoxMax.pool(&plane).0 - 2.0).abs() < 1e-6);

@@ -10,6 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::detect::{ClassId, Detection, Gate, Plan, StepChoice, StepPlan};
+use super::polygon::RoiSetId;
 use super::tiles::TileGrid;
 
 /// Thresholds for one class at one step count, or for `auto`.
@@ -30,6 +31,10 @@ pub struct CalibrationEntry {
     /// How the frames were cut; frames that are cut otherwise have other scores, and are not judged by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tiles: Option<TileGrid>,
+    /// The ROIs through which good parts were looked at; absent is whole pictures. It judges with those ROIs alone, while an
+    /// entry of whole pictures judges with any: what does not count can only lower a map.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rois: Option<RoiSetId>,
     /// Good parts used.
     pub samples: u32,
     /// The stated false-reject rate.
@@ -55,14 +60,41 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// The entry for a class and step count; no fallback from a named class to the null class.
+    /// The entry of whole pictures for a class and step count; no fallback from a named class to the null class.
     pub fn entry(&self, class: Option<&ClassId>, steps: StepChoice) -> Option<&CalibrationEntry> {
-        self.entries.iter().find(|e| e.class.as_ref() == class && e.steps == steps)
+        self.entry_through(class, steps, None)
     }
 
-    /// The calibrated step counts of a class, upwards, with their thresholds at a sensitivity.
-    pub fn gates(&self, class: Option<&ClassId>, sensitivity: f64) -> Vec<Gate> {
-        let own = self.entries.iter().filter(|entry| entry.class.as_ref() == class);
+    /// The entry through exactly these ROIs.
+    pub fn entry_through(
+        &self,
+        class: Option<&ClassId>,
+        steps: StepChoice,
+        rois: Option<&RoiSetId>,
+    ) -> Option<&CalibrationEntry> {
+        self.entries.iter().find(|e| e.class.as_ref() == class && e.steps == steps && e.rois.as_ref() == rois)
+    }
+
+    /// The entry that judges a recipe: the one through its ROIs where there is one, else the one of whole pictures.
+    pub fn judging(
+        &self,
+        class: Option<&ClassId>,
+        steps: StepChoice,
+        rois: Option<&RoiSetId>,
+    ) -> Option<&CalibrationEntry> {
+        self.entry_through(class, steps, rois).or_else(|| self.entry(class, steps))
+    }
+
+    /// The calibrated step counts of a class, upwards, with their thresholds at a sensitivity: those that `auto` was
+    /// calibrated with through these ROIs, or for whole pictures.
+    pub fn gates(&self, class: Option<&ClassId>, rois: Option<&RoiSetId>, sensitivity: f64) -> Vec<Gate> {
+        let through = self.judging(class, StepChoice::Auto, rois).map_or(rois, |whole| whole.rois.as_ref());
+        self.gates_through(class, through, sensitivity)
+    }
+
+    /// The step counts that are calibrated through exactly these ROIs.
+    pub fn gates_through(&self, class: Option<&ClassId>, rois: Option<&RoiSetId>, sensitivity: f64) -> Vec<Gate> {
+        let own = self.entries.iter().filter(|entry| entry.class.as_ref() == class && entry.rois.as_ref() == rois);
         let mut gates: Vec<Gate> = own.filter_map(|entry| entry.gate(threshold_scale(sensitivity))).collect();
         gates.sort_by_key(|gate| gate.steps);
         gates
@@ -71,12 +103,15 @@ impl Calibration {
     /// The thresholds of a detection that `plan` led to, before any sensitivity; none without a calibration for it.
     pub fn limits(&self, plan: &Plan, detection: &Detection) -> Option<Gate> {
         let class = plan.class.as_ref();
-        let entry = self.entry(class, StepChoice::Fixed(detection.steps))?;
-        let ran = entry.gate(1.0).filter(|_| entry.tiles == detection.tiles)?;
+        let fits = |entry: &&CalibrationEntry| entry.tiles == detection.tiles;
+        let fixed = StepChoice::Fixed(detection.steps);
         match &plan.steps {
-            StepPlan::Fixed(steps) => (*steps == detection.steps).then_some(ran),
+            StepPlan::Fixed(steps) if *steps != detection.steps => None,
+            StepPlan::Fixed(_) => self.judging(class, fixed, detection.roi_set()).filter(fits)?.gate(1.0),
             StepPlan::Auto(_) => {
-                let whole = self.entry(class, StepChoice::Auto).filter(|whole| whole.tiles == detection.tiles)?;
+                let whole = self.judging(class, StepChoice::Auto, detection.roi_set()).filter(fits)?;
+                // In the units that it was calibrated in.
+                let ran = self.entry_through(class, fixed, whole.rois.as_ref()).filter(fits)?.gate(1.0)?;
                 Some(Gate {
                     image_threshold: ran.image_threshold * whole.image_threshold,
                     region_threshold: ran.region_threshold * whole.region_threshold,
@@ -88,7 +123,9 @@ impl Calibration {
 
     /// This calibration with the entries of `other` in place of its own, and the name of that one.
     pub fn replaced_by(&self, other: &Calibration) -> Calibration {
-        let kept = self.entries.iter().filter(|e| other.entry(e.class.as_ref(), e.steps).is_none());
+        let replaced =
+            |e: &&CalibrationEntry| other.entry_through(e.class.as_ref(), e.steps, e.rois.as_ref()).is_some();
+        let kept = self.entries.iter().filter(|e| !replaced(e));
         Calibration { id: other.id.clone(), entries: kept.chain(&other.entries).cloned().collect() }
     }
 
@@ -138,8 +175,8 @@ pub struct GoodPart {
 impl GoodPart {
     /// What a detection measured.
     pub fn of(detection: &Detection, light: f32, min_area: u32) -> Self {
-        let level = detection.map.region_level(min_area);
-        Self { score: detection.score.0, level, light, novelty: Some(detection.novelty) }
+        let level = detection.region_level(min_area);
+        Self { score: detection.plain_score().0, level, light, novelty: Some(detection.novelty) }
     }
 
     /// A part that `auto` judged with the gates `old`, in the units of `new`. Which step count ran is not kept: the one that
@@ -238,6 +275,7 @@ pub fn calibrate(
         region_threshold: (region * factor).next_up(),
         min_area,
         tiles: None,
+        rois: None,
         samples: n as u32,
         alpha,
         alpha_bound: rate_bound(n, rank),
@@ -381,6 +419,36 @@ mod tests {
         let regauged = part.regauged(&[gate(1, 1.0), gate(2, 3.0)], &[gate(1, 2.0), gate(2, 2.0)]);
         assert!((regauged.score - 1.2).abs() < 1e-6 && (regauged.level - 0.75).abs() < 1e-6, "{regauged:?}");
         assert_eq!(part.regauged(&[gate(1, 1.0)], &[gate(1, 1.0)]), part);
+    }
+
+    #[test]
+    fn thresholds_through_rois_judge_with_those_alone_and_auto_keeps_to_one_kind() {
+        let good: Vec<GoodPart> =
+            (1..=9).map(|k| GoodPart { score: k as f32, level: k as f32, light: 0.5, novelty: None }).collect();
+        let (hub, rim) = (RoiSetId("hub".into()), RoiSetId("rim".into()));
+        let entry = |steps, rois: Option<&RoiSetId>, samples| CalibrationEntry {
+            rois: rois.cloned(),
+            samples,
+            ..calibrate(&good, 0.5, None, steps, 1).expect("enough")
+        };
+        let one = StepChoice::Fixed(Steps(1));
+        let whole = [entry(one, None, 1), entry(StepChoice::Auto, None, 2)];
+        let mut calibration = Calibration { id: String::new(), entries: whole.to_vec() };
+        let samples =
+            |calibration: &Calibration, steps, rois| calibration.judging(None, steps, rois).map(|entry| entry.samples);
+        assert_eq!([None, Some(&hub)].map(|rois| samples(&calibration, one, rois)), [Some(1), Some(1)]);
+        let here = Calibration { id: "here".into(), entries: vec![entry(one, Some(&hub), 3)] };
+        calibration = calibration.replaced_by(&here);
+        assert_eq!(calibration.entries.len(), 3, "one kind does not replace the other");
+        let three = [None, Some(&hub), Some(&rim)];
+        assert_eq!(three.map(|rois| samples(&calibration, one, rois)), [Some(1), Some(3), Some(1)]);
+        // `auto` is in units of the step count that it was calibrated with: the gates are of its own kind.
+        let gates = |calibration: &Calibration| calibration.gates(None, Some(&hub), 0.5).len();
+        assert_eq!((samples(&calibration, StepChoice::Auto, Some(&hub)), gates(&calibration)), (Some(2), 1));
+        assert_eq!(calibration.gates_through(None, Some(&rim), 0.5), []);
+        calibration.entries.retain(|entry| entry.rois.is_some());
+        assert_eq!(samples(&calibration, one, Some(&rim)), None, "those of other ROIs judge nothing");
+        assert_eq!(samples(&calibration, one, None), None);
     }
 
     #[test]

@@ -2,11 +2,14 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::anomaly::{AnomalyMap, AnomalyScore};
+use super::anomaly::{AnomalyMap, AnomalyScore, Region};
 use super::frame::Prepared;
+use super::mask::RoiMask;
+use super::polygon::RoiSetId;
 use super::tiles::TileGrid;
 use super::time::Timestamp;
 
@@ -153,7 +156,7 @@ impl Gate {
     pub fn is_clear(&self, detection: &Detection) -> bool {
         let above = |factor: f32| {
             detection.score.0 > factor * self.image_threshold
-                || detection.map.has_region(factor * self.region_threshold, self.min_area)
+                || !detection.regions(factor * self.region_threshold, self.min_area).is_empty()
         };
         above(CLEARLY_BAD) || !above(CLEARLY_GOOD)
     }
@@ -173,9 +176,9 @@ pub struct Reconstruction {
 /// What a detector found in one frame. No decision.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Detection {
-    /// Anomaly value per cell of the model grid, absolute scale.
+    /// Anomaly value per cell of the model grid, absolute scale, whatever the recipe's ROIs.
     pub map: AnomalyMap,
-    /// One number pooled from the map.
+    /// One number pooled from the map; with ROIs from what counts of it, by their thresholds.
     pub score: AnomalyScore,
     /// Mean distance of the picture's features to those of good parts: how unlike them it is as a whole, whatever the map
     /// says of its places. 0 where the model has nothing to compare with.
@@ -186,8 +189,51 @@ pub struct Detection {
     pub steps: Steps,
     /// How the frame was cut.
     pub tiles: Option<TileGrid>,
+    /// What counts of the map; absent without ROIs: all of it.
+    pub rois: Option<Counted>,
     /// Milliseconds from upload to read-back for the batch that this frame was part of.
     pub infer_ms: f64,
+}
+
+/// What counts of a detection's map.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Counted {
+    /// Where, and by which thresholds.
+    pub mask: Arc<RoiMask>,
+    /// The score without thresholds of the ROIs' own: what is compared with good parts.
+    pub plain_score: AnomalyScore,
+}
+
+impl Detection {
+    /// Regions above a threshold of at least so many cells, where the map counts, highest first.
+    pub fn regions(&self, threshold: f32, min_area: u32) -> Vec<Region> {
+        match &self.rois {
+            Some(counted) => counted.mask.regions(&self.map, threshold, min_area),
+            None => {
+                let mut regions = self.map.regions(threshold);
+                regions.retain(|region| region.area >= min_area);
+                regions
+            }
+        }
+    }
+
+    /// The score at the calibrated point of every ROI. Where their thresholds are moved, the score itself moves with them.
+    pub fn plain_score(&self) -> AnomalyScore {
+        self.rois.as_ref().map_or(self.score, |counted| counted.plain_score)
+    }
+
+    /// The region level (`AnomalyMap::region_level`) of what counts, at the calibrated point of every ROI.
+    pub fn region_level(&self, min_area: u32) -> f32 {
+        match &self.rois {
+            Some(counted) => counted.mask.masked(&self.map).region_level(min_area),
+            None => self.map.region_level(min_area),
+        }
+    }
+
+    /// What names the ROIs that it is judged with.
+    pub fn roi_set(&self) -> Option<&RoiSetId> {
+        self.rois.as_ref().and_then(|counted| counted.mask.id())
+    }
 }
 
 /// Why a detector could not answer. Becomes `Fault(DetectorFault)`, never a low score.
@@ -222,6 +268,9 @@ pub trait Detector: Send {
 
 #[cfg(test)]
 mod tests {
+    use super::super::mask::Placement;
+    use super::super::polygon::{PolygonRoi, RoiMode, Rois};
+    use super::super::roi::Roi;
     use super::*;
 
     #[test]
@@ -237,6 +286,40 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_count_asks_for_no_more_steps() {
+        let corners = |low: f64, high: f64| vec![[low, 0.0], [high, 0.0], [high, 1.0], [low, 1.0]];
+        let roi = |name: &str, mode, polygon, threshold| {
+            let name = name.into();
+            PolygonRoi { name, polygon, mode, threshold, min_area: None }
+        };
+        let gate = Gate { steps: Steps(1), image_threshold: 1.0, region_threshold: 2.0, min_area: 1 };
+        let clear = |list: Vec<PolygonRoi>, cells: [f32; 4]| {
+            let rois = Rois::new(list, &Roi::FULL).expect("valid");
+            let mask = rois.mask(&Placement::of_crop(&Roi::FULL, (2, 2))).expect("valid").expect("has ROIs");
+            gate.is_clear(&Detection {
+                map: AnomalyMap { width: 2, height: 2, values: cells.to_vec() },
+                score: AnomalyScore(0.1),
+                novelty: 0.0,
+                reconstruction: Reconstruction { width: 2, height: 2, rgb: vec![0; 12] },
+                steps: Steps(1),
+                tiles: None,
+                rois: Some(Counted { mask, plain_score: AnomalyScore(0.1) }),
+                infer_ms: 0.0,
+            })
+        };
+        // The left column is near the region threshold.
+        let near = [1.9, 0.1, 1.9, 0.1];
+        let right = || roi("right", RoiMode::Include, corners(0.5, 1.0), None);
+        let left = |threshold| roi("left", RoiMode::Include, corners(0.0, 0.5), threshold);
+        assert!(!clear(vec![left(None)], near), "it counts");
+        assert!(clear(vec![right()], near), "it does not");
+        assert!(clear(vec![roi("out", RoiMode::Exclude, corners(0.0, 0.5), None)], near));
+        assert!(clear(vec![left(Some(4.0)), right()], near), "far below the threshold of its own");
+        assert!(!clear(vec![left(Some(4.0)), right()], [7.6, 0.1, 0.1, 0.1]), "near it");
+        assert!(clear(vec![left(Some(0.25)), right()], near), "far above it: clearly bad");
+    }
+
+    #[test]
     fn only_what_is_near_a_threshold_is_unclear() {
         let gate = Gate { steps: Steps(1), image_threshold: 1.0, region_threshold: 2.0, min_area: 2 };
         let clear = |score: f32, cells: [f32; 4]| {
@@ -247,6 +330,7 @@ mod tests {
                 reconstruction: Reconstruction { width: 2, height: 2, rgb: vec![0; 12] },
                 steps: Steps(1),
                 tiles: None,
+                rois: None,
                 infer_ms: 0.0,
             })
         };

@@ -41,6 +41,12 @@ pub struct EventRegion {
     pub area: u32,
     /// Largest map value.
     pub peak: f32,
+    /// The ROI; absent where the recipe has none that include.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub roi: Option<String>,
+    /// Frame pixels, what a ROI's `min_area` is compared with; absent where the recipe has no ROIs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub area_px: Option<f64>,
 }
 
 /// One event; see `docs/events.md` for the meaning of each field.
@@ -95,7 +101,7 @@ impl Event {
             t_mono_ns: envelope.mono_nanos,
             line: envelope.line,
             station: envelope.station,
-            camera: inspection.frame.camera.0.clone(),
+            camera: inspection.frame.camera.to_string(),
             frame_id: inspection.frame.id.0,
             sequence: inspection.frame.sequence,
             captured_mono_ns: inspection.frame.captured_at.0,
@@ -142,13 +148,20 @@ fn finite(value: f32) -> Option<f32> {
 
 /// Regions in frame pixels.
 fn regions(inspection: &Inspection) -> Vec<EventRegion> {
+    let mask = inspection.detection.as_ref().and_then(|detection| detection.rois.as_ref()).map(|rois| &rois.mask);
+    let name = |roi: Option<u8>| mask.zip(roi).and_then(|(mask, roi)| mask.name(roi)).map(str::to_owned);
     let of = |prepared: &Arc<Prepared>| {
-        let regions = inspection.decision.regions.iter();
-        let bbox = |region: &Region| {
+        let region = |region: &Region| {
             let [x, y, width, height] = [region.x, region.y, region.width, region.height].map(f64::from);
-            prepared.transform.to_frame(x, y, width, height)
+            EventRegion {
+                bbox: prepared.transform.to_frame(x, y, width, height),
+                area: region.area,
+                peak: region.peak,
+                roi: name(region.roi),
+                area_px: mask.map(|mask| mask.frame_area(region.area)),
+            }
         };
-        regions.map(|region| EventRegion { bbox: bbox(region), area: region.area, peak: region.peak }).collect()
+        inspection.decision.regions.iter().map(region).collect()
     };
     inspection.prepared.as_ref().map(of).unwrap_or_default()
 }

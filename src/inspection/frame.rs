@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::mask::RoiMask;
 use super::roi::Transform;
 use super::tiles::TileGrid;
 use super::time::Timestamp;
@@ -14,9 +16,22 @@ use super::time::Timestamp;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FrameId(pub u64);
 
-/// Name of a camera in the station's configuration.
+/// Name of a camera in the station's configuration, shared by its frames.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct CameraId(pub String);
+#[serde(from = "String", into = "String")]
+pub struct CameraId(pub Arc<str>);
+
+impl From<String> for CameraId {
+    fn from(name: String) -> Self {
+        Self(name.into())
+    }
+}
+
+impl From<CameraId> for String {
+    fn from(camera: CameraId) -> Self {
+        camera.0.as_ref().into()
+    }
+}
 
 impl fmt::Display for CameraId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -64,9 +79,30 @@ pub struct TriggerInfo {
     pub at: Timestamp,
 }
 
-/// Pixels of a frame, shared without copying.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FrameBuf(pub Arc<[u8]>);
+/// Pixels of a frame, shared without copying. Those of a [`FramePool`](super::pool::FramePool) go back to it with their last
+/// holder.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FrameBuf(pub(super) Arc<Vec<u8>>);
+
+impl From<Vec<u8>> for FrameBuf {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Arc::new(bytes))
+    }
+}
+
+impl Deref for FrameBuf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for FrameBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FrameBuf({} bytes)", self.len())
+    }
+}
 
 /// Everything about a frame but its pixels: what an inspection keeps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,7 +159,8 @@ pub struct Prepared {
     /// How it is cut, and columns and rows of a tile; absent: it is as large as the model grid.
     pub tiles: Option<(TileGrid, (usize, usize))>,
     /// `[3, height, width]`, planar RGB, in the range that the bundle's `PreprocessSpec` states.
-    pub image: Vec<f32>,
+    /// Shared, so that it can be filled again when nobody looks at it any more.
+    pub image: Arc<Vec<f32>>,
     /// `[height, width]` edges in 0 or 1, where the bundle uses the `canny` sketch.
     pub sketch: Option<Vec<f32>>,
     /// Mean brightness of the picture before it was normalised, 0 to 1.
@@ -132,6 +169,8 @@ pub struct Prepared {
     pub transform: Transform,
     /// The cells that show the picture; around them are the bars of a letterbox.
     pub inside: Rectangle,
+    /// What counts of its map; absent without ROIs: all of it.
+    pub rois: Option<Arc<RoiMask>>,
 }
 
 /// Some columns and rows of the model grid.

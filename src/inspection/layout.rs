@@ -46,6 +46,20 @@ pub enum Layout {
     Bayer16(Mosaic),
 }
 
+impl Layout {
+    /// Bytes of a picture whose rows follow one another; a JPEG has as many as it needs.
+    pub fn bytes(self, width: usize, height: usize) -> Option<usize> {
+        let pixels = width.saturating_mul(height);
+        match self {
+            Layout::Grey8 | Layout::Bayer8(_) => Some(pixels),
+            Layout::Nv12 => Some(pixels.saturating_add(pixels / 2)),
+            Layout::Grey16 { .. } | Layout::Bayer16(_) | Layout::Yuyv | Layout::Uyvy => Some(pixels.saturating_mul(2)),
+            Layout::Rgb8 | Layout::Bgr8 => Some(pixels.saturating_mul(3)),
+            Layout::Jpeg => None,
+        }
+    }
+}
+
 /// Every layout with its FOURCC, those that cost least before others: the order in which one is chosen.
 pub const LAYOUTS: [(&str, Layout); 19] = [
     ("GREY", Layout::Grey8),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::calibration::CALIBRATED_POINT;
 use super::detect::{ClassId, StepChoice};
 use super::line::LineRules;
+use super::polygon::Rois;
 use super::roi::Roi;
 use super::tiles::TileGrid;
 
@@ -21,6 +22,8 @@ pub struct Recipe {
     pub id: RecipeId,
     /// The inspected part of the frame.
     pub roi: Roi,
+    /// What counts of it.
+    pub rois: Rois,
     /// The product kind inside a multi-class bundle; `None` is the null class.
     pub class: Option<ClassId>,
     /// Denoising steps; the bundle must list and calibrate them.
@@ -43,6 +46,7 @@ impl Recipe {
         Self {
             id: RecipeId(id.into()),
             roi: Roi::FULL,
+            rois: Rois::default(),
             class,
             steps,
             tiles: None,

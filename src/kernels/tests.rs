@@ -85,7 +85,9 @@ fn agree<const D: usize>(
         ]
     });
     for (ours, other) in results[0].iter().zip(&results[1]) {
-        ours.assert_approx_eq::<f32>(other, Tolerance::rel_abs(tolerance, tolerance));
+        // A gradient sums thousands of products: where it cancels, what is left is as wrong as the whole.
+        let largest = other.iter::<f32>().fold(0.0, |largest: f32, value| largest.max(value.abs()));
+        ours.assert_approx_eq::<f32>(other, Tolerance::rel_abs(tolerance, tolerance * (largest / 10.0).max(1.0)));
     }
 }
 

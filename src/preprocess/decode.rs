@@ -1,7 +1,6 @@
 //! Picture files to pixels: PNG, JPEG, BMP, TIFF and PNM, known by their content.
 
 use std::io::Cursor;
-use std::sync::Arc;
 
 use image::{DynamicImage, ImageFormat, ImageReader, Limits};
 use zune_jpeg::JpegDecoder;
@@ -58,7 +57,7 @@ impl Picture {
     /// The picture as a frame; `meta` states its size.
     pub fn into_frame(self, meta: FrameMeta) -> Frame {
         let meta = FrameMeta { width: self.width, height: self.height, ..meta };
-        Frame { meta, format: self.format, pixels: FrameBuf(Arc::from(self.pixels)) }
+        Frame { meta, format: self.format, pixels: FrameBuf::from(self.pixels) }
     }
 }
 

@@ -4,11 +4,15 @@ pub mod canny;
 pub mod decode;
 pub mod spec;
 
+use std::sync::Arc;
+
 use fast_image_resize::images::Image;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
 use self::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
 use crate::inspection::frame::{Frame, PixelFormat, Prepared, Rectangle};
+use crate::inspection::mask::Placement;
+use crate::inspection::recipe::Recipe;
 use crate::inspection::roi::{Roi, Transform};
 
 /// Smallest side of an inspected region, pixels.
@@ -34,6 +38,9 @@ pub enum PrepareError {
     /// The region is not inside the frame, or has no pixel.
     #[error("roi: {0}")]
     Roi(String),
+    /// A polygon of the recipe means nothing on the model grid of this frame.
+    #[error("{0}")]
+    Rois(String),
     /// The region has too few pixels to show a part; stretched to the model grid it would be judged all the same.
     #[error(
         "{width}x{height} pixels are inspected, at least {SMALLEST_SIDE}x{SMALLEST_SIDE} are needed; check the picture and the ROI"
@@ -69,59 +76,168 @@ struct Crop {
 /// A grid that [`PreprocessSpec::problem`] names, a buffer of the wrong length, a region outside of the frame or of fewer
 /// than [`SMALLEST_SIDE`] pixels a side.
 pub fn prepare(frame: &Frame, roi: &Roi, spec: &PreprocessSpec) -> Result<Prepared, PrepareError> {
-    if let Some(problem) = spec.problem() {
-        return Err(PrepareError::Spec(problem));
-    }
-    let meta = &frame.meta;
-    let (frame_width, frame_height) = (meta.width as usize, meta.height as usize);
-    // A size that overflows is a size that no buffer has.
-    let expected = frame_width.saturating_mul(frame_height).saturating_mul(frame.format.bytes_per_pixel());
-    let bytes: &[u8] = &frame.pixels.0;
-    if bytes.len() != expected || expected == 0 {
-        return Err(PrepareError::Length {
-            width: meta.width,
-            height: meta.height,
-            format: frame.format,
-            expected,
-            actual: bytes.len(),
-        });
-    }
-    let crop = crop(roi, frame_width, frame_height)?;
-    let (width, height) = spec.canvas();
-    let (inner_width, inner_height) = match spec.geometry {
-        Geometry::Stretch => (width, height),
-        Geometry::Letterbox => {
-            let scale = (width as f64 / crop.width as f64).min(height as f64 / crop.height as f64);
-            let side = |length: usize, limit: usize| ((length as f64 * scale).round() as usize).clamp(1, limit);
-            (side(crop.width, width), side(crop.height, height))
+    Preparer::default().prepare(frame, roi, spec)
+}
+
+/// Prepares frame after frame in the same buffers.
+#[derive(Default)]
+pub struct Preparer {
+    resizer: Resizer,
+    /// The region's bytes, and the same at the size of the model grid.
+    bytes: (Vec<u8>, Vec<u8>),
+    /// The latter in 0 to 1.
+    values: Vec<f32>,
+    /// Model inputs that were given out, to be filled again when nobody holds them any more.
+    planes: Vec<Arc<Vec<f32>>>,
+}
+
+/// Model inputs that are kept: those that wait for the device, one at it, and one that is drawn.
+const KEPT: usize = 8;
+
+impl Preparer {
+    /// As [`prepare`].
+    ///
+    /// # Errors
+    /// As [`prepare`].
+    pub fn prepare(&mut self, frame: &Frame, roi: &Roi, spec: &PreprocessSpec) -> Result<Prepared, PrepareError> {
+        if let Some(problem) = spec.problem() {
+            return Err(PrepareError::Spec(problem));
         }
-    };
-    let (left, top) = ((width - inner_width) / 2, (height - inner_height) / 2);
-    let pixels = resized(bytes, frame.format, frame_width, &crop, inner_width, inner_height)?;
-    let plane = width * height;
-    let mut unit = vec![0.5f32; 3 * plane];
-    for y in 0..inner_height {
-        for x in 0..inner_width {
-            let cell = (top + y) * width + left + x;
-            for channel in 0..3 {
-                unit[channel * plane + cell] = pixels[(y * inner_width + x) * 3 + channel];
+        let meta = &frame.meta;
+        let (frame_width, frame_height) = (meta.width as usize, meta.height as usize);
+        // A size that overflows is a size that no buffer has.
+        let expected = frame_width.saturating_mul(frame_height).saturating_mul(frame.format.bytes_per_pixel());
+        let bytes: &[u8] = &frame.pixels;
+        if bytes.len() != expected || expected == 0 {
+            return Err(PrepareError::Length {
+                width: meta.width,
+                height: meta.height,
+                format: frame.format,
+                expected,
+                actual: bytes.len(),
+            });
+        }
+        let crop = crop(roi, frame_width, frame_height)?;
+        let (width, height) = spec.canvas();
+        let (inner_width, inner_height) = match spec.geometry {
+            Geometry::Stretch => (width, height),
+            Geometry::Letterbox => {
+                let scale = (width as f64 / crop.width as f64).min(height as f64 / crop.height as f64);
+                let side = |length: usize, limit: usize| ((length as f64 * scale).round() as usize).clamp(1, limit);
+                (side(crop.width, width), side(crop.height, height))
+            }
+        };
+        let (left, top) = ((width - inner_width) / 2, (height - inner_height) / 2);
+        self.resize(bytes, frame.format, frame_width, &crop, [inner_width, inner_height])?;
+        let plane = width * height;
+        let mut image = self.free(3 * plane);
+        let unit = Arc::make_mut(&mut image);
+        if spec.geometry == Geometry::Letterbox {
+            unit.fill(0.5);
+        }
+        for (y, row) in self.values.chunks_exact(3 * inner_width).enumerate() {
+            let start = (top + y) * width + left;
+            for (x, pixel) in row.chunks_exact(3).enumerate() {
+                for (channel, value) in pixel.iter().enumerate() {
+                    unit[channel * plane + start + x] = *value;
+                }
             }
         }
+        let sketch = (spec.sketch == SketchPlane::Canny).then(|| canny::canny(unit, width, height));
+        // Of the picture, not of the bars around it.
+        let light = self.values.iter().sum::<f32>() / self.values.len() as f32;
+        normalise(unit, plane, spec.normalisation);
+        if self.planes.len() < KEPT && !self.planes.iter().any(|kept| Arc::ptr_eq(kept, &image)) {
+            self.planes.push(Arc::clone(&image));
+        }
+        let (scale_x, scale_y) = (crop.width as f64 / inner_width as f64, crop.height as f64 / inner_height as f64);
+        let transform = Transform {
+            offset_x: crop.x as f64 - left as f64 * scale_x,
+            offset_y: crop.y as f64 - top as f64 * scale_y,
+            scale_x,
+            scale_y,
+        };
+        let tiles = spec.tiles.map(|tiles| (tiles, (spec.width, spec.height)));
+        let inside = Rectangle { left, top, width: inner_width, height: inner_height };
+        Ok(Prepared { width, height, tiles, image, sketch, light, transform, inside, rois: None })
     }
-    let sketch = (spec.sketch == SketchPlane::Canny).then(|| canny::canny(&unit, width, height));
-    // Of the picture, not of the bars around it.
-    let light = pixels.iter().sum::<f32>() / pixels.len() as f32;
-    normalise(&mut unit, plane, spec.normalisation);
-    let (scale_x, scale_y) = (crop.width as f64 / inner_width as f64, crop.height as f64 / inner_height as f64);
-    let transform = Transform {
-        offset_x: crop.x as f64 - left as f64 * scale_x,
-        offset_y: crop.y as f64 - top as f64 * scale_y,
-        scale_x,
-        scale_y,
-    };
-    let tiles = spec.tiles.map(|tiles| (tiles, (spec.width, spec.height)));
-    let inside = Rectangle { left, top, width: inner_width, height: inner_height };
-    Ok(Prepared { width, height, tiles, image: unit, sketch, light, transform, inside })
+
+    /// A buffer of this length that nobody holds. What is in it is that of an older frame.
+    fn free(&mut self, length: usize) -> Arc<Vec<f32>> {
+        let free = self.planes.iter().position(|kept| Arc::strong_count(kept) == 1);
+        let mut image = free.map_or_else(Arc::default, |index| self.planes.swap_remove(index));
+        Arc::make_mut(&mut image).resize(length, 0.0);
+        image
+    }
+
+    /// The crop at the size asked for, interleaved RGB in 0 to 1, into `values`.
+    fn resize(
+        &mut self,
+        frame: &[u8],
+        format: PixelFormat,
+        stride: usize,
+        crop: &Crop,
+        [width, height]: [usize; 2],
+    ) -> Result<(), PrepareError> {
+        let size = format.bytes_per_pixel();
+        let rows =
+            (crop.y..crop.y + crop.height).map(|row| &frame[(row * stride + crop.x) * size..][..crop.width * size]);
+        let (large, small) = &mut self.bytes;
+        large.clear();
+        let (kind, top) = match format {
+            PixelFormat::Gray8 => (PixelType::U8, 255.0),
+            PixelFormat::Rgb8 => (PixelType::U8x3, 255.0),
+            PixelFormat::Gray16 { bits } => (PixelType::U16, f32::from(u16::MAX >> (16 - bits.clamp(1, 16)))),
+            PixelFormat::Rgb16 => (PixelType::U16x3, 65_535.0),
+        };
+        match format {
+            PixelFormat::Gray8 | PixelFormat::Rgb8 => rows.for_each(|row| large.extend_from_slice(row)),
+            PixelFormat::Gray16 { bits } => large.extend(native(rows, bits)),
+            PixelFormat::Rgb16 => large.extend(native(rows, 16)),
+        }
+        small.resize(width * height * size, 0);
+        let failed = |error: &dyn std::fmt::Display| PrepareError::Resize(error.to_string());
+        let source =
+            Image::from_slice_u8(crop.width as u32, crop.height as u32, large, kind).map_err(|e| failed(&e))?;
+        let mut target = Image::from_slice_u8(width as u32, height as u32, small, kind).map_err(|e| failed(&e))?;
+        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
+        self.resizer.resize(&source, &mut target, &options).map_err(|e| failed(&e))?;
+        let wide = |pair: &[u8]| f32::from(u16::from_ne_bytes([pair[0], pair[1]])) / top;
+        let values = &mut self.values;
+        values.clear();
+        match format {
+            PixelFormat::Rgb8 => values.extend(small.iter().map(|v| f32::from(*v) / top)),
+            PixelFormat::Gray8 => values.extend(small.iter().flat_map(|v| [f32::from(*v) / top; 3])),
+            PixelFormat::Rgb16 => values.extend(small.chunks_exact(2).map(wide)),
+            PixelFormat::Gray16 { .. } => values.extend(small.chunks_exact(2).flat_map(|pair| [wide(pair); 3])),
+        }
+        Ok(())
+    }
+
+    /// Prepares a frame as a recipe asks for it: its part of the frame, and what of that counts.
+    ///
+    /// # Errors
+    /// As [`prepare`], or a ROI of which nothing is left on the model grid.
+    pub fn prepare_for(
+        &mut self,
+        recipe: &Recipe,
+        frame: &Frame,
+        spec: &PreprocessSpec,
+    ) -> Result<Prepared, PrepareError> {
+        let prepared = self.prepare(frame, &recipe.roi, spec)?;
+        let Prepared { width, height, inside, transform, .. } = prepared;
+        let placement = Placement { width, height, inside, transform, frame: (frame.meta.width, frame.meta.height) };
+        let rois = recipe.rois.mask(&placement).map_err(|problem| PrepareError::Rois(problem.to_string()))?;
+        Ok(Prepared { rois, ..prepared })
+    }
+}
+
+/// As [`Preparer::prepare_for`], for one frame.
+///
+/// # Errors
+/// As [`prepare`], or a ROI of which nothing is left on the model grid.
+pub fn prepare_for(recipe: &Recipe, frame: &Frame, spec: &PreprocessSpec) -> Result<Prepared, PrepareError> {
+    Preparer::default().prepare_for(recipe, frame, spec)
 }
 
 fn crop(roi: &Roi, width: usize, height: usize) -> Result<Crop, PrepareError> {
@@ -141,46 +257,11 @@ fn crop(roi: &Roi, width: usize, height: usize) -> Result<Crop, PrepareError> {
     Ok(Crop { x, y, width: crop_width, height: crop_height })
 }
 
-/// The crop at the size asked for, interleaved RGB in 0 to 1.
-fn resized(
-    bytes: &[u8],
-    format: PixelFormat,
-    stride: usize,
-    crop: &Crop,
-    width: usize,
-    height: usize,
-) -> Result<Vec<f32>, PrepareError> {
-    let size = format.bytes_per_pixel();
-    let rows = (crop.y..crop.y + crop.height).map(|row| &bytes[(row * stride + crop.x) * size..][..crop.width * size]);
-    let (kind, buffer, top): (PixelType, Vec<u8>, f32) = match format {
-        PixelFormat::Gray8 => (PixelType::U8, rows.flatten().copied().collect(), 255.0),
-        PixelFormat::Rgb8 => (PixelType::U8x3, rows.flatten().copied().collect(), 255.0),
-        PixelFormat::Gray16 { bits } => {
-            (PixelType::U16, native(rows, bits), f32::from(u16::MAX >> (16 - bits.clamp(1, 16))))
-        }
-        PixelFormat::Rgb16 => (PixelType::U16x3, native(rows, 16), 65_535.0),
-    };
-    let failed = |error: &dyn std::fmt::Display| PrepareError::Resize(error.to_string());
-    let source = Image::from_vec_u8(crop.width as u32, crop.height as u32, buffer, kind).map_err(|e| failed(&e))?;
-    let mut target = Image::new(width as u32, height as u32, kind);
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-    Resizer::new().resize(&source, &mut target, &options).map_err(|e| failed(&e))?;
-    let values = target.buffer();
-    let wide = |pair: &[u8]| f32::from(u16::from_ne_bytes([pair[0], pair[1]])) / top;
-    Ok(match format {
-        PixelFormat::Rgb8 => values.iter().map(|v| f32::from(*v) / top).collect(),
-        PixelFormat::Gray8 => values.iter().flat_map(|v| [f32::from(*v) / top; 3]).collect(),
-        PixelFormat::Rgb16 => values.chunks_exact(2).map(wide).collect(),
-        PixelFormat::Gray16 { .. } => values.chunks_exact(2).flat_map(|pair| [wide(pair); 3]).collect(),
-    })
-}
-
 /// Little-endian samples in the order of this machine, as the resize library reads them, without bits above the depth.
-fn native<'a>(rows: impl Iterator<Item = &'a [u8]>, bits: u8) -> Vec<u8> {
+fn native<'a>(rows: impl Iterator<Item = &'a [u8]>, bits: u8) -> impl Iterator<Item = u8> {
     let mask = u16::MAX >> (16 - bits.clamp(1, 16));
     rows.flat_map(|row| row.chunks_exact(2))
-        .flat_map(|pair| (u16::from_le_bytes([pair[0], pair[1]]) & mask).to_ne_bytes())
-        .collect()
+        .flat_map(move |pair| (u16::from_le_bytes([pair[0], pair[1]]) & mask).to_ne_bytes())
 }
 
 /// Planar model input `[3, height, width]` as interleaved bytes RGB.
@@ -218,8 +299,6 @@ fn normalise(planes: &mut [f32], plane: usize, normalisation: Normalisation) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::inspection::frame::{CameraId, FrameBuf, FrameId, FrameMeta};
     use crate::inspection::time::Timestamp;
@@ -234,7 +313,7 @@ mod tests {
             width,
             height,
         };
-        Frame { meta, format, pixels: FrameBuf(Arc::from(pixels)) }
+        Frame { meta, format, pixels: FrameBuf::from(pixels) }
     }
 
     fn spec(geometry: Geometry) -> PreprocessSpec {
@@ -340,6 +419,25 @@ mod tests {
         let (first, second) = (run(), run());
         assert_eq!(bits(&first), bits(&second));
         assert_eq!(first, second);
+    }
+
+    #[test]
+    fn frames_in_the_same_buffers_do_not_mix() {
+        let grey = |value: u8| frame(80, 40, PixelFormat::Gray8, vec![value; 80 * 40]);
+        let tall = frame(20, 90, PixelFormat::Rgb8, vec![77; 3 * 20 * 90]);
+        let (spec, full) = (spec(Geometry::Letterbox), &Roi::FULL);
+        let mut preparer = Preparer::default();
+        let held: Vec<Prepared> = (0..20).map(|v| preparer.prepare(&grey(v), full, &spec).expect("prepares")).collect();
+        let again = preparer.prepare(&tall, full, &spec).expect("prepares");
+        assert_eq!(again, prepare(&tall, full, &spec).expect("prepares"));
+        for (value, prepared) in (0..20).zip(&held) {
+            assert_eq!(*prepared, prepare(&grey(value), full, &spec).expect("prepares"));
+        }
+        let place = held[0].image.as_ptr();
+        drop(held);
+        let again = |v| preparer.prepare(&grey(v), full, &spec).expect("prepares").image.as_ptr();
+        let places: Vec<_> = (0..20).map(again).collect();
+        assert!(places.contains(&place), "a buffer that nobody holds is filled again");
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub fn png_grey(grey: &[u8], width: usize, height: usize) -> Result<Vec<u8>, Enc
 /// A buffer of another size than the frame states.
 pub fn png_of(frame: &Frame) -> Result<Vec<u8>, EncodeError> {
     let (width, height) = (frame.meta.width as usize, frame.meta.height as usize);
-    let bytes = &frame.pixels.0;
+    let bytes: &[u8] = &frame.pixels;
     // The library takes samples in the processor's order, and stretches nothing.
     let wide = |shift: u32| -> Vec<u8> {
         let sample = |pair: &[u8]| (u16::from_le_bytes([pair[0], pair[1]]) << shift).to_ne_bytes();

@@ -26,6 +26,8 @@ const GAP: usize = 4;
 /// Between and below the pictures.
 const DARK: [u8; 3] = [30, 30, 30];
 const WHITE: [u8; 3] = [255, 255, 255];
+/// Outlines of ROIs.
+const LINE: [u8; 3] = [110, 200, 230];
 
 /// A drawn panel: `height * width * 3` bytes RGB.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +71,8 @@ pub fn verdict_colour(verdict: Verdict) -> [u8; 3] {
 }
 
 /// Draws `seen` (the model's input as bytes, same grid as the map), its reconstruction and its map, with the regions
-/// boxed. `full` is the map value with the hottest colour, `caption` follows the verdict in the bar.
+/// boxed; with ROIs their outlines, and dark what does not count. `full` is the map value with the hottest colour, `caption`
+/// follows the verdict in the bar.
 ///
 /// # Panics
 /// If `seen`, reconstruction and map differ in size.
@@ -77,6 +80,10 @@ pub fn inspection_panel(seen: &[u8], detection: &Detection, decision: &Decision,
     let (width, height) = (detection.map.width, detection.map.height);
     let mut frame = seen.to_vec();
     let mut heat = overlay(seen, &detection.map, full);
+    if let Some(mask) = detection.rois.as_ref().map(|counted| &counted.mask).filter(|mask| mask.fits(&detection.map)) {
+        shade(&mut frame, width, mask.owners());
+        shade(&mut heat, width, mask.owners());
+    }
     for region in &decision.regions {
         outline(&mut frame, width, height, region);
         outline(&mut heat, width, height, region);
@@ -105,6 +112,19 @@ pub fn inspection_panel(seen: &[u8], detection: &Detection, decision: &Decision,
     panel
 }
 
+/// Darkens what belongs to nobody, and draws a line where the owner of the cells changes.
+fn shade(rgb: &mut [u8], width: usize, owners: &[u8]) {
+    for (cell, (pixel, owner)) in rgb.chunks_exact_mut(3).zip(owners).enumerate() {
+        let right = if (cell + 1) % width == 0 { owner } else { &owners[cell + 1] };
+        let below = owners.get(cell + width).unwrap_or(owner);
+        if (right, below) != (owner, owner) {
+            pixel.copy_from_slice(&LINE);
+        } else if *owner == 0 {
+            pixel.iter_mut().for_each(|value| *value = *value / 5 * 2);
+        }
+    }
+}
+
 /// A white box, two pixels outside the region where the picture has room.
 fn outline(rgb: &mut [u8], width: usize, height: usize, region: &Region) {
     let (left, top) = ((region.x as usize).saturating_sub(2), (region.y as usize).saturating_sub(2));
@@ -125,18 +145,26 @@ fn outline(rgb: &mut [u8], width: usize, height: usize, region: &Region) {
 mod tests {
     use super::*;
     use crate::inspection::anomaly::{AnomalyMap, AnomalyScore};
-    use crate::inspection::detect::{Reconstruction, Steps};
+    use crate::inspection::detect::{Counted, Reconstruction, Steps};
+    use crate::inspection::mask::Placement;
+    use crate::inspection::polygon::{PolygonRoi, RoiMode, Rois};
+    use crate::inspection::roi::Roi;
     use crate::inspection::verdict::FaultReason;
 
     const SIDE: usize = 32;
 
     fn panel(values: Vec<f32>, verdict: Verdict, regions: Vec<Region>) -> Panel {
+        panel_of(values, verdict, regions, None)
+    }
+
+    fn panel_of(values: Vec<f32>, verdict: Verdict, regions: Vec<Region>, rois: Option<Counted>) -> Panel {
         let detection = Detection {
             map: AnomalyMap { width: SIDE, height: SIDE, values },
             score: AnomalyScore(0.0),
             reconstruction: Reconstruction { width: SIDE, height: SIDE, rgb: vec![50; 3 * SIDE * SIDE] },
             steps: Steps(1),
             tiles: None,
+            rois,
             novelty: 0.0,
             infer_ms: 0.0,
         };
@@ -150,7 +178,7 @@ mod tests {
 
     #[test]
     fn frame_reconstruction_and_map_stand_side_by_side_with_boxes_on_frame_and_map() {
-        let region = Region { x: 10, y: 10, width: 4, height: 4, area: 16, peak: 2.0 };
+        let region = Region { x: 10, y: 10, width: 4, height: 4, area: 16, peak: 2.0, roi: None };
         let panel = panel(vec![0.0; SIDE * SIDE], Verdict::Fail, vec![region]);
         assert_eq!((panel.width, panel.height), (104, 32 + BAR + FOOT));
         assert_eq!(panel.rgb.len(), panel.width * panel.height * 3);
@@ -160,6 +188,33 @@ mod tests {
         }
         assert_eq!(at(&panel, SIDE + GAP + 8, BAR + 8), [50; 3]);
         assert_eq!(at(&panel, SIDE, BAR + 8), DARK);
+    }
+
+    #[test]
+    fn what_does_not_count_is_dark_behind_a_thin_line() {
+        let roi = PolygonRoi {
+            name: "hole".into(),
+            polygon: vec![[0.25, 0.25], [0.75, 0.25], [0.75, 0.75], [0.25, 0.75]],
+            mode: RoiMode::Exclude,
+            threshold: None,
+            min_area: None,
+        };
+        let rois = Rois::new(vec![roi], &Roi::FULL).expect("valid");
+        let mask = rois.mask(&Placement::of_crop(&Roi::FULL, (SIDE, SIDE))).expect("valid").expect("has ROIs");
+        let counted = Counted { mask, plain_score: AnomalyScore(0.0) };
+        let values: Vec<f32> = (0..SIDE * SIDE).map(|cell| if cell / SIDE == 16 { 0.9 } else { 0.0 }).collect();
+        let plain = panel(values.clone(), Verdict::Pass, Vec::new());
+        let masked = panel_of(values, Verdict::Pass, Vec::new(), Some(counted));
+        for picture in [0, 2 * (SIDE + GAP)] {
+            // Cells 8 to 23 are excluded; outside of them nothing changes, whatever the map says there.
+            for y in [2, 16, 30] {
+                assert_eq!(at(&masked, picture + 2, BAR + y), at(&plain, picture + 2, BAR + y));
+            }
+            let (inside, before) = (at(&masked, picture + 12, BAR + 16), at(&plain, picture + 12, BAR + 16));
+            assert!(inside.iter().zip(before).all(|(dark, bright)| u16::from(*dark) * 2 <= u16::from(bright)));
+            assert_eq!((at(&masked, picture + 7, BAR + 12), at(&masked, picture + 23, BAR + 12)), (LINE, LINE));
+        }
+        assert_eq!(at(&masked, SIDE + GAP + 12, BAR + 12), [50; 3], "the reconstruction stays as it is");
     }
 
     #[test]

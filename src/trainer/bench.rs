@@ -214,6 +214,7 @@ impl<S: FnMut(&Row)> Bench<'_, S> {
             region_threshold: 1.0,
             min_area: 1,
             tiles: None,
+            rois: None,
             samples: 0,
             alpha: 1.0,
             alpha_bound: 1.0,

@@ -71,7 +71,7 @@ pub fn calibrate_bundle(
     let mut scores = Vec::new();
     let mut judge = |class: Option<&ClassId>, pictures: &mut dyn Iterator<Item = &Picture>, steps: StepChoice| {
         // `auto` is calibrated as the whole that it is: with the gates that the step counts before it have got.
-        let steps_plan = StepPlan::new(steps, || calibration.gates(class, CALIBRATED_POINT));
+        let steps_plan = StepPlan::new(steps, || calibration.gates(class, None, CALIBRATED_POINT));
         let plan = Plan::new(steps_plan, class.cloned());
         let mut parts = Vec::new();
         let mut batch: Vec<Prepared> = Vec::with_capacity(most);

@@ -6,7 +6,7 @@ use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::grid::Grid;
-use crate::config::station::did_you_mean;
+use crate::config::problem::did_you_mean;
 use crate::inspection::detect::Steps;
 use crate::model::profile::{ModelConfig, Profile};
 use crate::preprocess::spec::Geometry;

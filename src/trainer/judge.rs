@@ -59,7 +59,7 @@ impl Rules<'_> {
     /// What is asked of the detector for the pictures of a set.
     pub fn plan(&self, set: &Set) -> Plan {
         let class = self.classes.iter().find(|class| class.0 == set.name);
-        let gates = || self.calibration.map(|c| c.gates(class, CALIBRATED_POINT)).unwrap_or_default();
+        let gates = || self.calibration.map(|c| c.gates(class, None, CALIBRATED_POINT)).unwrap_or_default();
         Plan::new(StepPlan::new(self.steps, gates), class.cloned())
     }
 }

@@ -39,7 +39,7 @@ impl FrameSource for Camera500 {
         };
         self.next += 1;
         let level = self.level.load(Ordering::Relaxed);
-        Ok(Frame { meta, format: PixelFormat::Gray8, pixels: FrameBuf(Arc::from(vec![level; 32 * 32])) })
+        Ok(Frame { meta, format: PixelFormat::Gray8, pixels: FrameBuf::from(vec![level; 32 * 32]) })
     }
 }
 

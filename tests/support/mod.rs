@@ -83,7 +83,7 @@ impl FrameSource for ScriptedCamera {
         self.next += 1;
         match shot {
             Shot::Value(value) => {
-                let pixels = FrameBuf(Arc::from(vec![value; 32 * 32]));
+                let pixels = FrameBuf::from(vec![value; 32 * 32]);
                 Ok(Frame { meta: self.meta(), format: PixelFormat::Gray8, pixels })
             }
             Shot::Damaged => Err(SourceError::Damaged { meta: Box::new(self.meta()), reason: "scripted".into() }),
@@ -119,6 +119,7 @@ impl Detector for ScriptedDetector {
                         StepPlan::Auto(_) => Steps(1),
                     },
                     tiles: None,
+                    rois: None,
                     novelty: 0.0,
                     infer_ms: 1.0,
                 })
@@ -157,6 +158,7 @@ pub fn calibration() -> Calibration {
         region_threshold: 1.0,
         min_area: 4,
         tiles: None,
+        rois: None,
         samples: 99,
         alpha: 0.01,
         alpha_bound: 0.03,

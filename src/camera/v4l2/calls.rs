@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use v4l::device::Handle;
 use v4l::v4l_sys::{
-    v4l2_buffer, v4l2_capability, v4l2_control, v4l2_fmtdesc, v4l2_format, v4l2_query_ext_ctrl, v4l2_requestbuffers,
-    v4l2_streamparm,
+    v4l2_buffer, v4l2_capability, v4l2_control, v4l2_ext_control, v4l2_ext_controls, v4l2_fmtdesc, v4l2_format,
+    v4l2_query_ext_ctrl, v4l2_querymenu, v4l2_requestbuffers, v4l2_streamparm,
 };
 use v4l::v4l2::{self, vidioc};
 
@@ -66,9 +66,12 @@ trait Plain {}
 impl Plain for v4l2_buffer {}
 impl Plain for v4l2_capability {}
 impl Plain for v4l2_control {}
+impl Plain for v4l2_ext_control {}
+impl Plain for v4l2_ext_controls {}
 impl Plain for v4l2_fmtdesc {}
 impl Plain for v4l2_format {}
 impl Plain for v4l2_query_ext_ctrl {}
+impl Plain for v4l2_querymenu {}
 impl Plain for v4l2_requestbuffers {}
 impl Plain for v4l2_streamparm {}
 
@@ -354,8 +357,10 @@ pub fn rate(handle: &Handle, fps: f64) -> io::Result<Option<f64>> {
         if parameters.parm.capture.capability & TIME_PER_FRAME == 0 {
             return Ok(None);
         }
-        parameters.parm.capture.timeperframe.numerator = 1000;
-        parameters.parm.capture.timeperframe.denominator = (fps * 1000.0).round() as u32;
+        // A whole rate as one: some drivers keep the fraction as it is, and some readers know no other.
+        let parts = if fps.fract() == 0.0 { 1 } else { 1000 };
+        parameters.parm.capture.timeperframe.numerator = parts;
+        parameters.parm.capture.timeperframe.denominator = (fps * f64::from(parts)).round() as u32;
     }
     call(handle.fd(), vidioc::VIDIOC_S_PARM, &mut parameters)?;
     // SAFETY: as above.
@@ -426,4 +431,49 @@ pub fn value(handle: &Handle, id: u32) -> io::Result<i32> {
 /// What the driver says.
 pub fn set_value(handle: &Handle, id: u32, value: i32) -> io::Result<()> {
     call(handle.fd(), vidioc::VIDIOC_S_CTRL, &mut v4l2_control { id, value })
+}
+
+/// The value of a control of 64 bits.
+///
+/// # Errors
+/// What the driver says.
+pub fn value64(handle: &Handle, id: u32) -> io::Result<i64> {
+    extended(handle, vidioc::VIDIOC_G_EXT_CTRLS, id, 0)
+}
+
+/// Sets a control of 64 bits.
+///
+/// # Errors
+/// What the driver says.
+pub fn set_value64(handle: &Handle, id: u32, value: i64) -> io::Result<()> {
+    extended(handle, vidioc::VIDIOC_S_EXT_CTRLS, id, value).map(drop)
+}
+
+fn extended(handle: &Handle, request: vidioc::_IOC_TYPE, id: u32, value: i64) -> io::Result<i64> {
+    let mut control: v4l2_ext_control = zeroed();
+    control.id = id;
+    control.__bindgen_anon_1.value64 = value;
+    // All zeros: whatever class the control is of.
+    let mut controls: v4l2_ext_controls = zeroed();
+    (controls.count, controls.controls) = (1, &raw mut control);
+    // The list is of one control, which lives until the call is over.
+    call(handle.fd(), request, &mut controls)?;
+    // SAFETY: the union is `value64` for this kind of control.
+    Ok(unsafe { control.__bindgen_anon_1.value64 })
+}
+
+/// What an entry of a menu is called, or which number it stands for; a driver may leave entries out.
+pub fn menu_entry(handle: &Handle, id: u32, index: u32, of_numbers: bool) -> Option<String> {
+    let mut entry: v4l2_querymenu = zeroed();
+    (entry.id, entry.index) = (id, index);
+    call(handle.fd(), vidioc::VIDIOC_QUERYMENU, &mut entry).ok()?;
+    // SAFETY: the union is `value` for menus of numbers, and `name` for all others.
+    unsafe {
+        if of_numbers {
+            let value = entry.__bindgen_anon_1.value;
+            Some(value.to_string())
+        } else {
+            Some(text(&entry.__bindgen_anon_1.name))
+        }
+    }
 }

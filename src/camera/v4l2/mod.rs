@@ -17,9 +17,9 @@ use v4l::Device;
 use v4l::device::Handle;
 
 use self::calls::{Form, Ring};
-use super::unpack::{Encoding, Picture};
-use crate::config::station::V4l2Settings;
-use crate::inspection::frame::{CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, SourceError};
+use super::unpack::{Encoding, Picture, Unpacker};
+use crate::config::camera::V4l2Settings;
+use crate::inspection::frame::{CameraId, Frame, FrameId, FrameMeta, FrameSource, SourceError};
 use crate::inspection::layout::{FourCc, LAYOUTS};
 use crate::inspection::time::{Clock, Timestamp};
 
@@ -29,6 +29,9 @@ const BUFFERS: u32 = 4;
 const WAIT: Duration = Duration::from_millis(100);
 /// Longest time that a picture may have been under way, nanoseconds.
 const FRESH: u64 = 1_000_000_000;
+
+/// A rate that nearly every camera has, for one that is to stand at a whole rate.
+const COMMON_RATE: f64 = 30.0;
 
 /// A camera that is open, or is opened by the next call.
 pub struct V4l2Camera {
@@ -42,6 +45,7 @@ pub struct V4l2Camera {
     broken: Option<String>,
     next: u64,
     sequence: Sequence,
+    unpacker: Unpacker,
 }
 
 struct Streaming {
@@ -87,7 +91,17 @@ impl V4l2Camera {
     /// Opens a camera. One that is not there yet is no error here: it may be plugged in later.
     pub fn new(camera: CameraId, settings: V4l2Settings, clock: Arc<dyn Clock>) -> Self {
         let own = settings.controls.clone();
-        Self { camera, settings, clock, own, open: None, broken: None, next: 0, sequence: Sequence::default() }
+        Self {
+            camera,
+            settings,
+            clock,
+            own,
+            open: None,
+            broken: None,
+            next: 0,
+            sequence: Sequence::default(),
+            unpacker: Unpacker::default(),
+        }
     }
 
     fn lost(&mut self, reason: String) -> SourceError {
@@ -156,18 +170,16 @@ impl FrameSource for V4l2Camera {
         let unpacked = if filled.damaged {
             Err("the driver says that the picture is damaged".to_owned())
         } else {
-            picture.unpack(bytes)
+            self.unpacker.unpack(picture, bytes)
         };
+        let (width, height) = (picture.width as u32, picture.height as u32);
         let sequence = filled.sequence;
         let given = streaming.ring.give(filled);
         let meta = self.meta(sequence, taken);
         // This picture is whole all the same.
         self.broken = given.err().map(|error| error.to_string());
         match unpacked {
-            Ok((format, pixels, [width, height])) => {
-                let meta = FrameMeta { width, height, ..meta };
-                Ok(Frame { meta, format, pixels: FrameBuf(Arc::from(pixels)) })
-            }
+            Ok((format, pixels)) => Ok(Frame { meta: FrameMeta { width, height, ..meta }, format, pixels }),
             Err(reason) => Err(SourceError::Damaged { meta: Box::new(meta), reason }),
         }
     }
@@ -194,6 +206,25 @@ impl FrameSource for V4l2Camera {
 pub fn set(path: &Path, wanted: &BTreeMap<String, i64>) -> Result<(), String> {
     let (_device, handle) = device(path)?;
     controls::apply(&handle, wanted)
+}
+
+/// Gives a camera one of these layouts, and a whole rate: `nokhwa` does not open a camera that stands at any other.
+///
+/// # Errors
+/// A path that is no camera, one that is in use, or one that has none of them.
+pub fn offer(path: &Path, codes: &[[u8; 4]]) -> Result<(), String> {
+    let (_device, handle) = device(path)?;
+    let now = calls::form(&handle, None).map_err(failed("format"))?;
+    if !codes.contains(&now.code) {
+        let offered: Vec<[u8; 4]> = calls::formats(&handle).into_iter().map(|(code, _)| code).collect();
+        let Some(code) = codes.iter().find(|code| offered.contains(code)) else {
+            let names = |codes: &[[u8; 4]]| codes.iter().map(|c| FourCc(*c).to_string()).collect::<Vec<_>>().join(", ");
+            return Err(format!("format: the camera offers {}, and none of {}", names(&offered), names(codes)));
+        };
+        calls::form(&handle, Some((*code, now.width, now.height))).map_err(failed("format"))?;
+    }
+    calls::rate(&handle, COMMON_RATE).map_err(failed("fps"))?;
+    Ok(())
 }
 
 /// A device that captures, and never waits.

@@ -91,7 +91,7 @@ fn spec() -> PreprocessSpec {
 /// The padding counts, as in PatchCore: borders fade towards zero, and what varies there is no alarm.
 fn patches(extractor: &FeatureExtractor, prepared: &Prepared, device: &Device) -> Tensor<2> {
     let shape = [1, 3, prepared.height, prepared.width];
-    let image = Tensor::<4>::from_data(TensorData::new(prepared.image.clone(), shape), device);
+    let image = Tensor::<4>::from_data(TensorData::new(prepared.image.to_vec(), shape), device);
     let [_, fine, coarse] = extractor.forward(image);
     let pool = |stage: Tensor<4>| {
         let options = AvgPoolOptions::<2>::new([3, 3]).with_stride([1, 1]).with_padding([1, 1]);

@@ -145,7 +145,7 @@ pub fn upload(values: Vec<f32>, shape: [usize; 4], device: &Device) -> Tensor<4>
 /// What `prepare` says.
 pub fn prepared(rgb: &[u8], spec: &PreprocessSpec) -> anyhow::Result<Prepared> {
     let meta = FrameMeta::of_picture("picture", spec.width as u32, spec.height as u32);
-    let frame = Frame { meta, format: PixelFormat::Rgb8, pixels: FrameBuf(rgb.into()) };
+    let frame = Frame { meta, format: PixelFormat::Rgb8, pixels: FrameBuf::from(rgb.to_vec()) };
     Ok(prepare(&frame, &Roi::FULL, spec)?)
 }
 

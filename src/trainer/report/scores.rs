@@ -51,7 +51,7 @@ fn judged(report: &Report<'_>, judge: &mut Judge<'_>) -> anyhow::Result<Vec<Part
         parts.push(Part {
             defect: defect.map(|defect| defect.family),
             score: detection.score.0 / entry.image_threshold,
-            level: detection.map.region_level(entry.min_area) / entry.region_threshold,
+            level: detection.region_level(entry.min_area) / entry.region_threshold,
         });
         Ok(())
     })?;

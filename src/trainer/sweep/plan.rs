@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::row::{Budget, Fit, Job, Request};
 use crate::config::device::DeviceChoice;
-use crate::config::station::did_you_mean;
+use crate::config::problem::did_you_mean;
 use crate::inspection::detect::Steps;
 use crate::model::profile::Profile;
 use crate::trainer::config::TrainConfig;
