@@ -1,6 +1,6 @@
 # Runs in the virtual machine: one line of JSON a check, what failed on standard error. $1: edges, $2: replugs.
 export RUST_LOG=off EDGES=$1 REPLUGS=$2
-mount -t tracefs trace /sys/kernel/tracing
+mount -t tracefs trace /sys/kernel/tracing; mount -t debugfs debug /sys/kernel/debug
 cd /host
 failed=0
 say() { echo "{\"check\":\"$1\",\"seconds\":$(cut -d' ' -f1 /proc/uptime),$2}"; }
@@ -36,7 +36,8 @@ grep -q 'line 6 of /dev/gpiochip0, line 3 of /dev/gpiochip1' said.txt || bad "am
 grep -q 'dsad gpio' said.txt || bad "missing: $(cat said.txt)"
 
 ./dsad gpio watch TRIGGER --seconds 20 --edges 10 --json > watch.json 2> watch.err & pid=$!
-sleep 1
+tries=0
+while ! grep -q dsad /sys/kernel/debug/gpio && [ $tries -lt 100 ]; do tries=$((tries + 1)); sleep 0.1; done
 ./dsad gpio pulse TRIGGER 2> said.txt && bad "a line was taken that somebody has"
 grep -q "'dsad' has it" said.txt || bad "taken: $(cat said.txt)"
 for edge in 1 2 3 4 5 6 7 8 9 10; do

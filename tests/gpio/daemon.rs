@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use dsad::config::gpio::GpioOutput;
 use dsad::daemon::pipeline::{Camera, Ending, Parts, run};
+use dsad::gpio::chips::chips;
 use dsad::gpio::input::Edges;
 use dsad::gpio::output;
 use dsad::inspection::detect::{Detection, Detector, DetectorError, Plan};
@@ -59,6 +60,11 @@ impl Detector for Hanging {
     }
 }
 
+/// Whether somebody has a line.
+fn taken(name: &str) -> bool {
+    chips().iter().flat_map(|chip| &chip.lines).any(|line| line.name == name && line.used)
+}
+
 #[test]
 #[ignore = "needs gpio-sim: .ci/gpio/run"]
 fn sim_a_thousand_edges_are_a_thousand_inspections() {
@@ -109,8 +115,10 @@ fn sim_a_thousand_edges_are_a_thousand_inspections() {
     };
     let ending = std::thread::scope(|scope| {
         let daemon = scope.spawn(|| run(parts));
-        // The line is open by then.
-        std::thread::sleep(Duration::from_millis(500));
+        // An edge before the line is open is nobody's.
+        while !taken("TRIGGER") {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         pace(clock.as_ref(), Duration::from_millis(10), wanted, |part| {
             let bad = if part % 50 == 49 { 255 } else { 200 };
             level.store(if part % 10 == 9 { bad } else { 20 }, Ordering::Relaxed);
