@@ -1,5 +1,6 @@
 # Runs in the virtual machine: one line of JSON a check, what failed on standard error. $1: edges, $2: replugs.
 export RUST_LOG=off EDGES=$1 REPLUGS=$2
+mount -t tracefs trace /sys/kernel/tracing; mount -t debugfs debug /sys/kernel/debug
 cd /host
 failed=0
 say() { echo "{\"check\":\"$1\",\"seconds\":$(cut -d' ' -f1 /proc/uptime),$2}"; }
@@ -35,7 +36,8 @@ grep -q 'line 6 of /dev/gpiochip0, line 3 of /dev/gpiochip1' said.txt || bad "am
 grep -q 'dsad gpio' said.txt || bad "missing: $(cat said.txt)"
 
 ./dsad gpio watch TRIGGER --seconds 20 --edges 10 --json > watch.json 2> watch.err & pid=$!
-sleep 1
+tries=0
+while ! grep -q dsad /sys/kernel/debug/gpio && [ $tries -lt 100 ]; do tries=$((tries + 1)); sleep 0.1; done
 ./dsad gpio pulse TRIGGER 2> said.txt && bad "a line was taken that somebody has"
 grep -q "'dsad' has it" said.txt || bad "taken: $(cat said.txt)"
 for edge in 1 2 3 4 5 6 7 8 9 10; do
@@ -45,12 +47,22 @@ wait $pid; row=$(cat watch.json)
 say watch "\"result\":$row"
 [ "$(field "$row" edges)" = 10 ] && [ "$(field "$row" missed)" = 0 ] || bad "watch: $row $(cat watch.err)"
 
+# Its value is read from outside, again and again.
+seen() { # value, chip, line
+  tries=0
+  while [ $tries -lt 100 ]; do
+    [ "$(cat $(at $2 $3)/value)" = $1 ] && return 0
+    tries=$((tries + 1)); sleep 0.1
+  done
+  return 1
+}
 ./dsad gpio pulse 5 --chip /dev/gpiochip0 --ms 2000 > said.txt & pid=$!
-sleep 1; during=$(cat $(at one 5)/value); wait $pid; after=$(cat $(at one 5)/value)
-say pulse "\"during\":$during,\"after\":$after"
-[ "$during$after" = 10 ] || bad "pulse: $during, then $after"
-./dsad gpio pulse EJECT --active-low --ms 2000 > said.txt & pid=$!
-sleep 1; during=$(cat $(at one 5)/value); wait $pid
-say "pulse, active low" "\"during\":$during"
-[ "$during" = 0 ] || bad "pulse, active low: $during"
+seen 1 one 5; rose=$?; wait $pid; after=$(cat $(at one 5)/value)
+say pulse "\"rose\":$((1 - rose)),\"after\":$after"
+[ "$rose$after" = 00 ] || bad "pulse: $rose, then $after: $(cat said.txt)"
+# Between its pulses a line that is active low is high.
+./dsad gpio pulse EJECT --active-low --ms 1 --times 2 --gap-ms 3000 > said.txt & pid=$!
+seen 1 one 5 && sleep 1 && between=$(cat $(at one 5)/value); wait $pid
+say "pulse, active low" "\"between\":$between"
+[ "$between" = 1 ] || bad "pulse, active low: $between: $(cat said.txt)"
 exit $failed

@@ -9,6 +9,7 @@ use super::load::{Bundles, keys};
 use crate::config::camera::CameraKind;
 use crate::config::station::load;
 use crate::daemon::job::Job;
+use crate::gpio::chips::find;
 
 /// Arguments of `dsad check`.
 #[derive(Debug, clap::Args)]
@@ -37,6 +38,20 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
             let index = bundles.open(dir, &keys)?;
             let job = bundles.job(index, recipe.clone(), station.device, station.calibrations.as_deref())?;
             say(&camera.name, &job, dir, args.json);
+        }
+    }
+    let outputs = station.outputs.gpio.iter().map(|output| (output.word(), output.pin().clone()));
+    let inputs = station.cameras.iter().filter_map(|camera| camera.trigger_line.as_ref());
+    for (signal, pin) in outputs.chain(inputs.map(|input| ("trigger", input.pin()))) {
+        // No error: the configuration may be checked on another machine than that of the lines.
+        let problem = find(&pin).err();
+        if args.json {
+            println!("{}", json!({"gpio": signal, "pin": pin.to_string(), "problem": problem}));
+        } else {
+            println!(
+                "gpio {signal}: {}",
+                problem.map_or_else(|| format!("{pin} is there"), |problem| format!("NOT THERE: {problem}"))
+            );
         }
     }
     if args.json {

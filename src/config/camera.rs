@@ -198,15 +198,7 @@ pub(super) fn resolve(
         }
     };
     let mode = trigger(&camera.trigger, &mut |name, message| problem(key(name), message));
-    let trigger_line = match &camera.trigger {
-        TriggerFile::Gpio { input, .. } => {
-            if let Some((name, message)) = input.problem() {
-                problem(key(&format!("trigger.input.{name}")), message);
-            }
-            Some(input.clone())
-        }
-        _ => None,
-    };
+    let trigger_line = camera.trigger.input().cloned();
     let mut recipes: Vec<(Recipe, PathBuf)> = Vec::new();
     for file in [&camera.recipe].into_iter().chain(&camera.more_recipes) {
         match load_recipe(&base.join(file)) {

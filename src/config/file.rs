@@ -99,6 +99,16 @@ pub enum TriggerFile {
     },
 }
 
+impl TriggerFile {
+    /// The line whose edges are triggers, if it is one.
+    pub fn input(&self) -> Option<&GpioInput> {
+        match self {
+            Self::Gpio { input, .. } => Some(input),
+            Self::Free | Self::Line | Self::Network { .. } => None,
+        }
+    }
+}
+
 fn default_wait() -> f64 {
     500.0
 }

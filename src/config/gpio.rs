@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
+use super::file::StationFile;
 use super::problem::did_you_mean;
 
 /// Longest pulse, gap or heartbeat, milliseconds.
@@ -238,9 +239,26 @@ impl GpioOutput {
     }
 }
 
-/// Everything that is wrong with the outputs of a station: keys below `outputs.gpio`, and words. `inputs` are the lines that
-/// its triggers use, each with its key.
-pub fn problems(
+/// Everything that is wrong with the lines of a station: keys, and words.
+pub fn problems(file: &StationFile) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut inputs: Vec<(String, Pin)> = Vec::new();
+    for (index, camera) in file.cameras.iter().enumerate() {
+        let Some(input) = camera.trigger.input() else { continue };
+        let key = format!("cameras[{index}].trigger.input");
+        found.extend(input.problem().map(|(name, message)| (format!("{key}.{name}"), message)));
+        if let Some((other, _)) = inputs.iter().find(|(_, other)| input.pin().is(other)) {
+            found.push((key.clone(), format!("{} is used twice: {other} has it", input.pin())));
+        }
+        inputs.push((key, input.pin()));
+    }
+    let cameras: Vec<&str> = file.cameras.iter().map(|camera| camera.name.as_str()).collect();
+    found.extend(of_outputs(&file.outputs.gpio, &inputs, &cameras, file.shutdown_timeout_ms));
+    found
+}
+
+/// What is wrong with outputs, beside the lines of these inputs.
+fn of_outputs(
     outputs: &[GpioOutput],
     inputs: &[(String, Pin)],
     cameras: &[&str],
@@ -299,7 +317,7 @@ mod tests {
     }
 
     fn keys(text: &str) -> Vec<String> {
-        let found = problems(&outputs(text).expect("parses"), &[], &["top", "side"], 10_000);
+        let found = of_outputs(&outputs(text).expect("parses"), &[], &["top", "side"], 10_000);
         found.into_iter().map(|(key, _)| key.trim_start_matches("outputs.gpio").to_owned()).collect()
     }
 
@@ -314,7 +332,7 @@ mod tests {
                 { signal = "eject", pin = { line = "EJECT" }, pulse_ms = 30, delay_ms = 800 },
             ]"#;
         let read = outputs(text).expect("parses");
-        assert_eq!(problems(&read, &[], &["top"], 10_000), []);
+        assert_eq!(of_outputs(&read, &[], &["top"], 10_000), []);
         let words: Vec<&str> = read.iter().map(GpioOutput::word).collect();
         assert_eq!(words, ["pass", "fail", "hold", "ready", "eject"]);
         assert_eq!(read[1].pin().to_string(), "line 6 of /dev/gpiochip0");
@@ -350,7 +368,7 @@ mod tests {
         assert_eq!(keys(twice), ["[1].pin"]);
         let read = outputs(r#"gpio = [{ signal = "hold", pin = { line = "A" } }]"#).expect("parses");
         let input = Pin { chip: None, line: PinLine::Name("A".into()), active_low: true };
-        let found = problems(&read, &[("cameras[0].trigger.gpio".into(), input)], &[], 10_000);
+        let found = of_outputs(&read, &[("cameras[0].trigger.gpio".into(), input)], &[], 10_000);
         assert!(found[0].1.contains("cameras[0].trigger.gpio has it"), "{found:?}");
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::camera::{CameraSettings, resolve};
 use super::device::DeviceChoice;
-use super::file::{ImagesOf, StationFile, TriggerFile};
+use super::file::{ImagesOf, StationFile};
 use super::gpio::{self, GpioOutput};
 use super::problem::{ConfigError, Problem, read};
 
@@ -89,13 +89,7 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
     if file.tcp.is_some() && tcp == http && tcp.is_some() {
         problem("tcp.listen".into(), "is the address of [http] already; take another port".into());
     }
-    let camera_names: Vec<&str> = file.cameras.iter().map(|camera| camera.name.as_str()).collect();
-    let inputs = file.cameras.iter().enumerate().filter_map(|(index, camera)| match &camera.trigger {
-        TriggerFile::Gpio { input, .. } => Some((format!("cameras[{index}].trigger.input"), input.pin())),
-        _ => None,
-    });
-    let inputs: Vec<_> = inputs.collect();
-    for (key, message) in gpio::problems(&file.outputs.gpio, &inputs, &camera_names, file.shutdown_timeout_ms) {
+    for (key, message) in gpio::problems(&file) {
         problem(key, message);
     }
     let mut cameras = Vec::new();

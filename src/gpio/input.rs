@@ -29,6 +29,9 @@ pub struct Edges {
 
 struct Open {
     request: Request,
+    /// One edge as the kernel writes it. The crate's own `read_edge_event` (0.8.0, without the old interface) takes up to eight
+    /// from the kernel and gives one.
+    raw: Vec<u64>,
     /// The kernel's time at the moment 0 of the process's clock, nanoseconds.
     origin: i128,
     counted: Counted,
@@ -76,7 +79,9 @@ impl Edges {
                     }
                 });
                 let request = request.map_err(lost)?;
-                self.open.insert(Open { request, origin: origin(self.clock.as_ref()), counted: Counted::default() })
+                let raw = vec![0; request.edge_event_u64_size()];
+                let origin = origin(self.clock.as_ref());
+                self.open.insert(Open { request, raw, origin, counted: Counted::default() })
             }
         };
         let wait = Timespec { tv_sec: 0, tv_nsec: WAIT.subsec_nanos().into() };
@@ -87,7 +92,9 @@ impl Edges {
             Err(error) => return Err(lost(format!("{}: {error}", self.pin))),
         }
         // A chip that is gone is ready to be read, and says so then.
-        let edge = open.request.read_edge_event().map_err(|error| lost(format!("{}: {error}", self.pin)))?;
+        let read = open.request.read_edge_events_into_slice(&mut open.raw);
+        let edge = read.and_then(|words| open.request.edge_event_from_slice(&open.raw[..words]));
+        let edge = edge.map_err(|error| lost(format!("{}: {error}", self.pin)))?;
         let at = i128::from(edge.timestamp_ns) - open.origin;
         // The two clocks were compared with a small error: no edge is from the time to come.
         let at = Timestamp(u64::try_from(at).unwrap_or_default()).min(self.clock.now());

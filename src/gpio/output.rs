@@ -122,7 +122,8 @@ impl VerdictSink for GpioSink {
 impl GpioWorker {
     /// Drives until the sink is gone and no reject is on its way.
     pub fn run(self) {
-        let mut lines = Lines(self.outputs.iter().map(|output| (output.pin().clone(), None)).collect());
+        let pins = self.outputs.iter().map(|output| (output.pin().clone(), None)).collect();
+        let mut lines = Lines { pins, clock: Arc::clone(&self.clock) };
         let mut schedule = Schedule::new(&self.outputs, Arc::clone(&self.health));
         let (mut open, mut lost) = (true, 0);
         loop {
@@ -131,7 +132,7 @@ impl GpioWorker {
                 lost = known;
                 schedule.lost(self.clock.now());
             }
-            schedule.step(self.clock.now(), open && (self.ready)(), &mut lines);
+            schedule.step(open && (self.ready)(), &mut lines);
             if !open && schedule.idle() {
                 return;
             }
@@ -154,11 +155,18 @@ impl GpioWorker {
 }
 
 /// The lines, each open by itself: one chip that is gone takes no other along.
-struct Lines(Vec<(Pin, Option<Request>)>);
+struct Lines {
+    pins: Vec<(Pin, Option<Request>)>,
+    clock: Arc<dyn Clock>,
+}
 
 impl Pins for Lines {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     fn set(&mut self, output: usize, active: bool) -> Result<(), String> {
-        let (pin, open) = &mut self.0[output];
+        let (pin, open) = &mut self.pins[output];
         let request = match open {
             Some(request) => request,
             None => open.insert(inactive(pin)?),
@@ -172,7 +180,7 @@ impl Pins for Lines {
 
 impl Drop for Lines {
     fn drop(&mut self) {
-        for (pin, open) in &self.0 {
+        for (pin, open) in &self.pins {
             if let Some(request) = open
                 && let Err(reason) = drive(request, false)
             {

@@ -28,6 +28,8 @@ const UNKNOWN_MS: u64 = 1_000;
 
 /// Lines that can be driven, by the number of their output.
 pub(super) trait Pins {
+    /// The time. A line may take its own: it is asked for before each.
+    fn now(&self) -> Timestamp;
     /// Drives a line. One that is not open is opened, inactive, first; one that fails is closed.
     fn set(&mut self, output: usize, active: bool) -> Result<(), String>;
 }
@@ -229,7 +231,8 @@ impl Output {
     }
 
     /// Does what is due. `ready` is that of READY.
-    fn step(&mut self, now: Timestamp, ready: bool, pins: &mut dyn Pins, health: &OutputHealth) {
+    fn step(&mut self, ready: bool, pins: &mut dyn Pins, health: &OutputHealth) {
+        let now = pins.now();
         let wire = &mut self.wire;
         wire.tend(now, pins, health);
         match &mut self.task {
@@ -377,13 +380,13 @@ impl Schedule {
     }
 
     /// Does what is due. `ready` is what the station says; READY follows it while every output can be driven.
-    pub fn step(&mut self, now: Timestamp, ready: bool, pins: &mut dyn Pins) {
-        let mut all = ready && now >= self.unready_until;
+    pub fn step(&mut self, ready: bool, pins: &mut dyn Pins) {
+        let mut all = ready && pins.now() >= self.unready_until;
         // READY last: it knows of a line that fails now.
         for beats in [false, true] {
             for (output, health) in self.outputs.iter_mut().zip(&self.health.outputs) {
                 if beats == matches!(output.task, Task::Beat { .. }) {
-                    output.step(now, all, pins, health);
+                    output.step(all, pins, health);
                     all &= output.wire.fault.is_none();
                 }
             }

@@ -13,6 +13,10 @@ struct ScriptedPins {
 }
 
 impl Pins for ScriptedPins {
+    fn now(&self) -> Timestamp {
+        millis(self.now)
+    }
+
     fn set(&mut self, output: usize, active: bool) -> Result<(), String> {
         self.calls += 1;
         if self.broken[output] {
@@ -53,13 +57,13 @@ impl Bench {
 
     fn step(&mut self, ms: u64) {
         self.pins.now = ms;
-        self.schedule.step(millis(ms), self.ready, &mut self.pins);
+        self.schedule.step(self.ready, &mut self.pins);
     }
 
-    /// Steps whenever the schedule asks to, up to this millisecond.
+    /// Steps whenever the schedule asks to, and every 20 ms as the worker does, up to this millisecond.
     fn until(&mut self, ms: u64) {
         loop {
-            let next = self.schedule.next().0.div_ceil(1_000_000).max(self.pins.now);
+            let next = self.schedule.next().0.div_ceil(1_000_000).max(self.pins.now).min(self.pins.now + 20);
             if next >= ms {
                 return self.step(ms);
             }
@@ -269,6 +273,7 @@ fn ready_beats_while_the_station_is_and_stays_inactive_otherwise() {
     bench.until(2000);
     assert_eq!(bench.of(0)[4..], [(400, true), (460, false)]);
     bench.ready = true;
+    bench.step(2000);
     bench.until(2100);
     assert_eq!(bench.of(0)[6..], [(2000, true), (2100, false)]);
 }
@@ -310,7 +315,7 @@ fn a_pulse_cut_by_a_fault_does_not_come_back() {
     let mut bench = Bench::new(&[eject(1000, 0), pass(1000, 5, None)]);
     bench.order(100, "top", Actuation::Reject, 100);
     bench.order(100, "top", Actuation::Accept, 100);
-    // Both fail while they are active; the probe of the second second finds it.
+    // Both fail while they are active; looking after them finds it.
     bench.until(900);
     bench.pins.broken = vec![true, true];
     bench.until(1200);
@@ -328,5 +333,5 @@ fn lost_orders_stop_ready_until_their_parts_have_gone() {
     bench.schedule.lost(millis(200));
     bench.until(4000);
     let beats: Vec<u64> = bench.of(0).into_iter().map(|(at, _)| at).filter(|at| *at > 200).collect();
-    assert!((2210..2260).contains(&beats[0]), "{beats:?}");
+    assert!(beats[0] <= 220 && (2210..2260).contains(&beats[1]), "{beats:?}");
 }
