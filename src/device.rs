@@ -62,6 +62,19 @@ pub fn open(choice: DeviceChoice) -> Result<Compute, DeviceError> {
     Err(DeviceError::Unusable { choice, reason })
 }
 
+/// [`open`] for training: on CUDA every operation runs by itself from now on, in the whole process. burn-fusion looks for operations
+/// that can be one kernel, on the host; a step of training is thousands of them, and the search took up to half a minute at the
+/// start of a stage, and of eight fits two did not come back from it within minutes. Steps are about a sixth slower without.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_for_training(choice: DeviceChoice) -> Result<Compute, DeviceError> {
+    if let DeviceChoice::Cuda(_) = choice {
+        no_search();
+    }
+    open(choice)
+}
+
 /// Runs what computes on the CPU on a thread of the pool that its kernels divide their work among: from any other thread every
 /// one of them would wait for the pool and be woken again. What computes on another device runs where it is called: there a
 /// thread has its own stream.
@@ -87,6 +100,18 @@ fn cpu(choice: DeviceChoice) -> Result<Device, DeviceError> {
 fn cuda(_: DeviceChoice, index: usize) -> Result<Device, DeviceError> {
     Ok(Device::new(burn_cuda::CudaDevice::new(index)))
 }
+
+#[cfg(feature = "cuda")]
+fn no_search() {
+    use burn_std::config::{BurnConfig, RuntimeConfig};
+    let config: Result<BurnConfig, _> = toml::from_str("[fusion.beam_search]\nmax_explorations = 0");
+    if !config.is_ok_and(BurnConfig::try_set) {
+        log::warn!("burn-fusion was configured before: training may wait for its search");
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn no_search() {}
 
 #[cfg(not(feature = "cuda"))]
 fn cuda(choice: DeviceChoice, _: usize) -> Result<Device, DeviceError> {

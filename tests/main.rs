@@ -17,8 +17,6 @@ mod golden_paper;
 mod gpio;
 /// Public checkpoints in.
 mod import;
-/// What the daemon adds to a frame's time.
-mod overhead;
 /// The trainer's map is the daemon's map.
 mod parity;
 /// The whole daemon with scripted parts.

@@ -21,6 +21,37 @@ done
 ./dsad cameras snap $V --format MJPG --out none.png 2> mjpg.txt && bad "MJPG: vivid has none, and a picture came"
 grep -q "the camera gives" mjpg.txt || bad "MJPG: $(cat mjpg.txt)"
 
+# A control of 64 bits, and the names of a menu.
+./dsad cameras set $V integer_64_bits=5000000000 || bad "a control of 64 bits cannot be set"
+./dsad cameras > cameras.txt
+grep -q "integer_64_bits = 5000000000" cameras.txt || bad "a control of 64 bits was not kept: $(cat cameras.txt)"
+grep -A1 "^  test_pattern" cameras.txt | grep -q "0 75% Colorbar" || bad "menus have no names: $(cat cameras.txt)"
+
+# Our own pictures, pixel by pixel, through v4l2loopback.
+insmod v4l2loopback.ko devices=1 video_nr=10 exclusive_caps=1
+DSAD_LOOPBACK=/dev/video10 DSAD_LOOPBACK_PICTURES=$1 ./loopback --ignored --nocapture > loopback.txt 2>&1 || bad "loopback: $(cat loopback.txt)"
+grep -o '{"check".*}' loopback.txt
+[ "$(grep -c '{"check"' loopback.txt)" = 3 ] || bad "loopback: a format is missing"
+
+# The same camera by nokhwa, which does not know the format that it stands at. It hangs when no picture comes: the camera is
+# lost, and back when the thread that was left alone has woken up and let go of it.
+web="./dsad cameras watch web --config web.toml --json"
+row=$($web --frames 60 --seconds 60)
+say "nokhwa" "\"result\":$row"
+[ "$(field "$row" frames)" = 60 ] && [ "$(field "$row" damaged)" = 0 ] && [ "$(field "$row" lost)" = 0 ] || bad "nokhwa: $row"
+RUST_LOG=warn $web --seconds 20 > row.json 2> row.err &
+sleep 5; ./dsad cameras set $V percentage_of_dropped_buffers=100
+sleep 5; ./dsad cameras set $V percentage_of_dropped_buffers=0
+wait $!; row=$(cat row.json)
+say "nokhwa hangs" "\"result\":$row"
+[ "$(field "$row" lost)" = 1 ] && [ "$(field "$row" recovered)" = 1 ] && grep -q "its thread hangs" row.err ||
+  bad "nokhwa hangs: $row $(cat row.err)"
+$web --seconds 12 > row.json 2> row.err &
+sleep 4; echo vivid.0 > $UNPLUG/unbind; sleep 1; echo vivid.0 > $UNPLUG/bind
+wait $!; row=$(cat row.json)
+say "nokhwa replugged" "\"result\":$row"
+[ "$(field "$row" lost)" = 1 ] && [ "$(field "$row" recovered)" = 1 ] || bad "nokhwa replugged: $row $(cat row.err)"
+
 # A damaged picture, a driver that drops half, one that refuses a buffer, one that breaks: each while pictures are taken.
 inject() { # name, control, what the row must say
   $watch --format YUYV --seconds 8 > row.json 2> row.err &

@@ -46,6 +46,8 @@ pub struct Unpacker {
 struct Between {
     rows: Vec<u8>,
     cells: Vec<u16>,
+    padded: Vec<u16>,
+    colours: Vec<u16>,
 }
 
 impl Unpacker {
@@ -65,7 +67,7 @@ impl Picture {
         if width == 0 || height == 0 || (width as u64).saturating_mul(height as u64) > MAX_PIXELS {
             return Err(format!("pictures of {width}x{height} are not read"));
         }
-        let Between { rows, cells } = between;
+        let Between { rows, cells, .. } = between;
         Ok(match layout {
             Layout::Jpeg => {
                 // Some cameras fill the rest of the buffer: what follows the end of the file is nobody's.
@@ -108,14 +110,22 @@ impl Picture {
             }
             Layout::Bayer8(mosaic) => {
                 self.rows(bytes, width, height, rows)?;
-                self.pad(rows.iter().map(|value| u16::from(*value)), cells)?;
-                self.demosaic(mosaic, cells, pixels, |value| [value as u8]);
+                cells.clear();
+                cells.extend(rows.iter().map(|value| u16::from(*value)));
+                self.demosaic(mosaic, between)?;
+                pixels.clear();
+                pixels.extend(between.colours.iter().map(|value| *value as u8));
                 PixelFormat::Rgb8
             }
             Layout::Bayer16(mosaic) => {
                 self.rows(bytes, 2 * width, height, rows)?;
-                self.pad(rows.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])), cells)?;
-                self.demosaic(mosaic, cells, pixels, u16::to_le_bytes);
+                cells.clear();
+                cells.extend(rows.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])));
+                self.demosaic(mosaic, between)?;
+                pixels.resize(6 * width * height, 0);
+                for (pair, value) in pixels.chunks_exact_mut(2).zip(&between.colours) {
+                    pair.copy_from_slice(&value.to_le_bytes());
+                }
                 PixelFormat::Rgb16
             }
         })
@@ -172,32 +182,13 @@ impl Picture {
         if rest != 0 { Err(format!("{width}x{height}: {why}, so sides must be even")) } else { Ok(()) }
     }
 
-    /// A mosaic with one cell more on every side, mirrored at the outermost, which keeps the colours in turn.
-    fn pad(&self, cells: impl Iterator<Item = u16>, padded: &mut Vec<u16>) -> Result<(), String> {
+    /// Red, green and blue of every pixel: its own colour, and the means of the nearest cells of the others (bilinear).
+    fn demosaic(&self, mosaic: Mosaic, between: &mut Between) -> Result<(), String> {
         let (width, height) = (self.width, self.height);
+        let Between { cells, padded, colours, .. } = between;
         if width < 2 || height < 2 {
             return Err(format!("{width}x{height}: a mosaic has at least 2x2 pixels"));
         }
-        let pitch = width + 2;
-        padded.resize(pitch * (height + 2), 0);
-        let mut inside = padded[pitch..].chunks_exact_mut(pitch).flat_map(|row| &mut row[1..=width]);
-        cells.zip(&mut inside).for_each(|(cell, place)| *place = cell);
-        for row in padded[pitch..].chunks_exact_mut(pitch).take(height) {
-            (row[0], row[width + 1]) = (row[2], row[width - 1]);
-        }
-        padded.copy_within(2 * pitch..3 * pitch, 0);
-        padded.copy_within((height - 1) * pitch..height * pitch, (height + 1) * pitch);
-        Ok(())
-    }
-
-    /// Red, green and blue of every pixel: its own colour, and the means of the nearest cells of the others (bilinear).
-    fn demosaic<const N: usize>(
-        &self,
-        mosaic: Mosaic,
-        padded: &[u16],
-        out: &mut Vec<u8>,
-        sample: impl Fn(u16) -> [u8; N],
-    ) {
         // Column and row parity of red; blue is at the other diagonal.
         let (red_x, red_y) = match mosaic {
             Mosaic::Rggb => (0, 0),
@@ -205,13 +196,28 @@ impl Picture {
             Mosaic::Gbrg => (0, 1),
             Mosaic::Bggr => (1, 1),
         };
-        let pitch = self.width + 2;
-        out.resize(3 * N * self.width * self.height, 0);
-        for (y, out) in out.chunks_exact_mut(3 * N * self.width).enumerate() {
+        // One cell more on every side, mirrored at the outermost, which keeps the colours in turn.
+        let pitch = width + 2;
+        padded.clear();
+        for y in 0..height + 2 {
+            let y = if y == 0 {
+                1
+            } else if y == height + 1 {
+                height - 2
+            } else {
+                y - 1
+            };
+            let row = &cells[y * width..][..width];
+            padded.push(row[1]);
+            padded.extend_from_slice(row);
+            padded.push(row[width - 2]);
+        }
+        colours.resize(3 * width * height, 0);
+        for (y, out) in colours.chunks_exact_mut(3 * width).enumerate() {
             let row = |k: usize| &padded[(y + k) * pitch..][..pitch];
             let around = row(0).windows(3).zip(row(1).windows(3)).zip(row(2).windows(3));
             let of_red = y % 2 == red_y;
-            for (x, (pixel, ((above, here), below))) in out.chunks_exact_mut(3 * N).zip(around).enumerate() {
+            for (x, (pixel, ((above, here), below))) in out.chunks_exact_mut(3).zip(around).enumerate() {
                 let mean2 = |a: u16, b: u16| ((u32::from(a) + u32::from(b)) / 2) as u16;
                 let mean4 = |a: u16, b: u16, c: u16, d: u16| {
                     ((u32::from(a) + u32::from(b) + u32::from(c) + u32::from(d)) / 4) as u16
@@ -226,11 +232,10 @@ impl Picture {
                     (true, false) => [beside, here[1], upright],
                     (false, true) => [upright, here[1], beside],
                 };
-                for (place, value) in pixel.chunks_exact_mut(N).zip(rgb) {
-                    place.copy_from_slice(&sample(value));
-                }
+                pixel.copy_from_slice(&rgb);
             }
         }
+        Ok(())
     }
 }
 

@@ -96,7 +96,7 @@ pub fn run(args: &FitArgs) -> anyhow::Result<()> {
         stage_steps: args.stage_steps,
         command: std::env::args().collect::<Vec<_>>().join(" "),
     };
-    let compute = device::open(args.device)?;
+    let compute = device::open_for_training(args.device)?;
     let setup = prepare(found, &request, &compute)?;
     if args.json {
         println!("{}", setup.json());

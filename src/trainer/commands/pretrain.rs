@@ -75,7 +75,7 @@ pub fn run(args: &PretrainArgs) -> anyhow::Result<()> {
         stage_steps: args.stage_steps,
         command: std::env::args().collect::<Vec<_>>().join(" "),
     };
-    let compute = device::open(args.device)?;
+    let compute = device::open_for_training(args.device)?;
     let made = pretrain(&request, &compute)?;
     if args.json {
         let summary = json!({
