@@ -1,6 +1,9 @@
 # Runs in the virtual machine: one line of JSON a check, what failed on standard error. $1: edges, $2: replugs.
 export RUST_LOG=off EDGES=$1 REPLUGS=$2
 mount -t tracefs trace /sys/kernel/tracing; mount -t debugfs debug /sys/kernel/debug
+# The kernel's own record of what was driven. Without the names of programs: those need hooks in the scheduler.
+cd /sys/kernel/tracing
+echo 0 > options/record-cmd; echo mono > trace_clock; echo 1 > events/gpio/gpio_value/enable
 cd /host
 failed=0
 say() { echo "{\"check\":\"$1\",\"seconds\":$(cut -d' ' -f1 /proc/uptime),$2}"; }

@@ -171,10 +171,7 @@ impl Pins for Lines {
             Some(request) => request,
             None => open.insert(inactive(pin)?),
         };
-        drive(request, active).map_err(|reason| {
-            *open = None;
-            reason
-        })
+        drive(request, active).inspect_err(|_| *open = None)
     }
 }
 
