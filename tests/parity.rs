@@ -10,9 +10,9 @@ use dsad::camera::replay::{Replay, pictures};
 use dsad::commands::load::Bundles;
 use dsad::config::device::DeviceChoice;
 use dsad::daemon::pipeline::{self, Camera, Ending, Parts};
-use dsad::detector::DiffusionDetector;
+use dsad::detector::{DiffusionDetector, prepare_picture};
 use dsad::device;
-use dsad::inspection::detect::{ClassId, StepChoice, Steps};
+use dsad::inspection::detect::{ClassId, Detector, Gate, Plan, StepChoice, StepPlan, Steps};
 use dsad::inspection::frame::CameraId;
 use dsad::inspection::recipe::Recipe;
 use dsad::trainer::dataset::discover::discover;
@@ -85,6 +85,35 @@ fn trainer_and_daemon_make_the_same_map() {
         assert_eq!(bits(&detection.map.values), bits(&measured.map.values));
         assert_eq!(detection.score.0.to_bits(), measured.score.to_bits());
     }
+}
+
+#[test]
+fn a_frame_that_is_close_gets_more_steps_while_its_deadline_allows() {
+    let bundle = Bundle::open(&tiny_bundle().0, &KeyList::empty()).expect("opens");
+    let compute = device::open(DeviceChoice::Cpu).expect("device");
+    let clock = TrainerClock::start();
+    let mut detector = DiffusionDetector::load(&bundle, &compute, Arc::clone(&clock)).expect("loads");
+    let picture = bundle.read(&bundle.manifest.golden[0].picture).expect("a golden picture");
+    let spec = &bundle.manifest.preprocess;
+    let prepared = prepare_picture(&picture, spec).expect("prepares");
+    let fixed = |steps: u32| Plan::new(StepPlan::Fixed(Steps(steps)), None);
+    // So that both step counts have been timed.
+    let scores = [1, 2]
+        .map(|steps| detector.detect(std::slice::from_ref(&prepared), &fixed(steps)).expect("detects")[0].score.0);
+    // Thresholds in the middle of what it measures: whatever runs is close to them.
+    let gate = |steps: u32, score: f32| Gate {
+        steps: Steps(steps),
+        image_threshold: score,
+        region_threshold: f32::MAX,
+        min_area: 4,
+    };
+    let gates = vec![gate(1, scores[0]), gate(2, scores[1])];
+    let mut ran = |until: Option<u64>| {
+        let until = until.map(|millis| clock.now().plus_millis(millis));
+        let plan = Plan { until, ..Plan::new(StepPlan::Auto(gates.clone()), None) };
+        detector.detect(std::slice::from_ref(&prepared), &plan).expect("detects")[0].steps.0
+    };
+    assert_eq!((ran(None), ran(Some(60_000)), ran(Some(0))), (2, 2, 1));
 }
 
 #[test]

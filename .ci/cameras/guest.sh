@@ -91,14 +91,24 @@ say replug "\"times\":$2,\"descriptors_and_mappings\":[\"$before\",\"$after\"],\
 [ "$(field "$row" recovered)" = $2 ] || bad "replug: $2 times: $row"
 [ "$(field "$row" longest_recovery_s | cut -d. -f1)" -lt 2 ] || bad "replug: came back too late: $row"
 
-# The whole daemon: every picture that the camera gave is one event, over a damaged picture, an unplugged cable and a stop. The
-# emulated processor judges one in seconds, so most are overruns.
+# The whole daemon: every picture that the camera gave is one event, over a damaged picture, another product with its own
+# brightness, an unplugged cable and a stop. The emulated processor judges one in seconds, so most are overruns.
 rm -f events.ndjson
+ifconfig lo 127.0.0.1 up
+brightness() { ./dsad cameras | sed -n 's/^ *brightness = \([0-9]*\).*/\1/p'; }
 ./dsad run --config station.toml --json > daemon.json 2> daemon.err & pid=$!
 while ! grep -q '"score":[0-9]' events.ndjson 2>/dev/null && kill -0 $pid 2>/dev/null; do sleep 1; done
 ./dsad cameras set $V inject_v4l2_buf_flag_error=0; sleep 3
+dark=$(brightness)
+answer=$(printf 'PrepareRecipe recipe=bright;' | nc -w 3 127.0.0.1 7000); sleep 2
+bright=$(brightness)
 echo vivid.0 > $UNPLUG/unbind; sleep 1; echo vivid.0 > $UNPLUG/bind; sleep 5
+again=$(brightness)
 kill -TERM $pid; wait $pid; status=$?; row=$(cat daemon.json)
+[ "$answer" = "ok cameras=top" ] && [ "$dark $bright $again" = "60 200 200" ] ||
+  bad "recipes: '$answer', brightness $dark, $bright, $again"
+grep -q '"recipe_id":"dark"' events.ndjson && grep -q '"recipe_id":"bright"' events.ndjson || bad "recipes: an event is missing"
+say recipes "\"brightness\":[$dark,$bright,$again]"
 say daemon "\"status\":$status,\"events\":$(wc -l < events.ndjson),\"result\":$row"
 [ $status = 0 ] && [ "$(field "$row" frames_in)" = "$(wc -l < events.ndjson)" ] || bad "daemon: $row $(cat daemon.err)"
 grep -q "camera top is back" daemon.err || bad "daemon: the camera did not come back: $(cat daemon.err)"
