@@ -16,15 +16,15 @@
 //! | [`synthetic`], [`render`] | procedural parts; drawings | `inspection` |
 //! | [`config`] | what an operator writes | `inspection`, `synthetic` |
 //! | `camera`, `gpio`, `output`, `platform` | the edges | `inspection`, `config`, ... |
-//! | `service` | what a station tells over HTTP | `inspection`, `config`, `output` |
+//! | `service` | what a station tells over HTTP, and the commands that it takes there and by TCP | `inspection`, `config`, `output` |
 //! | `daemon` | threads and channels | everything but `trainer`, `commands`, burn |
 //! | `commands` | the verbs of `dsad` | everything but `trainer`, burn |
 //! | `trainer` | the verbs of `trainer` | everything but the station |
 //!
 //! Invariants, checked by `tests/architecture.rs` where a test can: no file, thread or clock in the domain; burn only in
 //! `kernels`, `model`, `bundle`, `detector`, `device` and `trainer`; clocks are read in `platform` and `trainer` alone.
-//! Every frame that a camera gave ends as exactly one [`inspection::verdict::Inspection`], and nothing but a completed,
-//! calibrated detection is a Pass.
+//! Every frame of a camera that runs free, and every trigger that was accepted, ends as exactly one
+//! [`inspection::verdict::Inspection`], and nothing but a completed, calibrated detection in time is a Pass.
 
 pub mod bundle;
 #[cfg(feature = "station")]

@@ -84,10 +84,12 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         workers.push(("images", Box::new(move || worker.run())));
     }
     let lease = Arc::new(AtomicU64::new(0));
+    let mut lines: Option<Arc<GpioHealth>> = None;
     if !outputs.gpio.is_empty() {
         let (lease, now) = (Arc::clone(&lease), Arc::clone(&clock));
         let ready = move || now.now().0 < lease.load(Ordering::Relaxed);
         let (sink, worker, health) = gpio::output::open(&outputs.gpio, Arc::clone(&clock), Box::new(ready));
+        lines = Some(Arc::clone(&health));
         // Before all others: they take their time.
         sinks.insert(0, Box::new(sink));
         workers.push(("gpio", Box::new(move || worker.run())));
@@ -134,6 +136,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             Ok(if lost == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Ending::Failed(reason) => {
+            // The stages that failed still hold what drives the lines: nothing else would make a PASS end that is on.
+            lines.inspect(|lines| lines.abandon());
             log::error!("{reason}");
             Ok(ExitCode::FAILURE)
         }

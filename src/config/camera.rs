@@ -226,6 +226,30 @@ pub(super) fn resolve(
             }
         }
     }
+    for (recipe, _) in &recipes {
+        let id = &recipe.id.0;
+        if mode.is_triggered() && recipe.line.fail_if.of > 1 {
+            let why = "a camera with triggers gives one frame a part";
+            problems.push(Problem {
+                file: path.to_path_buf(),
+                key: key("recipe"),
+                message: format!("'{id}' has fail_if over several frames, and {why}"),
+            });
+        }
+        if let (TriggerMode::Asked(asked), Some(deadline)) = (mode, recipe.deadline_ms)
+            && deadline.saturating_mul(1_000_000) <= asked.delay_nanos
+        {
+            let message =
+                format!("'{id}' has its deadline before the part is there: deadline_ms counts from the trigger");
+            problems.push(Problem { file: path.to_path_buf(), key: key("recipe"), message });
+        }
+    }
+    if matches!(kind, Some(CameraKind::Nokhwa(_)))
+        && matches!(camera.trigger, TriggerFile::Line | TriggerFile::Gpio { .. })
+    {
+        let message = "nokhwa tells no time of a frame, and is not meant for a line; take kind = \"v4l2\"".to_owned();
+        problems.push(Problem { file: path.to_path_buf(), key: key("trigger"), message });
+    }
     match kind {
         Some(kind) if problems.is_empty() => {
             Ok(CameraSettings { name: camera.name.clone(), kind, recipes, mode, trigger_line })
@@ -282,7 +306,7 @@ mod tests {
     #[test]
     fn triggers_and_more_recipes_are_read() {
         let more = "more_recipes = ['b.toml']\ntrigger = { kind = 'network', delay_ms = 1.5 }\n";
-        let line = "deadline_ms = 80\nfail_if = { n = 2, of = 3 }\non_fault = 'hold'\n";
+        let line = "deadline_ms = 80\nhold_after = 3\non_fault = 'hold'\n";
         let station = station(&format!("{V4L2}{more}"), [line, ""]).expect("valid");
         let camera = &station.cameras[0];
         let asked = Asked { delay_nanos: 1_500_000, debounce_nanos: 0, patience_nanos: 500_000_000 };
@@ -300,6 +324,17 @@ mod tests {
             (format!("{V4L2}trigger = {{ kind = 'netwrok' }}\n"), ["", ""], "did you mean 'network'"),
             (more.clone(), ["controls = { gain = 1 }\n", ""], "recipe 'b' does not set 'gain'"),
             (more, ["fail_if = { n = 3, of = 2 }\n", "deadline_ms = 0\n"], "fail_if: n = 3, of = 2"),
+            (
+                format!("{V4L2}trigger = {{ kind = 'line' }}\n"),
+                ["fail_if = { n = 2, of = 3 }\n", ""],
+                "one frame a part",
+            ),
+            (
+                format!("{V4L2}trigger = {{ kind = 'network', delay_ms = 90.0 }}\n"),
+                ["deadline_ms = 80\n", ""],
+                "before the part is there",
+            ),
+            ("source = { kind = 'nokhwa' }\ntrigger = { kind = 'line' }\n".into(), ["", ""], "not meant for a line"),
             (
                 "source = { kind = 'synthetic', product = 'washer' }\n".into(),
                 ["controls = { gain = 1 }\n", ""],

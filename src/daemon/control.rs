@@ -45,7 +45,7 @@ impl Control {
             Command::PrepareRecipe { camera, recipe } => {
                 let asked =
                     self.cameras.iter().filter(|known| camera.as_ref().is_none_or(|name| *known.camera.0 == **name));
-                let prepared = asked.filter(|known| known.recipes.select(&recipe).is_some());
+                let prepared = asked.filter(|known| known.recipes.select(&recipe, self.clock.now()).is_some());
                 let cameras: Vec<String> = prepared.map(|known| known.camera.to_string()).collect();
                 if cameras.is_empty() {
                     return Err(self.no_such_recipe(camera.as_deref(), &recipe));

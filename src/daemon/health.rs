@@ -219,6 +219,11 @@ impl CameraHealth {
         bump(&self.losses);
     }
 
+    /// Says that the camera is there again, before its next frame.
+    pub fn found(&self) {
+        self.lost.store(false, Ordering::Relaxed);
+    }
+
     /// Says where the camera's last frames lie.
     pub fn drift(&self, levels: Option<Levels>, drift: Drift) {
         *self.drift.lock().unwrap_or_else(PoisonError::into_inner) = levels.map(|levels| (levels, drift));

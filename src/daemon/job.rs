@@ -1,7 +1,6 @@
 //! A recipe in force, and the one path from prepared pixels to an inspection: for the daemon and for `dsad inspect`.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::inspection::calibration::{Calibration, CalibrationEntry};
 use crate::inspection::decide::decide;
@@ -78,18 +77,40 @@ impl Job {
 /// The recipes that a camera knows, and which of them judges its frames.
 pub struct Recipes {
     jobs: Vec<Job>,
-    current: AtomicUsize,
+    turn: Mutex<Turn>,
+}
+
+/// When which recipe judges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turn {
+    /// What is taken before `since` is judged by this,
+    pub before: usize,
+    /// and from then on by this.
+    pub recipe: usize,
+    /// When it changed.
+    pub since: Timestamp,
 }
 
 impl Recipes {
     /// The first one judges.
     pub fn new(jobs: Vec<Job>) -> Self {
-        Self { jobs, current: AtomicUsize::new(0) }
+        Self { jobs, turn: Mutex::new(Turn { before: 0, recipe: 0, since: Timestamp(0) }) }
+    }
+
+    /// When which one judges.
+    pub fn turn(&self) -> Turn {
+        *self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Which one judges what is taken now.
     pub fn current(&self) -> usize {
-        self.current.load(Ordering::Acquire)
+        self.turn().recipe
+    }
+
+    /// Which one judges what came at this time.
+    pub fn at(&self, time: Timestamp) -> usize {
+        let Turn { before, recipe, since } = self.turn();
+        if time < since { before } else { recipe }
     }
 
     /// One of them.
@@ -102,10 +123,13 @@ impl Recipes {
         &self.jobs
     }
 
-    /// Lets the recipe of this name judge from the next frame on; `None` where it is not known.
-    pub fn select(&self, name: &str) -> Option<()> {
-        let index = self.jobs.iter().position(|job| job.recipe.id.0 == name)?;
-        self.current.store(index, Ordering::Release);
+    /// Lets the recipe of this name judge what is taken from now on; `None` where it is not known.
+    pub fn select(&self, name: &str, now: Timestamp) -> Option<()> {
+        let recipe = self.jobs.iter().position(|job| job.recipe.id.0 == name)?;
+        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if recipe != turn.recipe {
+            *turn = Turn { before: turn.recipe, recipe, since: now };
+        }
         Some(())
     }
 }

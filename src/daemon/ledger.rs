@@ -58,6 +58,9 @@ pub enum Outcome {
     Late(Box<Inspection>, Box<Event>),
 }
 
+/// How long a verdict that was in time may have waited for its turn beyond its deadline, nanoseconds: publish itself may be held up.
+const TURN: u64 = 5_000_000;
+
 /// The books of all cameras.
 #[derive(Default)]
 pub struct Ledger {
@@ -72,6 +75,8 @@ struct Account {
     owed: VecDeque<Entry>,
     /// Those that left at their deadline, while the detector may still speak of them.
     overdue: Vec<(FrameId, Option<Box<Event>>)>,
+    /// What the detector said after the deadline of frames that are still to leave as overruns.
+    spoken: Vec<Box<Inspection>>,
 }
 
 struct Entry {
@@ -86,8 +91,8 @@ enum State {
 }
 
 impl Ledger {
-    /// Takes a notice in.
-    pub fn take(&mut self, notice: Notice) {
+    /// Takes a notice in that is heard now. A verdict that is heard at or after its deadline is late, whatever it says.
+    pub fn take(&mut self, notice: Notice, now: Timestamp) {
         match notice {
             Notice::Owed(owed) => {
                 let account = self.cameras.entry(owed.meta.camera.clone()).or_default();
@@ -98,7 +103,10 @@ impl Ledger {
                 let (camera, id) = (camera.clone(), *id);
                 let Some(account) = self.cameras.get_mut(&camera) else { return };
                 if let Some(entry) = account.waiting(id) {
-                    entry.state = State::Judged(inspection);
+                    match entry.owed.due {
+                        Some(due) if now >= due => account.spoken.push(inspection),
+                        _ => entry.state = State::Judged(inspection),
+                    }
                 } else if let Some(event) = account.forget(id) {
                     self.late.push_back((inspection, event));
                 }
@@ -134,10 +142,14 @@ impl Ledger {
                 },
             };
             let Some(Entry { owed, state }) = account.owed.remove(first) else { continue };
+            let missed = owed.due.is_some_and(|due| now.0 > due.0.saturating_add(TURN));
             return Some(match state {
-                State::Judged(inspection) => Outcome::Judged(owed, inspection),
+                State::Judged(inspection) if !missed => Outcome::Judged(owed, inspection),
                 State::Failed(reason, text) => Outcome::Failed { owed, reason, text },
-                State::Waiting => {
+                state => {
+                    if let State::Judged(inspection) = state {
+                        account.spoken.push(inspection);
+                    }
                     account.overdue.push((owed.meta.id, None));
                     Outcome::Overdue(owed)
                 }
@@ -148,8 +160,11 @@ impl Ledger {
 
     /// Keeps the event of a frame that left at its deadline, for what may be said of it later.
     pub fn remember(&mut self, camera: &CameraId, id: FrameId, event: Event) {
-        let overdue = self.cameras.get_mut(camera).map(|account| &mut account.overdue);
-        if let Some((_, kept)) = overdue.into_iter().flatten().find(|(overdue, _)| *overdue == id) {
+        let Some(account) = self.cameras.get_mut(camera) else { return };
+        if let Some(position) = account.spoken.iter().position(|inspection| inspection.frame.id == id) {
+            account.overdue.retain(|(overdue, _)| *overdue != id);
+            self.late.push_back((account.spoken.swap_remove(position), Box::new(event)));
+        } else if let Some((_, kept)) = account.overdue.iter_mut().find(|(overdue, _)| *overdue == id) {
             *kept = Some(Box::new(event));
         }
     }
@@ -165,7 +180,9 @@ impl Ledger {
 
 impl Account {
     fn waiting(&mut self, id: FrameId) -> Option<&mut Entry> {
-        self.owed.iter_mut().find(|entry| entry.owed.meta.id == id && matches!(entry.state, State::Waiting))
+        // Numbers of a camera ascend.
+        let position = self.owed.binary_search_by_key(&id, |entry| entry.owed.meta.id).ok()?;
+        self.owed.get_mut(position).filter(|entry| matches!(entry.state, State::Waiting))
     }
 
     fn forget(&mut self, id: FrameId) -> Option<Box<Event>> {
@@ -246,11 +263,11 @@ mod tests {
     #[test]
     fn inspections_leave_in_the_order_of_their_frames() {
         let mut ledger = Ledger::default();
-        (0..4).for_each(|id| ledger.take(owed(id, None)));
-        ledger.take(failed(2));
-        ledger.take(Notice::Judged(inspection(1)));
+        (0..4).for_each(|id| ledger.take(owed(id, None), Timestamp(0)));
+        ledger.take(failed(2), Timestamp(0));
+        ledger.take(Notice::Judged(inspection(1)), Timestamp(0));
         assert_eq!(out(&mut ledger, 5), []);
-        ledger.take(Notice::Judged(inspection(0)));
+        ledger.take(Notice::Judged(inspection(0)), Timestamp(0));
         assert_eq!(out(&mut ledger, 5), [("judged", 0), ("judged", 1), ("failed", 2)]);
         ledger.close("stop");
         assert_eq!(out(&mut ledger, 5), [("failed", 3)]);
@@ -259,32 +276,49 @@ mod tests {
     #[test]
     fn a_deadline_is_kept_and_what_comes_after_is_late() {
         let mut ledger = Ledger::default();
-        ledger.take(owed(0, Some(100)));
-        ledger.take(owed(1, Some(120)));
-        ledger.take(owed(2, Some(90)));
+        ledger.take(owed(0, Some(100)), Timestamp(0));
+        ledger.take(owed(1, Some(120)), Timestamp(0));
+        ledger.take(owed(2, Some(90)), Timestamp(0));
         assert_eq!(ledger.next_due(), Some(Timestamp(90)));
         // The third has its result, and waits for those before it no longer than its deadline.
-        ledger.take(Notice::Judged(inspection(2)));
+        ledger.take(Notice::Judged(inspection(2)), Timestamp(0));
         assert_eq!(out(&mut ledger, 89), []);
         assert_eq!(out(&mut ledger, 90), [("judged", 2)]);
         assert_eq!(out(&mut ledger, 100), [("overdue", 0)]);
         ledger.remember(&CameraId("top".into()), FrameId(0), event(0));
-        ledger.take(Notice::Judged(inspection(1)));
-        ledger.take(Notice::Judged(inspection(0)));
+        ledger.take(Notice::Judged(inspection(1)), Timestamp(0));
+        ledger.take(Notice::Judged(inspection(0)), Timestamp(0));
         assert_eq!(out(&mut ledger, 101), [("judged", 1), ("late", 0)]);
         assert_eq!(ledger.next_due(), None);
     }
 
     #[test]
+    fn a_verdict_that_is_heard_after_its_deadline_is_late_even_if_nobody_looked_in_between() {
+        let mut ledger = Ledger::default();
+        for id in [0, 1] {
+            ledger.take(owed(id, Some(100)), Timestamp(0));
+        }
+        // In time, and kept from its turn until long after: what it was for has gone by.
+        ledger.take(Notice::Judged(inspection(1)), Timestamp(90));
+        ledger.take(Notice::Judged(inspection(0)), Timestamp(100));
+        let late = 100 + TURN + 1;
+        for id in [0, 1] {
+            assert_eq!(out(&mut ledger, late), [("overdue", id)]);
+            ledger.remember(&CameraId("top".into()), FrameId(id), event(id));
+        }
+        assert_eq!(out(&mut ledger, late), [("late", 0), ("late", 1)]);
+    }
+
+    #[test]
     fn nothing_goes_out_twice() {
         let mut ledger = Ledger::default();
-        ledger.take(owed(0, Some(10)));
+        ledger.take(owed(0, Some(10)), Timestamp(0));
         assert_eq!(out(&mut ledger, 10), [("overdue", 0)]);
         ledger.remember(&CameraId("top".into()), FrameId(0), event(0));
         // A frame that is given up after its deadline is out already.
-        ledger.take(failed(0));
-        ledger.take(Notice::Judged(inspection(0)));
-        ledger.take(Notice::Judged(inspection(7)));
+        ledger.take(failed(0), Timestamp(0));
+        ledger.take(Notice::Judged(inspection(0)), Timestamp(0));
+        ledger.take(Notice::Judged(inspection(7)), Timestamp(0));
         assert_eq!(out(&mut ledger, 20), []);
     }
 }

@@ -1,4 +1,4 @@
-//! The daemon: four stages in a line. Threads and channels live here and nowhere else.
+//! The daemon: four stages in a line. Their threads and channels live here and nowhere else.
 //!
 //! | file | what |
 //! |---|---|

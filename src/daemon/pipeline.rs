@@ -42,7 +42,7 @@ const PARTS: usize = 8;
 /// Notices on their way to publish, which never waits for anything: a second of a hundred parts a second, three notices each.
 const NOTICES: usize = 512;
 /// How long the READY output may stay on without the supervisor's word that all stages are well, nanoseconds.
-const LEASE: u64 = 2_000_000_000;
+const LEASE: u64 = 10_000_000_000;
 /// How often the supervisor looks at heartbeats and the stop flag.
 const TICK: Duration = Duration::from_millis(100);
 /// How long a stage that ended may wait for the one before it to say that it ended too, milliseconds.
@@ -285,10 +285,20 @@ pub fn run(parts: Parts) -> Ending {
     stop.store(true, Ordering::Relaxed);
     if running.contains_key(SERVICE) {
         let rest = deadline.map_or(shutdown, |limit| Duration::from_secs_f64(limit.millis_since(clock.now()) / 1e3));
-        match ended.recv_timeout(rest) {
-            Ok(Ended { panic: None, .. }) => {}
-            Ok(Ended { panic, .. }) => log::error!("{}", service_ended(panic)),
-            Err(_) => log::error!("{SERVICE} did not stop within {shutdown:?}"),
+        loop {
+            match ended.recv_timeout(rest) {
+                Ok(Ended { stage: SERVICE, panic: None }) => break,
+                Ok(Ended { stage: SERVICE, panic }) => {
+                    log::error!("{}", service_ended(panic));
+                    break;
+                }
+                // Trigger lines end now, too.
+                Ok(_) => {}
+                Err(_) => {
+                    log::error!("{SERVICE} did not stop within {shutdown:?}");
+                    break;
+                }
+            }
         }
     }
     let counts = health.counts();

@@ -69,7 +69,7 @@ impl Publish {
             let due = ledger.next_due().map_or(IDLE, |due| Duration::from_nanos(due.0.saturating_sub(now.0)));
             let mut open = true;
             match notices.recv_timeout(due.min(IDLE)) {
-                Ok(notice) => ledger.take(notice),
+                Ok(notice) => ledger.take(notice, self.clock.now()),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     ledger.close("the station stopped before the frame was judged");

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::health::{CameraHealth, Health};
-use super::job::{Item, Job, Recipes, judge};
+use super::job::{Item, Job, Recipes, Turn, judge};
 use super::ledger::{Notice, Owed};
 use super::mailbox::{Consumer, Producer, Taken};
 use super::trigger::{Awaited, Inlet, Paired, Pairing};
@@ -69,12 +69,44 @@ pub struct Capture {
     pub clock: Arc<dyn Clock>,
 }
 
+/// Under whose controls frames were taken.
+struct Light {
+    /// The change of recipe that the camera was last set for.
+    turn: Turn,
+    /// Frames in between were taken while it was set: the last two times.
+    between: [(Timestamp, Timestamp); 2],
+}
+
+impl Light {
+    fn new(turn: Turn) -> Self {
+        Self { turn, between: [(Timestamp(0), Timestamp(0)); 2] }
+    }
+
+    /// The camera was set for this change; frames from `fresh` on show it.
+    fn change(&mut self, turn: Turn, fresh: Timestamp) {
+        self.between = [self.between[1], (turn.since, fresh)];
+        self.turn = turn;
+    }
+
+    /// The recipe of a frame, if the camera was set for it: `latest` is the last change of all.
+    fn recipe(&self, captured_at: Timestamp, latest: Turn) -> Option<usize> {
+        let between = self.between.iter().any(|(from, to)| (*from..*to).contains(&captured_at));
+        let ahead = latest != self.turn && captured_at >= latest.since;
+        let Turn { before, recipe, since } = self.turn;
+        (!between && !ahead).then_some(if captured_at < since { before } else { recipe })
+    }
+}
+
+/// What is said of a part whose frame was taken for another recipe.
+const CHANGED: &str = "the frame was taken while the recipe changed";
+
 impl Capture {
     /// Takes frames until the camera ends or `stop` is set.
     pub fn run(mut self, stop: &AtomicBool, health: &Health) {
         let health_of = health.camera(&self.camera);
         let mut pairing = Pairing::default();
-        let mut recipe = usize::MAX;
+        let mut light = Light::new(self.recipes.turn());
+        self.source.set_controls(&self.recipes.get(light.turn.recipe).recipe.controls);
         // The last frame that nobody asked for: a trigger may be heard of just after the frame of its part.
         let mut spare: Option<Frame> = None;
         let (mut retry, mut gone) = (RETRY.0, None::<String>);
@@ -83,20 +115,19 @@ impl Capture {
         }
         while !stop.load(Ordering::Relaxed) {
             health.beat(0);
-            if recipe != self.recipes.current() {
-                recipe = self.recipes.current();
-                self.source.set_controls(&self.recipes.get(recipe).recipe.controls);
+            let turn = self.recipes.turn();
+            if turn != light.turn {
+                let fresh = self.source.set_controls(&self.recipes.get(turn.recipe).recipe.controls);
+                light.change(turn, fresh);
             }
             if let Some(inlet) = self.inlet.clone() {
-                inlet.accepted().for_each(|awaited| pairing.add(awaited));
+                while let Some(awaited) = pairing.has_room().then(|| inlet.accepted()).flatten() {
+                    pairing.add(awaited);
+                }
                 if let Some(frame) = spare.take() {
-                    spare = self.pair(frame, &mut pairing, health_of);
+                    spare = self.pair(frame, &light, &mut pairing, health_of);
                 }
-                for awaited in pairing.expired(self.clock.now()) {
-                    let wait = awaited.until.millis_since(awaited.from);
-                    let why = gone.as_deref().map_or(String::new(), |why| format!(": {why}"));
-                    self.fail(&awaited, FaultReason::CameraFault, format!("no frame within {wait:.0} ms{why}"));
-                }
+                self.expire(pairing.expired(self.clock.now()), gone.as_deref());
                 // A source without a rate gives a frame when one is wanted: a picture of a folder for each trigger.
                 if !self.paced && !pairing.wants(self.clock.now()) {
                     std::thread::sleep(Duration::from_millis(1));
@@ -107,17 +138,19 @@ impl Capture {
                 Ok(frame) => {
                     health_of.seen(&frame.meta);
                     spare = match self.mode {
-                        TriggerMode::Asked(_) => self.pair(frame, &mut pairing, health_of),
+                        TriggerMode::Asked(_) => self.pair(frame, &light, &mut pairing, health_of),
                         TriggerMode::Free | TriggerMode::Line => {
-                            self.every(frame, recipe, health_of, health);
+                            self.every(frame, &light, health_of, health);
                             None
                         }
                     };
                 }
                 Err(SourceError::Damaged { meta, reason }) => {
                     health_of.seen(&meta);
-                    self.damaged(*meta, reason, recipe, &mut pairing, health_of);
+                    self.damaged(*meta, reason, light.turn.recipe, &mut pairing, health_of);
                 }
+                // A camera that waits for its own line is there when it can be waited for.
+                Err(SourceError::Timeout) if self.mode == TriggerMode::Line && gone.is_some() => health_of.found(),
                 Err(SourceError::Timeout) => continue,
                 Err(SourceError::Ended) => break,
                 Err(SourceError::Lost { reason }) => {
@@ -148,11 +181,15 @@ impl Capture {
     }
 
     /// Every frame is inspected.
-    fn every(&mut self, mut frame: Frame, recipe: usize, health_of: &CameraHealth, health: &Health) {
+    fn every(&mut self, mut frame: Frame, light: &Light, health_of: &CameraHealth, health: &Health) {
+        let at = frame.meta.captured_at;
         if self.mode == TriggerMode::Line {
-            let at = frame.meta.captured_at;
             frame.meta.trigger.get_or_insert_with(|| TriggerInfo { source: "line".into(), part_id: None, at });
         }
+        let Some(recipe) = light.recipe(at, self.recipes.turn()) else {
+            self.owe(&frame.meta, self.recipes.at(at), health_of);
+            return self.tell(frame.meta.id, FaultReason::CameraFault, CHANGED.into());
+        };
         let due = self.owe(&frame.meta, recipe, health_of);
         let captured = Captured { frame, recipes: Arc::clone(&self.recipes), recipe, due };
         if self.paced {
@@ -169,15 +206,30 @@ impl Capture {
     }
 
     /// The frame of a trigger is inspected; gives back one that nobody asked for.
-    fn pair(&mut self, mut frame: Frame, pairing: &mut Pairing, health_of: &CameraHealth) -> Option<Frame> {
-        let Paired { of, passed } = pairing.frame(frame.meta.captured_at);
+    fn pair(
+        &mut self,
+        mut frame: Frame,
+        light: &Light,
+        pairing: &mut Pairing,
+        health_of: &CameraHealth,
+    ) -> Option<Frame> {
+        // One that was taken while the camera was set for another product is no part's.
+        let taken_for = light.recipe(frame.meta.captured_at, self.recipes.turn())?;
+        let Paired { of, passed, expired } = pairing.frame(frame.meta.captured_at);
+        self.expire(expired, None);
         for awaited in passed {
             let text = "the next trigger came before the camera gave a frame".to_owned();
             self.fail(&awaited, FaultReason::Overrun, text);
         }
-        let Some(Awaited { id, info, recipe, .. }) = of else {
-            return Some(frame);
+        let awaited = match of {
+            Some(awaited) if awaited.recipe == taken_for => awaited,
+            Some(awaited) => {
+                self.fail(&awaited, FaultReason::CameraFault, CHANGED.into());
+                return None;
+            }
+            None => return Some(frame),
         };
+        let Awaited { id, info, recipe, .. } = awaited;
         health_of.waited(frame.meta.captured_at.millis_since(info.at));
         (frame.meta.id, frame.meta.trigger) = (id, Some(info));
         let due = self.recipes.get(recipe).due(&frame.meta);
@@ -197,9 +249,19 @@ impl Capture {
             self.owe(&meta, recipe, health_of);
             return self.tell(meta.id, FaultReason::CameraFault, reason);
         }
-        let Paired { of, passed } = pairing.frame(meta.captured_at);
+        let Paired { of, passed, expired } = pairing.frame(meta.captured_at);
+        self.expire(expired, None);
         for awaited in passed.into_iter().chain(of) {
             self.fail(&awaited, FaultReason::CameraFault, reason.clone());
+        }
+    }
+
+    /// Triggers for which no frame came.
+    fn expire(&self, expired: Vec<Awaited>, why: Option<&str>) {
+        for awaited in expired {
+            let wait = awaited.until.millis_since(awaited.from);
+            let why = why.map_or(String::new(), |why| format!(": {why}"));
+            self.fail(&awaited, FaultReason::CameraFault, format!("no frame within {wait:.0} ms{why}"));
         }
     }
 

@@ -71,9 +71,9 @@ impl Inlet {
         self.waiting.try_iter()
     }
 
-    /// Those that were accepted since the last look.
-    pub fn accepted(&self) -> impl Iterator<Item = Awaited> + '_ {
-        self.waiting.try_iter()
+    /// The next one that was accepted.
+    pub fn accepted(&self) -> Option<Awaited> {
+        self.waiting.try_recv().ok()
     }
 
     /// Takes a trigger: from here on it ends as exactly one inspection, of the number that is returned.
@@ -87,6 +87,7 @@ impl Inlet {
             return Err(Refused::new(RefusalCode::Bounced, "it came within the debounce time of the last trigger"));
         }
         let awaited = self.owe(&mut books, source, part_id, at)?;
+        books.last = Some(at);
         let id = awaited.id;
         if let Err(error) = self.queue.try_send(awaited) {
             let text = format!("{WAITING} triggers wait for their frames already");
@@ -98,6 +99,9 @@ impl Inlet {
     /// Answers for edges that a line counted and gave nobody: each is a part that no frame was taken of.
     pub fn missed(&self, source: &str, count: u64, at: Timestamp) {
         let mut books = self.books();
+        if count > MISSED {
+            log::error!("camera {}: {count} edges were missed, of which {MISSED} are answered for", self.camera);
+        }
         for _ in 0..count.min(MISSED) {
             let Ok(awaited) = self.owe(&mut books, source, None, at) else { return };
             self.fail(&books, awaited.id, "the trigger line gave its edges faster than they were read".into());
@@ -111,7 +115,7 @@ impl Inlet {
             return Err(Refused::new(RefusalCode::NotReady, "nothing is inspected now; /readyz says why"));
         };
         let info = TriggerInfo { source: source.to_owned(), part_id, at };
-        let recipe = self.recipes.current();
+        let recipe = self.recipes.at(at);
         let from = Timestamp(at.0.saturating_add(self.asked.delay_nanos));
         let until = Timestamp(from.0.saturating_add(self.asked.patience_nanos));
         let awaited = Awaited { id: FrameId(books.next), info, recipe, from, until };
@@ -129,7 +133,7 @@ impl Inlet {
             return Err(Refused::new(RefusalCode::NotReady, "the station is ending"));
         }
         health.owed();
-        (books.next, books.last) = (books.next + 1, Some(at));
+        books.next += 1;
         Ok(awaited)
     }
 
@@ -159,6 +163,8 @@ pub struct Paired {
     pub of: Option<Awaited>,
     /// Triggers before that one: their parts went by without a frame of their own.
     pub passed: Vec<Awaited>,
+    /// Triggers that had waited too long when the frame was taken.
+    pub expired: Vec<Awaited>,
 }
 
 impl Pairing {
@@ -170,10 +176,16 @@ impl Pairing {
     /// A frame shows the part of the last trigger before it. One frame for two parts would be a verdict of the wrong part for one
     /// of them.
     pub fn frame(&mut self, captured_at: Timestamp) -> Paired {
+        let expired = self.expired(captured_at);
         let ready = self.waiting.iter().take_while(|awaited| awaited.from <= captured_at).count();
         let mut passed: Vec<Awaited> = self.waiting.drain(..ready).collect();
         let of = passed.pop();
-        Paired { of, passed }
+        Paired { of, passed, expired }
+    }
+
+    /// Whether another trigger may wait: beyond that the inlet fills, and answers for the rest itself.
+    pub fn has_room(&self) -> bool {
+        self.waiting.len() < WAITING
     }
 
     /// Whether a frame that is taken now would be of a part.
@@ -199,7 +211,11 @@ pub fn edges(mut line: Box<dyn EdgeSource>, inlet: &Inlet, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         let edge = match line.next_edge() {
             Ok(edge) => edge,
-            Err(EdgeError::Timeout) => continue,
+            Err(EdgeError::Timeout) => {
+                // A line that can be waited for is there.
+                back(&mut gone, inlet);
+                continue;
+            }
             Err(EdgeError::Lost { reason }) => {
                 if gone.as_ref() != Some(&reason) {
                     log::error!("trigger line of camera {} lost: {reason}; it is tried again", inlet.camera);
@@ -210,14 +226,18 @@ pub fn edges(mut line: Box<dyn EdgeSource>, inlet: &Inlet, stop: &AtomicBool) {
                 continue;
             }
         };
-        if gone.take().is_some() {
-            log::info!("the trigger line of camera {} is back", inlet.camera);
-        }
-        inlet.health.camera(&inlet.camera).trigger_lost(false);
+        back(&mut gone, inlet);
         inlet.missed(line.name(), edge.missed, edge.at);
         if let Err(refused) = inlet.accept(line.name(), None, edge.at) {
             log::debug!("camera {}: an edge is no trigger: {refused}", inlet.camera);
         }
+    }
+}
+
+fn back(gone: &mut Option<String>, inlet: &Inlet) {
+    if gone.take().is_some() {
+        log::info!("the trigger line of camera {} is back", inlet.camera);
+        inlet.health.camera(&inlet.camera).trigger_lost(false);
     }
 }
 
@@ -239,9 +259,9 @@ mod tests {
         let mut pairing = Pairing::default();
         [(0, 10), (1, 20), (2, 30)].into_iter().for_each(|(id, from)| pairing.add(awaited(id, from)));
         assert_eq!(pairing.frame(Timestamp(9)), Paired::default());
-        let Paired { of, passed } = pairing.frame(Timestamp(20));
+        let Paired { of, passed, .. } = pairing.frame(Timestamp(20));
         assert_eq!((of.map(|of| of.id.0), ids(&passed)), (Some(1), vec![0]));
-        let Paired { of, passed } = pairing.frame(Timestamp(31));
+        let Paired { of, passed, .. } = pairing.frame(Timestamp(31));
         assert_eq!((of.map(|of| of.id.0), ids(&passed)), (Some(2), vec![]));
         assert_eq!(pairing.frame(Timestamp(99)), Paired::default());
     }
@@ -252,6 +272,10 @@ mod tests {
         [(0, 10), (1, 50)].into_iter().for_each(|(id, from)| pairing.add(awaited(id, from)));
         assert!(pairing.expired(Timestamp(110)).is_empty());
         assert_eq!(ids(&pairing.expired(Timestamp(111))), [0]);
-        assert_eq!(ids(&pairing.rest()), [1]);
+        // A frame that comes after that is of no part of it.
+        let Paired { of, expired, .. } = pairing.frame(Timestamp(151));
+        assert_eq!((of, ids(&expired)), (None, vec![1]));
+        pairing.add(awaited(2, 200));
+        assert_eq!(ids(&pairing.rest()), [2]);
     }
 }

@@ -257,9 +257,13 @@ impl Detector for DiffusionDetector {
                 (0..batch.len()).filter(|&i| found[i].as_ref().is_none_or(|seen| !is_clear(seen, gates))).collect();
             let frames: Vec<&Prepared> = open.iter().map(|&i| &batch[i]).collect();
             let expected = self.pace.expected(gate.steps, frames.len());
-            let over = |until: Timestamp| until.millis_since(self.clock.now()) < expected;
+            let over = |until: Timestamp| until.millis_since(self.clock.now()) <= expected;
+            if frames.is_empty() {
+                break;
+            }
             // What is there is judged: a verdict in time is worth more than one that is a little surer.
-            if frames.is_empty() || found.iter().all(Option::is_some) && plan.until.is_some_and(over) {
+            if found.iter().all(Option::is_some) && plan.until.is_some_and(over) {
+                self.pace.skipped(gate.steps);
                 break;
             }
             for (index, detection) in open.into_iter().zip(self.run(&frames, gate.steps, class, started)?) {

@@ -33,9 +33,17 @@ impl Pace {
         self.last.insert((steps, frames), millis);
     }
 
-    /// What to expect; 0 where nothing is known.
+    /// What to expect: the last time, or that of the next larger number of frames, or of one by one. 0 where nothing is known.
     pub fn expected(&self, steps: Steps, frames: usize) -> f64 {
-        self.last.get(&(steps, frames)).copied().unwrap_or_default()
+        let larger = (frames..=TOGETHER).find_map(|count| self.last.get(&(steps, count)).copied());
+        let one_by_one = || self.last.get(&(steps, 1)).map(|alone| alone * frames as f64);
+        larger.or_else(one_by_one).unwrap_or_default()
+    }
+
+    /// These steps were not taken for want of time: what is expected falls a little, so that one stall is not believed for ever.
+    pub fn skipped(&mut self, steps: Steps) {
+        let times = self.last.iter_mut().filter(|((of, _), _)| *of == steps);
+        times.for_each(|(_, millis)| *millis *= 0.98);
     }
 
     /// Numbers of frames that are faster together, upwards, and their times; the first is one frame.
@@ -55,6 +63,9 @@ impl Pace {
             self.batches.retain(|(known, _)| *known != frames);
             self.batches.push((frames, millis));
             self.batches.sort_by_key(|(known, _)| *known);
+        } else {
+            // For another plan on the same networks it did.
+            self.batches.retain(|(known, _)| *known < frames);
         }
         pays
     }
@@ -115,5 +126,20 @@ mod tests {
         // Another plan on the same networks, which takes longer.
         assert!(pace.tried(1, 15.0) && pace.tried(2, 20.0));
         assert_eq!(pace.batches(), [(1, 15.0), (2, 20.0)]);
+        // And one for which two together are no faster.
+        assert!(pace.tried(1, 40.0) && !pace.tried(2, 70.0));
+        assert_eq!(pace.batches(), [(1, 40.0)]);
+    }
+
+    #[test]
+    fn what_was_never_timed_is_expected_from_what_was() {
+        let (mut pace, steps) = (Pace::default(), Steps(2));
+        assert_eq!(pace.expected(steps, 3), 0.0);
+        pace.note(steps, 1, 10.0);
+        assert_eq!(pace.expected(steps, 3), 30.0);
+        pace.note(steps, 4, 25.0);
+        assert_eq!(pace.expected(steps, 3), 25.0);
+        (0..100).for_each(|_| pace.skipped(steps));
+        assert!(pace.expected(steps, 1) < 2.0, "one stall is not believed for ever");
     }
 }

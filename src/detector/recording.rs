@@ -11,7 +11,7 @@ use burn::tensor::{DType, Device, Graph, Tensor, TensorData, capture};
 use super::Key;
 
 /// Recordings kept at a time. Each holds the device memory of one frame's intermediate results.
-const MOST: usize = 12;
+const MOST: usize = 16;
 
 type Work = Box<dyn FnMut() -> Tensor<4> + Send>;
 

@@ -23,6 +23,8 @@ use crate::inspection::verdict::{Inspection, SinkError, VerdictSink};
 const QUEUE: usize = 256;
 /// Longest sleep of the worker: how late READY hears that the station is not ready any more.
 const NAP: Duration = Duration::from_millis(20);
+/// How long a station that has failed waits for its lines to become inactive, milliseconds.
+const PATIENCE: u32 = 300;
 
 /// What the outputs report.
 #[derive(Debug, Default)]
@@ -31,6 +33,10 @@ pub struct GpioHealth {
     pub outputs: Vec<OutputHealth>,
     /// Orders that found no room on the way to the worker.
     pub lost: AtomicU64,
+    /// Set when the station has failed: the lines become inactive at once, whatever is on its way.
+    pub(super) abandoned: AtomicBool,
+    /// Whether the worker has let go of the lines.
+    pub(super) quiet: AtomicBool,
 }
 
 /// What one output reports.
@@ -53,6 +59,18 @@ pub struct OutputHealth {
 }
 
 impl GpioHealth {
+    /// Makes all lines inactive at once, and waits for it, but not for long: a chip may hang.
+    pub fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+        for _ in 0..PATIENCE {
+            if self.quiet.load(Ordering::Relaxed) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        log::error!("gpio: the lines could not be made inactive within {PATIENCE} ms");
+    }
+
     /// Why the station is not ready, as far as outputs are concerned.
     pub fn obstacles(&self) -> Vec<String> {
         let failing = self.outputs.iter().filter(|output| output.failing.load(Ordering::Relaxed));
@@ -88,7 +106,7 @@ pub fn open(
         pin: output.pin().to_string(),
         ..OutputHealth::default()
     };
-    let health = Arc::new(GpioHealth { outputs: outputs.iter().map(of).collect(), lost: AtomicU64::new(0) });
+    let health = Arc::new(GpioHealth { outputs: outputs.iter().map(of).collect(), ..GpioHealth::default() });
     let sink = GpioSink { orders: sender, clock: Arc::clone(&clock), health: Arc::clone(&health) };
     let worker = GpioWorker { outputs: outputs.to_vec(), orders: receiver, clock, ready, health: Arc::clone(&health) };
     (sink, worker, health)
@@ -123,7 +141,7 @@ impl GpioWorker {
     /// Drives until the sink is gone and no reject is on its way.
     pub fn run(self) {
         let pins = self.outputs.iter().map(|output| (output.pin().clone(), None)).collect();
-        let mut lines = Lines { pins, clock: Arc::clone(&self.clock) };
+        let mut lines = Lines { pins, clock: Arc::clone(&self.clock), health: Arc::clone(&self.health) };
         let mut schedule = Schedule::new(&self.outputs, Arc::clone(&self.health));
         let (mut open, mut lost) = (true, 0);
         loop {
@@ -131,6 +149,9 @@ impl GpioWorker {
             if known != lost {
                 lost = known;
                 schedule.lost(self.clock.now());
+            }
+            if self.health.abandoned.load(Ordering::Relaxed) {
+                return;
             }
             schedule.step(open && (self.ready)(), &mut lines);
             if !open && schedule.idle() {
@@ -158,6 +179,7 @@ impl GpioWorker {
 struct Lines {
     pins: Vec<(Pin, Option<Request>)>,
     clock: Arc<dyn Clock>,
+    health: Arc<GpioHealth>,
 }
 
 impl Pins for Lines {
@@ -184,6 +206,7 @@ impl Drop for Lines {
                 log::error!("{pin}: cannot be made inactive: {reason}");
             }
         }
+        self.health.quiet.store(true, Ordering::Relaxed);
     }
 }
 

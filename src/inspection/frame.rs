@@ -71,7 +71,7 @@ impl PixelFormat {
 /// Why a frame was taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TriggerInfo {
-    /// What triggered: `"file"`, `"synthetic"`, later `"gpio"`, `"http"`, ...
+    /// What triggered: `"gpio"`, `"http"`, `"tcp"`, `"line"`; of sources that make their parts themselves `"file"`, `"synthetic"`.
     pub source: String,
     /// Identity of the part, carried through to the event.
     pub part_id: Option<String>,
@@ -225,8 +225,10 @@ pub trait FrameSource: Send {
     /// The next frame, in order.
     fn next_frame(&mut self) -> Result<Frame, SourceError>;
 
-    /// From the next frame on these controls are set, beside those of the source's own settings. What has none ignores them.
-    fn set_controls(&mut self, controls: &BTreeMap<String, i64>) {
+    /// Sets these controls, beside those of the source's own settings; what has none ignores them. Frames that are captured at or
+    /// after the time that is returned show them.
+    fn set_controls(&mut self, controls: &BTreeMap<String, i64>) -> Timestamp {
         let _ = controls;
+        Timestamp(0)
     }
 }

@@ -15,7 +15,7 @@ pub enum Actuation {
     Accept,
     /// The part is ejected.
     Reject,
-    /// The line stops until a person has looked.
+    /// The line stops; the machine keeps it stopped until a person has looked.
     Hold,
 }
 

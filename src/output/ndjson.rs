@@ -63,6 +63,16 @@ impl VerdictSink for NdjsonSink {
     }
 
     fn publish(&mut self, _: &Inspection, event: &Event) -> Result<(), SinkError> {
+        self.write(event)
+    }
+
+    fn amend(&mut self, event: &Event) -> Result<(), SinkError> {
+        self.write(event)
+    }
+}
+
+impl NdjsonSink {
+    fn write(&mut self, event: &Event) -> Result<(), SinkError> {
         let mut line = serde_json::to_string(event).map_err(|error| SinkError(error.to_string()))?;
         line.push('\n');
         self.lines.try_send(line).map_err(|error| {

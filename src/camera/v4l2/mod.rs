@@ -55,8 +55,6 @@ struct Streaming {
     heard: Timestamp,
     /// When the last picture was taken, and how long after the one before it.
     rhythm: (Timestamp, u64),
-    /// Pictures before this were taken under other controls.
-    fresh: Timestamp,
 }
 
 /// A driver's counter of 32 bits that starts anew with every stream, as one that goes on.
@@ -138,7 +136,7 @@ impl FrameSource for V4l2Camera {
                 self.settings.format = Some(FourCc(form.code));
                 self.settings.size = Some([form.width, form.height]);
                 let (heard, never) = (self.clock.now(), Timestamp(0));
-                self.open.insert(Streaming { ring, picture, heard, rhythm: (never, 0), fresh: never })
+                self.open.insert(Streaming { ring, picture, heard, rhythm: (never, 0) })
             }
         };
         let filled = match streaming.ring.take(WAIT) {
@@ -158,14 +156,6 @@ impl FrameSource for V4l2Camera {
         streaming.heard = now;
         let taken = Timestamp(now.0.saturating_sub(filled.age.as_nanos() as u64));
         streaming.rhythm = (taken, taken.0.saturating_sub(streaming.rhythm.0.0));
-        if taken < streaming.fresh {
-            // Numbers go on: it was taken, and shows the part in another light.
-            self.sequence.advance(filled.sequence);
-            return match streaming.ring.give(filled) {
-                Ok(()) => Err(SourceError::Timeout),
-                Err(error) => Err(self.lost(error.to_string())),
-            };
-        }
         let (picture, bytes) = (&streaming.picture, streaming.ring.bytes(&filled));
         let unpacked = if filled.damaged {
             Err("the driver says that the picture is damaged".to_owned())
@@ -184,18 +174,18 @@ impl FrameSource for V4l2Camera {
         }
     }
 
-    fn set_controls(&mut self, controls: &BTreeMap<String, i64>) {
+    fn set_controls(&mut self, controls: &BTreeMap<String, i64>) -> Timestamp {
         let all = self.own.iter().chain(controls).map(|(name, value)| (name.clone(), *value)).collect();
         if self.settings.controls == all {
-            return;
+            return Timestamp(0);
         }
         self.settings.controls = all;
-        let Some(streaming) = &mut self.open else { return };
-        match controls::apply(streaming.ring.handle(), &self.settings.controls) {
-            // A picture is under way, and the rest of the ring was taken before.
-            Ok(()) => streaming.fresh = Timestamp(self.clock.now().0 + streaming.rhythm.1.min(FRESH)),
-            Err(reason) => self.broken = Some(reason),
+        let Some(streaming) = &mut self.open else { return self.clock.now() };
+        if let Err(reason) = controls::apply(streaming.ring.handle(), &self.settings.controls) {
+            self.broken = Some(reason);
         }
+        // A picture may be under way.
+        Timestamp(self.clock.now().0 + streaming.rhythm.1.min(FRESH))
     }
 }
 
