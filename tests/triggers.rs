@@ -2,12 +2,13 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use dsad::daemon::pipeline::{Camera, Ending, Parts, run};
+use dsad::daemon::pipeline::{Camera, Ending, Parts, Worker, run};
 use dsad::inspection::detect::{Detection, Detector, DetectorError, Plan};
 use dsad::inspection::event::Event;
 use dsad::inspection::frame::{
@@ -18,6 +19,7 @@ use dsad::inspection::recipe::RecipeId;
 use dsad::inspection::time::{Clock, Timestamp};
 use dsad::inspection::trigger::{Asked, Edge, EdgeError, EdgeSource, TriggerMode};
 use dsad::inspection::verdict::{FaultReason, Inspection, SinkError, Verdict, VerdictSink};
+use dsad::output::ndjson;
 use dsad::platform::clock::SystemClock;
 use dsad::service::Service;
 
@@ -142,6 +144,8 @@ struct Setup {
     line: LineRules,
     every: Duration,
     paced: bool,
+    /// Where events are written, too.
+    events: Option<PathBuf>,
     edges: Option<Box<dyn EdgeSource>>,
     detector: Box<dyn Detector>,
 }
@@ -160,6 +164,7 @@ impl Default for Setup {
             line: LineRules::default(),
             every: Duration::from_millis(3),
             paced: true,
+            events: None,
             edges: None,
             detector: Box::new(ScriptedDetector { delay: Duration::ZERO }),
         }
@@ -202,12 +207,19 @@ impl Station {
         let sink = TellingSink { told: Arc::default(), late: Arc::default(), clock: Arc::clone(&clock) };
         let (stop, lease) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let detector = setup.detector;
+        let mut sinks: Vec<Box<dyn VerdictSink>> = vec![Box::new(sink.clone())];
+        let mut workers: Vec<Worker> = Vec::new();
+        if let Some(file) = &setup.events {
+            let (events, worker, _) = ndjson::open(file, u64::MAX);
+            sinks.push(Box::new(events));
+            workers.push(("events", Box::new(move || worker.run())));
+        }
         let parts = Parts {
             cameras: cameras.collect(),
             detectors: Box::new(move || Ok(vec![detector])),
             record: record(Arc::clone(&clock)),
-            sinks: vec![Box::new(sink.clone())],
-            workers: Vec::new(),
+            sinks,
+            workers,
             service: Some(service),
             clock: Arc::clone(&clock),
             stop: Arc::clone(&stop),
@@ -380,7 +392,10 @@ fn a_trigger_without_a_frame_is_a_camera_fault_and_a_bounce_is_none() {
 fn at_the_deadline_an_overrun_goes_out_and_the_late_result_acts_on_nothing() {
     let inner = ScriptedDetector { delay: Duration::from_millis(2) };
     let detector = Box::new(Stalling { every: 6, stall: Duration::from_millis(220), seen: 0, inner });
-    let station = Station::start(Setup { detector, deadline_ms: Some(60), ..Setup::default() });
+    let dir = tempfile::tempdir().expect("directory");
+    let events = dir.path().join("events.ndjson");
+    let setup = Setup { detector, deadline_ms: Some(60), events: Some(events.clone()), ..Setup::default() };
+    let station = Station::start(setup);
     let mut controller = station.controller();
     controller.once_ready("StartSingleJob part_id=0;");
     for part in 1..60 {
@@ -402,12 +417,23 @@ fn at_the_deadline_an_overrun_goes_out_and_the_late_result_acts_on_nothing() {
     let worst = after.iter().copied().fold(f64::MIN, f64::max);
     println!("{} of 60 at their deadline, at most {worst:.2} ms after it; {} late results", overdue.len(), late.len());
     assert!(worst < 50.0, "{worst} ms after the deadline");
+    let passes = told.iter().zip(&after).filter(|(told, _)| told.inspection.decision.verdict == Verdict::Pass);
+    assert!(passes.map(|(_, after)| *after).fold(f64::MIN, f64::max) < 10.0, "nothing passes after its deadline");
     assert!(told.iter().all(|told| told.event.deadline_ms == Some(60)));
     assert!(!late.is_empty(), "the detector spoke after its time");
     for event in &late {
         assert_eq!((event.verdict, event.late_verdict, event.actuation), ("fault", Some("pass"), "reject"));
         let out = told.iter().find(|told| told.event.event_id == event.event_id).expect("the same event");
         assert!(out.event.late_verdict.is_none() && event.score.is_some() && out.event.score.is_none());
+    }
+    // The record has both: the overrun, and what was said of it later.
+    let lines = std::fs::read_to_string(&events).expect("events");
+    let lines: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.len(), told.len() + late.len());
+    for event in &late {
+        let of = lines.iter().filter(|line| line["event_id"] == event.event_id.as_str());
+        let said: Vec<&serde_json::Value> = of.map(|line| &line["late_verdict"]).collect();
+        assert!(said.len() == 2 && said[0].is_null() && said[1] == "pass", "{said:?}");
     }
 }
 

@@ -449,3 +449,27 @@ fn watch(inspection: &Inspection, job: &Job, monitors: &mut Monitors, health: &H
     }
     drift
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_of_the_recipe_that_the_camera_was_set_for() {
+        let turn = |before, recipe, since| Turn { before, recipe, since: Timestamp(since) };
+        let mut light = Light::new(turn(0, 0, 0));
+        let first = turn(0, 1, 100);
+        let of = |light: &Light, at: u64, latest: Turn| light.recipe(Timestamp(at), latest);
+        assert_eq!(of(&light, 50, light.turn), Some(0));
+        // Changed while the camera was waited for: what it gives now was taken under the controls of the one before.
+        assert_eq!((of(&light, 99, first), of(&light, 100, first)), (Some(0), None));
+        light.change(first, Timestamp(130));
+        let seen: Vec<Option<usize>> = [99, 100, 129, 130].iter().map(|at| of(&light, *at, first)).collect();
+        assert_eq!(seen, [Some(0), None, None, Some(1)]);
+        // And again, soon after: what was in between stays so.
+        let second = turn(1, 0, 140);
+        light.change(second, Timestamp(0));
+        let seen: Vec<Option<usize>> = [120, 135, 140].iter().map(|at| of(&light, *at, second)).collect();
+        assert_eq!(seen, [None, Some(1), Some(0)]);
+    }
+}
