@@ -76,7 +76,7 @@ struct Account {
     /// Those that left at their deadline, while the detector may still speak of them.
     overdue: Vec<(FrameId, Option<Box<Event>>)>,
     /// What the detector said after the deadline of frames that are still to leave as overruns.
-    spoken: Vec<Box<Inspection>>,
+    spoken: Vec<Inspection>,
 }
 
 struct Entry {
@@ -104,7 +104,7 @@ impl Ledger {
                 let Some(account) = self.cameras.get_mut(&camera) else { return };
                 if let Some(entry) = account.waiting(id) {
                     match entry.owed.due {
-                        Some(due) if now >= due => account.spoken.push(inspection),
+                        Some(due) if now >= due => account.spoken.push(*inspection),
                         _ => entry.state = State::Judged(inspection),
                     }
                 } else if let Some(event) = account.forget(id) {
@@ -148,7 +148,7 @@ impl Ledger {
                 State::Failed(reason, text) => Outcome::Failed { owed, reason, text },
                 state => {
                     if let State::Judged(inspection) = state {
-                        account.spoken.push(inspection);
+                        account.spoken.push(*inspection);
                     }
                     account.overdue.push((owed.meta.id, None));
                     Outcome::Overdue(owed)
@@ -163,7 +163,7 @@ impl Ledger {
         let Some(account) = self.cameras.get_mut(camera) else { return };
         if let Some(position) = account.spoken.iter().position(|inspection| inspection.frame.id == id) {
             account.overdue.retain(|(overdue, _)| *overdue != id);
-            self.late.push_back((account.spoken.swap_remove(position), Box::new(event)));
+            self.late.push_back((Box::new(account.spoken.swap_remove(position)), Box::new(event)));
         } else if let Some((_, kept)) = account.overdue.iter_mut().find(|(overdue, _)| *overdue == id) {
             *kept = Some(Box::new(event));
         }
