@@ -191,18 +191,13 @@ fn job() -> Job {
     }
 }
 
-#[test]
-fn what_lives_after_a_frame_stays_the_same() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+/// Runs the whole daemon on one camera; `say` hears of every frame that has gone all the way.
+fn daemon(source: Box<dyn FrameSource>, paced: bool, say: Sender<()>, clock: Arc<dyn Clock>) -> Ending {
     let dir = tempfile::tempdir().unwrap();
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
-    let (say, gone) = channel();
-    let live = Arc::new(Mutex::new(Vec::with_capacity(SETTLE + 3 * WINDOW + 1)));
-    let source = OneByOne { gone, next: 0, live: Arc::clone(&live), clock: Arc::clone(&clock) };
     let (events, worker, _) = ndjson::open(&dir.path().join("events.ndjson"), u64::MAX);
     let mut recorder = Recorder::new(Envelopes::new("", "", 0, Arc::clone(&clock)), None);
-    let ending = run(Parts {
-        cameras: vec![Camera::free(CameraId("a".into()), Box::new(source), false, job())],
+    run(Parts {
+        cameras: vec![Camera::free(CameraId("a".into()), source, paced, job())],
         detectors: detectors(Arc::clone(&clock)),
         record: Box::new(move |inspection| recorder.record(inspection)),
         sinks: vec![Box::new(events), Box::new(Last(say))],
@@ -214,7 +209,17 @@ fn what_lives_after_a_frame_stays_the_same() {
         ready: Box::new(|| {}),
         alive: Box::new(|| {}),
         lease: Arc::default(),
-    });
+    })
+}
+
+#[test]
+fn what_lives_after_a_frame_stays_the_same() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+    let (say, gone) = channel();
+    let live = Arc::new(Mutex::new(Vec::with_capacity(SETTLE + 3 * WINDOW + 1)));
+    let source = OneByOne { gone, next: 0, live: Arc::clone(&live), clock: Arc::clone(&clock) };
+    let ending = daemon(Box::new(source), false, say, clock);
     let Ending::Drained(counts) = ending else { panic!("{ending:?}") };
     assert_eq!((counts.frames_in, counts.fault), ((SETTLE + 3 * WINDOW) as u64, 0));
     let live = live.lock().unwrap();
@@ -292,7 +297,6 @@ impl FrameSource for Full {
 #[test]
 fn capture_allocates_nothing_and_the_others_little() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let dir = tempfile::tempdir().unwrap();
     let clock: Arc<dyn Clock> = Arc::new(NotingClock(SystemClock::start()));
     let (say, gone) = channel();
     let settled = Arc::new(Mutex::new([0; 3]));
@@ -305,22 +309,7 @@ fn capture_allocates_nothing_and_the_others_little() {
         settled: Arc::clone(&settled),
         clock: Arc::clone(&clock),
     };
-    let (events, worker, _) = ndjson::open(&dir.path().join("events.ndjson"), u64::MAX);
-    let mut recorder = Recorder::new(Envelopes::new("", "", 0, Arc::clone(&clock)), None);
-    let ending = run(Parts {
-        cameras: vec![Camera::free(CameraId("a".into()), Box::new(source), true, job())],
-        detectors: detectors(Arc::clone(&clock)),
-        record: Box::new(move |inspection| recorder.record(inspection)),
-        sinks: vec![Box::new(events), Box::new(Last(say))],
-        workers: vec![("events", Box::new(move || worker.run()))],
-        service: None,
-        clock,
-        stop: Arc::new(AtomicBool::new(false)),
-        shutdown: Duration::from_secs(20),
-        ready: Box::new(|| {}),
-        alive: Box::new(|| {}),
-        lease: Arc::default(),
-    });
+    let ending = daemon(Box::new(source), true, say, clock);
     assert!(matches!(ending, Ending::Drained(_)), "{ending:?}");
     let settled = settled.lock().unwrap();
     let a_frame: [f64; 3] =

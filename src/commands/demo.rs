@@ -118,8 +118,9 @@ pub fn run(args: &DemoArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
         vec![Box::new(LiveSink::new(shown_in)), Box::new(events), Box::new(drawings)];
     let clock_of_run = Arc::clone(&clock);
     let stop_of_run = Arc::clone(&stop);
-    let jobs = cameras.iter().flat_map(|camera| &camera.recipes);
-    let detectors = bundles.detectors(DeviceChoice::Cpu, Arc::clone(&clock), jobs, |step| log::debug!("start: {step}"));
+    let recipes = cameras.iter().map(|camera| &camera.recipes[..]);
+    let detectors =
+        bundles.detectors(DeviceChoice::Cpu, Arc::clone(&clock), recipes, |step| log::debug!("start: {step}"));
     let parts_of_run = Parts {
         cameras,
         detectors,

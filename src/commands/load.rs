@@ -17,9 +17,9 @@ use crate::daemon::pipeline::MakeDetectors;
 use crate::detector::DiffusionDetector;
 use crate::device;
 use crate::inspection::calibration::Calibration;
-use crate::inspection::detect::{Detector, StepChoice};
+use crate::inspection::detect::{Detector, Plan, StepChoice};
 use crate::inspection::mask::Placement;
-use crate::inspection::recipe::Recipe;
+use crate::inspection::recipe::{Recipe, RecipeId};
 use crate::inspection::time::Clock;
 use crate::preprocess::spec::{Geometry, PreprocessSpec};
 
@@ -102,18 +102,17 @@ impl Bundles {
         })
     }
 
-    /// Loads a detector for every bundle, proves each with its golden pictures, and does what these jobs will ask for once,
-    /// when called: the first part must not wait for kernels and recordings to be made. Each step is told as it begins: the
-    /// first start on a GPU takes a while.
+    /// Loads a detector for every bundle, proves each with its golden pictures, and does what the recipes of these cameras will ask
+    /// for once, when called: the first part must not wait for kernels and recordings to be made. Each step is told as it begins:
+    /// the first start on a GPU takes a while.
     pub fn detectors<'a>(
         self,
         choice: DeviceChoice,
         clock: Arc<dyn Clock>,
-        jobs: impl IntoIterator<Item = &'a Job>,
+        cameras: impl IntoIterator<Item = &'a [Job]>,
         told: impl Fn(&str) + Send + 'static,
     ) -> MakeDetectors {
-        let asked = |job: &Job| (job.detector, job.spec.clone(), job.plan(), job.recipe.id.clone());
-        let asked: Vec<_> = jobs.into_iter().map(asked).collect();
+        let asked = asked(cameras);
         Box::new(move || {
             told(&format!("opening the device {choice}"));
             let compute = device::open(choice).map_err(|error| error.to_string())?;
@@ -125,10 +124,9 @@ impl Bundles {
                     DiffusionDetector::load(bundle, &compute, Arc::clone(&clock)).map_err(|error| error.to_string())?;
                 told(&format!("bundle '{id}': self-test, {} golden picture(s)", bundle.manifest.golden.len()));
                 detector.self_test(bundle, choice).map_err(|error| error.to_string())?;
-                for (_, spec, plan, recipe) in asked.iter().filter(|(detector, ..)| *detector == index) {
+                for Asked { spec, plan, recipe, cameras, .. } in asked.iter().filter(|asked| asked.detector == index) {
                     told(&format!("bundle '{id}': warming up for the recipe '{}'", recipe.0));
-                    let alike = asked.iter().filter(|(of, s, p, _)| *of == index && s == spec && p == plan).count();
-                    detector.warm_up(bundle, spec, plan, alike).map_err(|error| error.to_string())?;
+                    detector.warm_up(bundle, spec, plan, *cameras).map_err(|error| error.to_string())?;
                 }
                 detectors.push(Box::new(detector));
             }
@@ -143,6 +141,38 @@ impl Bundles {
 /// Everything that is wrong with the file.
 pub fn recipe(path: &Path) -> anyhow::Result<(Recipe, PathBuf)> {
     Ok(load_recipe(path).map_err(ConfigError)?)
+}
+
+/// What is asked of a detector in the same way, and by how many cameras: so many frames may go through it together.
+struct Asked {
+    detector: usize,
+    spec: PreprocessSpec,
+    plan: Plan,
+    /// The first recipe that asks for it.
+    recipe: RecipeId,
+    cameras: usize,
+}
+
+/// What these cameras ask for, each thing once: a camera has one recipe at a time, however many of its recipes are alike.
+fn asked<'a>(cameras: impl IntoIterator<Item = &'a [Job]>) -> Vec<Asked> {
+    let mut all: Vec<Asked> = Vec::new();
+    for jobs in cameras {
+        let mut counted = Vec::new();
+        for job in jobs {
+            let plan = job.plan();
+            let alike = |asked: &Asked| (asked.detector, &asked.spec, &asked.plan) == (job.detector, &job.spec, &plan);
+            let index = all.iter().position(alike).unwrap_or_else(|| {
+                let (spec, recipe) = (job.spec.clone(), job.recipe.id.clone());
+                all.push(Asked { detector: job.detector, spec, plan: job.plan(), recipe, cameras: 0 });
+                all.len() - 1
+            });
+            if !counted.contains(&index) {
+                counted.push(index);
+                all[index].cameras += 1;
+            }
+        }
+    }
+    all
 }
 
 /// The keys of a folder, or none.
@@ -181,4 +211,39 @@ pub fn in_force(bundle: &Bundle, calibrations: Option<&Path>) -> anyhow::Result<
         (None, Some(here)) => Some(here.calibration),
         (shipped, None) => shipped.clone(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspection::detect::Steps;
+    use crate::preprocess::spec::{Normalisation, SketchPlane};
+
+    fn job(recipe: &str, steps: u32) -> Job {
+        Job {
+            recipe: Recipe::whole_frame(recipe, None, StepChoice::Fixed(Steps(steps))),
+            detector: 0,
+            bundle: "b".into(),
+            model_hash: "0".into(),
+            spec: PreprocessSpec {
+                width: 32,
+                height: 32,
+                geometry: Geometry::Stretch,
+                normalisation: Normalisation::SymmetricOne,
+                sketch: SketchPlane::None,
+                tiles: None,
+            },
+            calibration: None,
+            dtype: "f32".into(),
+            seed: 0,
+        }
+    }
+
+    #[test]
+    fn a_camera_counts_once_however_many_of_its_recipes_are_alike() {
+        let cameras = [vec![job("a", 1), job("b", 1), job("c", 2)], vec![job("d", 1)]];
+        let found = asked(cameras.iter().map(|jobs| &jobs[..]));
+        let found: Vec<(&str, usize)> = found.iter().map(|asked| (asked.recipe.0.as_str(), asked.cameras)).collect();
+        assert_eq!(found, [("a", 2), ("c", 1)]);
+    }
 }

@@ -97,8 +97,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     }
     let status = format!("judging {} camera(s) on {}", cameras.len(), station.device);
     let since = Arc::clone(&clock);
-    let jobs = cameras.iter().flat_map(|camera| &camera.recipes);
-    let detectors = bundles.detectors(station.device, Arc::clone(&clock), jobs, move |step| {
+    let recipes = cameras.iter().map(|camera| &camera.recipes[..]);
+    let detectors = bundles.detectors(station.device, Arc::clone(&clock), recipes, move |step| {
         log::info!("start, {}: {step}", seconds(since.as_ref()));
         service_manager::starting(step);
     });
