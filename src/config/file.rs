@@ -30,6 +30,9 @@ pub struct StationFile {
     pub keys: Option<PathBuf>,
     /// Folder of calibrations that `dsad calibrate` made here; they go before those of the bundles.
     pub calibrations: Option<PathBuf>,
+    /// Folder of what the station keeps: events, accounts, certificates; made when it is not there.
+    #[serde(default = "default_state")]
+    pub state: PathBuf,
     /// Milliseconds that a stop may take before the process ends anyway.
     #[serde(default = "default_shutdown")]
     pub shutdown_timeout_ms: u64,
@@ -41,6 +44,10 @@ pub struct StationFile {
     pub http: Option<HttpFile>,
     /// Commands as lines of text over TCP; absent is none.
     pub tcp: Option<TcpFile>,
+}
+
+fn default_state() -> PathBuf {
+    "state".into()
 }
 
 fn default_shutdown() -> u64 {

@@ -38,6 +38,8 @@ pub struct Station {
     pub keys: Option<PathBuf>,
     /// Folder of calibrations that were made here.
     pub calibrations: Option<PathBuf>,
+    /// Folder of what the station keeps.
+    pub state: PathBuf,
     /// Milliseconds that a stop may take.
     pub shutdown_timeout_ms: u64,
     /// The cameras, at least one.
@@ -108,6 +110,7 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
         device: file.device,
         keys: file.keys.map(|keys| base.join(keys)),
         calibrations: file.calibrations.map(|folder| base.join(folder)),
+        state: base.join(file.state),
         shutdown_timeout_ms: file.shutdown_timeout_ms,
         cameras,
         outputs: OutputSettings {
