@@ -17,7 +17,9 @@ use dsad::inspection::verdict::{FaultReason, Inspection, Verdict};
 use dsad::preprocess::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
 use dsad::service::Service;
 
-use crate::support::{ManualClock, RecordingSink, ScriptedCamera, ScriptedDetector, Shot, calibration, record};
+use crate::support::{
+    ManualClock, RecordingSink, ScriptedCamera, ScriptedDetector, Shot, Unrecorded, calibration, envelopes,
+};
 
 pub(super) fn job(calibration: Option<Calibration>) -> Job {
     Job {
@@ -67,8 +69,9 @@ fn play_beside(
     let ending = run(Parts {
         cameras: cameras.into_iter().map(camera).collect(),
         detectors: Box::new(move || Ok(vec![Box::new(ScriptedDetector { delay }) as Box<dyn Detector>])),
-        record: record(ManualClock::shared()),
+        envelopes: envelopes(ManualClock::shared()),
         sinks: vec![Box::new(sink.clone())],
+        record: Box::new(Unrecorded),
         workers: Vec::new(),
         service,
         clock: ManualClock::shared(),

@@ -17,14 +17,13 @@ use dsad::inspection::calibration::{Calibration, GoodPart};
 use dsad::inspection::detect::{Detection, Detector, DetectorError, Plan};
 use dsad::inspection::frame::{CameraId, Frame, FrameSource, Prepared, SourceError};
 use dsad::inspection::time::Clock;
-use dsad::output::ndjson;
 use dsad::platform::clock::SystemClock;
 use dsad::service::Service;
 use serde_json::Value;
 
 use crate::cli::{config, lines};
 use crate::pipeline::job;
-use crate::support::{DSAD, ScriptedCamera, ScriptedDetector, Shot, calibration, record, tiny_bundle};
+use crate::support::{DSAD, ScriptedCamera, ScriptedDetector, Shot, calibration, envelopes, kept, tiny_bundle};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -75,13 +74,14 @@ impl Station {
             sources.push(Camera::free(CameraId((*name).into()), source, *paced, job(Some(calibration.clone()))));
             told.push(sender);
         }
-        let (events, worker, _) = ndjson::open(&dir.join("events.ndjson"), u64::MAX);
+        let kept = kept(dir, Vec::new(), &clock);
         let parts = Parts {
             cameras: sources,
             detectors,
-            record: record(Arc::clone(&clock)),
-            sinks: vec![Box::new(events)],
-            workers: vec![("events", Box::new(move || worker.run()))],
+            envelopes: envelopes(Arc::clone(&clock)),
+            sinks: Vec::new(),
+            record: Box::new(kept.recording),
+            workers: vec![kept.worker],
             service: Some(service),
             clock,
             stop: Arc::clone(&stop),

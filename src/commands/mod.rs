@@ -8,4 +8,5 @@ pub mod demo;
 pub mod gpio;
 pub mod inspect;
 pub mod load;
+pub mod record;
 pub mod run;

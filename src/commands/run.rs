@@ -10,9 +10,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::load::{Bundles, boot_id, keys};
+use super::record;
 use crate::config::station::{Station, load};
 use crate::daemon::job::Job;
-use crate::daemon::pipeline::{self, Camera, Ending, Parts, Worker};
+use crate::daemon::pipeline::{self, Camera, Ending, Parts};
 use crate::gpio::input::Edges;
 use crate::gpio::output::GpioHealth;
 use crate::inspection::frame::CameraId;
@@ -20,8 +21,6 @@ use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::trigger::EdgeSource;
 use crate::inspection::verdict::VerdictSink;
 use crate::output::envelope::Envelopes;
-use crate::output::record::{Drawings, Recorder};
-use crate::output::{images, ndjson};
 use crate::platform::clock::SystemClock;
 use crate::platform::{memory, service_manager, signals};
 use crate::service::Service;
@@ -72,16 +71,20 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let outputs = &station.outputs;
-    let envelopes = Envelopes::new(&station.line, &station.name, boot_id()?, Arc::clone(&clock));
-    let (events, events_worker, events_health) = ndjson::open(&outputs.events, outputs.events_max_bytes);
-    let drawings = outputs.images.clone().map(|folder| Drawings { folder, of: outputs.images_of });
-    let mut recorder = Recorder::new(envelopes, drawings);
-    let mut sinks: Vec<Box<dyn VerdictSink>> = vec![Box::new(events)];
-    let mut workers: Vec<Worker> = vec![("events", Box::new(move || events_worker.run()))];
-    if outputs.images.is_some() {
-        let (sink, worker, _) = images::open();
-        sinks.push(Box::new(sink));
-        workers.push(("images", Box::new(move || worker.run())));
+    let mut envelopes = Envelopes::new(&station.line, &station.name, boot_id()?, Arc::clone(&clock));
+    let kept = match record::open(&station, Vec::new(), &clock) {
+        Ok(kept) => kept,
+        Err(error) => {
+            // A disk may be there, or have room, at the next start.
+            eprintln!("dsad: {error:#}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let (mut sinks, mut workers): (Vec<Box<dyn VerdictSink>>, _) = (Vec::new(), kept.workers);
+    {
+        let (record, archive) = (Arc::clone(&kept.health), kept.archive);
+        service = service
+            .map(|service| service.with(Box::new(move |reading| record::tell(&record, archive.as_deref(), reading))));
     }
     let lease = Arc::new(AtomicU64::new(0));
     let mut lines: Option<Arc<GpioHealth>> = None;
@@ -90,8 +93,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         let ready = move || now.now().0 < lease.load(Ordering::Relaxed);
         let (sink, worker, health) = gpio::output::open(&outputs.gpio, Arc::clone(&clock), Box::new(ready));
         lines = Some(Arc::clone(&health));
-        // Before all others: they take their time.
-        sinks.insert(0, Box::new(sink));
+        sinks.push(Box::new(sink));
         workers.push(("gpio", Box::new(move || worker.run())));
         service = service.map(|service| service.with(Box::new(move |reading| tell(&health, reading))));
     }
@@ -106,8 +108,9 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let ending = pipeline::run(Parts {
         cameras,
         detectors,
-        record: Box::new(move |inspection| recorder.record(inspection)),
+        envelopes: Box::new(move || envelopes.make()),
         sinks,
+        record: Box::new(kept.recording),
         workers,
         service,
         clock,
@@ -121,13 +124,13 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         lease,
     });
     service_manager::stopping();
-    let lost = events_health.lost.load(Ordering::Relaxed);
+    let lost = kept.health.all_lost();
     match ending {
         Ending::Drained(counts) => {
             if args.json {
                 println!(
                     "{}",
-                    json!({"counts": counts, "events_written": events_health.written.load(Ordering::Relaxed),
+                    json!({"counts": counts, "events_written": kept.health.kept.load(Ordering::Relaxed),
                            "events_lost": lost, "peak_rss_mb": memory::peak_rss_mb()})
                 );
             }

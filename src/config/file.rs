@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::device::DeviceChoice;
 use super::gpio::{GpioInput, GpioOutput};
+use super::record::{ArchiveFile, StoreFile};
 use crate::inspection::detect::StepChoice;
 use crate::inspection::layout::FourCc;
 use crate::inspection::line::{FailIf, OnFault};
@@ -40,6 +41,11 @@ pub struct StationFile {
     pub cameras: Vec<CameraFile>,
     /// Where inspections go.
     pub outputs: OutputsFile,
+    /// How much the database keeps.
+    #[serde(default)]
+    pub store: StoreFile,
+    /// Which pictures are kept; absent is none.
+    pub archive: Option<ArchiveFile>,
     /// The HTTP service; absent is none.
     pub http: Option<HttpFile>,
     /// Commands as lines of text over TCP; absent is none.
@@ -193,11 +199,6 @@ pub struct OutputsFile {
     /// Size at which the file is renamed to `.1` and begun anew, MiB.
     #[serde(default = "default_events_max")]
     pub events_max_mib: u64,
-    /// Folder for drawings; absent keeps none.
-    pub images: Option<PathBuf>,
-    /// Which inspections are drawn.
-    #[serde(default)]
-    pub images_of: ImagesOf,
     /// Lines that tell verdicts to the machine.
     #[serde(default)]
     pub gpio: Vec<GpioOutput>,
@@ -221,17 +222,6 @@ pub struct HttpFile {
 pub struct TcpFile {
     /// Address and port, such as `192.168.0.10:7000`.
     pub listen: String,
-}
-
-/// Which inspections are drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ImagesOf {
-    /// Fails only.
-    #[default]
-    Fail,
-    /// Fails and passes.
-    All,
 }
 
 /// A recipe.

@@ -14,4 +14,5 @@ pub mod file;
 pub mod gpio;
 pub mod problem;
 pub mod recipe;
+pub mod record;
 pub mod station;

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use super::camera::{CameraSettings, resolve};
 use super::device::DeviceChoice;
-use super::file::{ImagesOf, StationFile};
+use super::file::StationFile;
 use super::gpio::{self, GpioOutput};
 use super::problem::{ConfigError, Problem, read};
+use super::record::{ArchiveSettings, StoreLimits};
 
 /// Where inspections go.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,10 +18,6 @@ pub struct OutputSettings {
     pub events: PathBuf,
     /// Size at which it is rotated, bytes.
     pub events_max_bytes: u64,
-    /// Folder for drawings.
-    pub images: Option<PathBuf>,
-    /// Which inspections are drawn.
-    pub images_of: ImagesOf,
     /// Lines that tell verdicts to the machine.
     pub gpio: Vec<GpioOutput>,
 }
@@ -46,6 +43,10 @@ pub struct Station {
     pub cameras: Vec<CameraSettings>,
     /// The outputs.
     pub outputs: OutputSettings,
+    /// How much the database keeps.
+    pub store: StoreLimits,
+    /// Which pictures are kept.
+    pub archive: Option<ArchiveSettings>,
     /// Where the HTTP service listens; absent is no service.
     pub http: Option<SocketAddr>,
     /// Where commands are taken by TCP; absent is nowhere.
@@ -94,6 +95,9 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
     for (key, message) in gpio::problems(&file) {
         problem(key, message);
     }
+    let mut said = |(key, message): (&'static str, String)| problem(key.into(), message);
+    let store = file.store.resolve().map_err(&mut said).ok();
+    let archive = file.archive.as_ref().and_then(|archive| archive.resolve(base).map_err(&mut said).ok());
     let mut cameras = Vec::new();
     for (index, camera) in file.cameras.iter().enumerate() {
         match resolve(camera, base, path, index) {
@@ -101,9 +105,7 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
             Err(found) => problems.extend(found),
         }
     }
-    if !problems.is_empty() {
-        return Err(ConfigError(problems));
-    }
+    let Some(store) = store.filter(|_| problems.is_empty()) else { return Err(ConfigError(problems)) };
     Ok(Station {
         name: file.station,
         line: file.line,
@@ -116,10 +118,10 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
         outputs: OutputSettings {
             events: base.join(file.outputs.events),
             events_max_bytes: file.outputs.events_max_mib << 20,
-            images: file.outputs.images.map(|images| base.join(images)),
-            images_of: file.outputs.images_of,
             gpio: file.outputs.gpio,
         },
+        store,
+        archive,
         http,
         tcp,
     })

@@ -171,6 +171,7 @@ impl Health {
             cameras: self.cameras.iter().map(|(id, camera)| camera.reading(id)).collect(),
             sink_errors: self.sinks.iter().map(|(sink, count)| (sink.clone(), get(count))).collect(),
             outputs: Vec::new(),
+            families: Vec::new(),
         }
     }
 }

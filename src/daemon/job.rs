@@ -6,7 +6,7 @@ use crate::inspection::calibration::{Calibration, CalibrationEntry};
 use crate::inspection::decide::decide;
 use crate::inspection::detect::{ClassId, Detection, Detector, DetectorError, Plan, StepPlan};
 use crate::inspection::drift::Drift;
-use crate::inspection::frame::{FrameMeta, Prepared};
+use crate::inspection::frame::{FrameBuf, FrameMeta, PixelFormat, Prepared};
 use crate::inspection::line::Actuation;
 use crate::inspection::recipe::Recipe;
 use crate::inspection::tiles::TileGrid;
@@ -140,6 +140,8 @@ pub struct Item {
     pub meta: FrameMeta,
     /// Its model input.
     pub prepared: Prepared,
+    /// What the camera gave, where somebody may want to keep it.
+    pub pixels: Option<(PixelFormat, FrameBuf)>,
     /// Milliseconds in the mailbox and in preprocessing.
     pub latency: Latency,
     /// When its inspection must be out.
@@ -164,14 +166,17 @@ pub fn judge(
     let (mut frames, mut prepared) = (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
     plan.until = items.iter().filter_map(|item| item.due).min();
     for item in items {
-        frames.push((item.meta, item.latency));
+        frames.push((item.meta, item.latency, item.pixels));
         prepared.push(item.prepared);
     }
     let count = frames.len();
     if plan.steps == StepPlan::Auto(Vec::new()) {
         let faults = frames.into_iter().zip(jobs);
         return faults
-            .map(|((meta, _), job)| faulty(meta, job, FaultReason::Uncalibrated, job.uncalibrated(), clock))
+            .map(|((meta, _, pixels), job)| Inspection {
+                pixels,
+                ..faulty(meta, job, FaultReason::Uncalibrated, job.uncalibrated(), clock)
+            })
             .collect();
     }
     let started = clock.now();
@@ -188,15 +193,18 @@ pub fn judge(
             .zip(prepared)
             .zip(found)
             .zip(jobs)
-            .map(|((((meta, latency), prepared), detection), job)| {
+            .map(|((((meta, latency, pixels), prepared), detection), job)| {
                 let latency = Latency { infer, ..latency };
-                judged(meta, latency, prepared, detection, &plan, job, clock)
+                Inspection { pixels, ..judged(meta, latency, prepared, detection, &plan, job, clock) }
             })
             .collect(),
         Err(error) => frames
             .into_iter()
             .zip(jobs)
-            .map(|((meta, _), job)| faulty(meta, job, FaultReason::DetectorFault, error.0.clone(), clock))
+            .map(|((meta, _, pixels), job)| Inspection {
+                pixels,
+                ..faulty(meta, job, FaultReason::DetectorFault, error.0.clone(), clock)
+            })
             .collect(),
     }
 }
@@ -237,6 +245,7 @@ fn judged(
         seed: job.seed,
         fault,
         prepared: Some(Arc::new(prepared)),
+        pixels: None,
         drift: Drift::default(),
         actuation: Actuation::Nothing,
     }
@@ -259,6 +268,7 @@ pub fn faulty(meta: FrameMeta, job: &Job, reason: FaultReason, text: String, clo
         seed: job.seed,
         fault: Some(text),
         prepared: None,
+        pixels: None,
         full_scale: None,
         drift: Drift::default(),
         actuation: Actuation::Nothing,

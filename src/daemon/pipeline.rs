@@ -3,7 +3,7 @@
 //! ```text
 //!  camera 0 ─┐ capture (a thread each)
 //!  camera n ─┴─► FRAMES mailbox ─► prepare ─► WORK ─► inspect ─┐
-//!      ▲ └ owed, failed ─────────────── failed ────── judged ──┴► NOTICES ─► publish ─► sinks ─► workers
+//!      ▲ └ owed, failed ─────────────── failed ────── judged ──┴► NOTICES ─► publish ─► sinks, then the record ─► workers
 //!  triggers ◄─ trigger lines, service (HTTP, TCP)      supervisor: the calling thread    counters ◄─ service
 //! ```
 //!
@@ -25,14 +25,14 @@ use super::control::{Control, Controlled};
 use super::health::{Counts, Health};
 use super::job::{Job, Recipes};
 use super::mailbox::mailbox;
-use super::publish::{Publish, Record};
+use super::publish::{Envelopes, Publish, RECORD};
 use super::stages::{Capture, inspect, prepare_frames};
 use super::trigger::{Inlet, edges};
 use crate::inspection::detect::Detector;
 use crate::inspection::frame::{CameraId, FrameSource};
 use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::trigger::{EdgeSource, TriggerMode};
-use crate::inspection::verdict::VerdictSink;
+use crate::inspection::verdict::{Record, VerdictSink};
 use crate::service::Service;
 
 /// Frames that wait for prepare, of a camera that runs free: one being written by the camera's rhythm, one to take.
@@ -83,11 +83,13 @@ pub struct Parts {
     pub cameras: Vec<Camera>,
     /// The detectors that the recipes name by index. Made on the inspect thread, because burn's streams belong to threads.
     pub detectors: MakeDetectors,
-    /// Makes the event of an inspection, once for all sinks.
-    pub record: Record,
+    /// Makes the envelopes of inspections.
+    pub envelopes: Envelopes,
     /// Where inspections go, in order.
     pub sinks: Vec<Box<dyn VerdictSink>>,
-    /// Workers behind the sinks; they end when their sink is dropped.
+    /// Where every inspection is kept; it hears last.
+    pub record: Box<dyn Record>,
+    /// Workers behind the sinks and the record; they end when their sink is dropped.
     pub workers: Vec<Worker>,
     /// Tells about the counters, and takes commands, over the network.
     pub service: Option<Service>,
@@ -122,8 +124,21 @@ struct Ended {
 
 /// Runs the pipeline to its end on the calling thread.
 pub fn run(parts: Parts) -> Ending {
-    let Parts { cameras, detectors, record, sinks, workers, service, clock, stop, shutdown, ready, alive, lease } =
-        parts;
+    let Parts {
+        cameras,
+        detectors,
+        envelopes,
+        sinks,
+        record,
+        workers,
+        service,
+        clock,
+        stop,
+        shutdown,
+        ready,
+        alive,
+        lease,
+    } = parts;
     let mut opened = Vec::with_capacity(cameras.len());
     let mut recipes: HashMap<CameraId, Arc<Recipes>> = HashMap::new();
     for Camera { id, source, paced, mode, line, recipes: jobs } in cameras {
@@ -136,7 +151,7 @@ pub fn run(parts: Parts) -> Ending {
         TriggerMode::Asked(_) => paced,
     };
     let known = opened.iter().map(|(id, _, paced, mode, _)| (id, &recipes[id], must_speak(*paced, *mode)));
-    let health = Arc::new(Health::new(known, sinks.iter().map(|sink| sink.name())));
+    let health = Arc::new(Health::new(known, sinks.iter().map(|sink| sink.name()).chain([RECORD])));
     let (ends, ended) = bounded::<Ended>(2 * opened.len() + workers.len() + 4);
     let places = opened.iter().map(|(_, _, _, mode, _)| if mode.is_triggered() { PARTS } else { FRAMES });
     let (producers, consumer) = mailbox(places);
@@ -185,7 +200,7 @@ pub fn run(parts: Parts) -> Ending {
         spawn(name, &ends, &mut running, worker);
     }
     {
-        let publish = Publish::new(record, sinks, &recipes, Arc::clone(&clock), Arc::clone(&health));
+        let publish = Publish::new(envelopes, sinks, record, &recipes, Arc::clone(&clock), Arc::clone(&health));
         spawn("publish", &ends, &mut running, move || publish.run(&notices_out));
     }
     {

@@ -334,7 +334,8 @@ pub fn prepare_frames(
             prepare: clock.now().millis_since(started),
             ..Latency::default()
         };
-        if work.send(Work { item: Item { meta, prepared, latency, due }, recipes, recipe }).is_err() {
+        let pixels = Some((frame.format, frame.pixels));
+        if work.send(Work { item: Item { meta, prepared, pixels, latency, due }, recipes, recipe }).is_err() {
             return;
         }
     }

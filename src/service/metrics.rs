@@ -26,8 +26,35 @@ pub struct Reading {
     pub sink_errors: Vec<(String, u64)>,
     /// GPIO outputs, in the order of the configuration.
     pub outputs: Vec<OutputReading>,
+    /// What others count: they add it to the reading.
+    pub families: Vec<Family>,
     /// Why the station is not ready; nothing when it is.
     pub obstacles: Vec<String>,
+}
+
+/// Numbers of one name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Family {
+    /// Without the prefix, and without the ending of a counter.
+    pub name: &'static str,
+    /// What it is, in a sentence.
+    pub help: &'static str,
+    /// Whether it only ever grows, while the process runs.
+    pub counter: bool,
+    /// Labels and values.
+    pub rows: Vec<(Vec<(&'static str, String)>, u64)>,
+}
+
+impl Family {
+    /// One number that only ever grows.
+    pub fn counter(name: &'static str, help: &'static str, value: u64) -> Self {
+        Self { name, help, counter: true, rows: vec![(Vec::new(), value)] }
+    }
+
+    /// One number.
+    pub fn gauge(name: &'static str, help: &'static str, value: u64) -> Self {
+        Self { name, help, counter: false, rows: vec![(Vec::new(), value)] }
+    }
 }
 
 /// One GPIO output at one moment.
@@ -170,7 +197,20 @@ impl Collector for Reading {
                 (labels, f64::from(u8::from(on)))
             })
         });
-        gauges(to, "drift_alarm", "1 while the station says that this drifts.", alarms)
+        gauges(to, "drift_alarm", "1 while the station says that this drifts.", alarms)?;
+
+        for Family { name, help, counter, rows } in &self.families {
+            let rows = rows.iter().map(|(row, value)| {
+                let labels: Labels = row.iter().map(|(name, value)| (*name, &**value)).collect();
+                (labels, *value)
+            });
+            if *counter {
+                counters(to, name, help, rows)?;
+            } else {
+                gauges(to, name, help, rows.map(|(labels, value)| (labels, value as f64)))?;
+            }
+        }
+        Ok(())
     }
 }
 
