@@ -10,17 +10,22 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::load::{Bundles, boot_id, keys};
+use crate::config::access::{Access, Door};
 use crate::config::station::{Station, load};
 use crate::daemon::job::Job;
-use crate::daemon::pipeline::{self, Camera, Ending, Parts, Worker};
+use crate::daemon::pipeline::{self, Camera, Ending, Parts, Watch, Worker};
+use crate::daemon::state::StationState;
 use crate::gpio::input::Edges;
 use crate::gpio::output::GpioHealth;
+use crate::inspection::audit::{Audit, Deed};
 use crate::inspection::frame::CameraId;
+use crate::inspection::station_state::{Fault, FaultKind};
 use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::trigger::EdgeSource;
 use crate::inspection::verdict::VerdictSink;
 use crate::output::envelope::Envelopes;
 use crate::output::record::{Drawings, Recorder};
+use crate::output::ndjson::NdjsonHealth;
 use crate::output::{images, ndjson};
 use crate::platform::clock::SystemClock;
 use crate::platform::{memory, service_manager, signals};
@@ -83,6 +88,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         sinks.push(Box::new(sink));
         workers.push(("images", Box::new(move || worker.run())));
     }
+    sinks.splice(0..0, service.iter().flat_map(Service::sinks));
+    let mut watches: Vec<Watch> = vec![lost_events(Arc::clone(&events_health))];
     let lease = Arc::new(AtomicU64::new(0));
     let mut lines: Option<Arc<GpioHealth>> = None;
     if !outputs.gpio.is_empty() {
@@ -90,11 +97,17 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         let ready = move || now.now().0 < lease.load(Ordering::Relaxed);
         let (sink, worker, health) = gpio::output::open(&outputs.gpio, Arc::clone(&clock), Box::new(ready));
         lines = Some(Arc::clone(&health));
+        watches.push(broken_line(Arc::clone(&health)));
         // Before all others: they take their time.
         sinks.insert(0, Box::new(sink));
         workers.push(("gpio", Box::new(move || worker.run())));
         service = service.map(|service| service.with(Box::new(move |reading| tell(&health, reading))));
     }
+    // The log is the trail, until a store keeps one.
+    let audit: Audit = Arc::new(|deed: Deed| {
+        log::debug!("audit: {deed:?}");
+        Ok(())
+    });
     let status = format!("judging {} camera(s) on {}", cameras.len(), station.device);
     let since = Arc::clone(&clock);
     let recipes = cameras.iter().map(|camera| &camera.recipes[..]);
@@ -110,6 +123,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         sinks,
         workers,
         service,
+        state: Arc::new(StationState::new(station.start, Arc::clone(&clock), audit)),
+        watches,
         clock,
         stop,
         shutdown: Duration::from_millis(station.shutdown_timeout_ms),
@@ -144,6 +159,25 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Events that are lost: nobody can tell any more what happened to the parts.
+fn lost_events(health: Arc<NdjsonHealth>) -> Watch {
+    let mut known = 0;
+    Box::new(move || {
+        let lost = health.lost.load(Ordering::Relaxed);
+        let more = lost - std::mem::replace(&mut known, lost);
+        (more > 0).then(|| Fault { kind: FaultKind::Store, of: "events".into(), text: format!("{more} are lost") })
+    })
+}
+
+/// Lines that cannot be driven.
+fn broken_line(health: Arc<GpioHealth>) -> Watch {
+    Box::new(move || {
+        let failing = health.outputs.iter().find(|output| output.failing.load(Ordering::Relaxed))?;
+        let of = format!("gpio {}, {}", failing.signal, failing.pin);
+        Some(Fault { kind: FaultKind::Output, of, text: "cannot be driven".into() })
+    })
+}
+
 /// What the GPIO outputs report.
 fn tell(health: &GpioHealth, reading: &mut Reading) {
     let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
@@ -175,15 +209,35 @@ fn listen(station: &Station, file: &Path) -> Result<Option<Service>, String> {
             )
         })
     };
-    let (http, tcp) = (bind("http", station.http)?, bind("tcp", station.tcp)?);
-    if http.is_none() && tcp.is_none() {
+    let listen = |door: &Option<Door>| door.as_ref().map(|door| door.listen);
+    let (http, tcp) = (bind("http", station.http)?, bind("tcp", listen(&station.tcp))?);
+    let modbus = bind("modbus", listen(&station.modbus))?;
+    if http.is_none() && tcp.is_none() && modbus.is_none() {
         return Ok(None);
     }
-    let service = Service::new(http, tcp).and_then(|service| Ok((service.addresses()?, service)));
-    let ((http, tcp), service) = service.map_err(|error| format!("{}: the service: {error}", file.display()))?;
-    for (name, address, what) in
-        [("http", http, "whoever reaches it reads"), ("tcp", tcp, "whoever reaches it commands")]
-    {
+    let cameras: Vec<CameraId> = station.cameras.iter().map(|camera| CameraId(camera.name.as_str().into())).collect();
+    let make = || {
+        let mut service = Service::new(http, tcp)?;
+        if let Some(door) = &station.tcp {
+            service = service.tcp_access(door.access.clone());
+        }
+        if let Some((listener, door)) = modbus.zip(station.modbus.as_ref()) {
+            service = service.modbus(listener, door.access.clone(), &cameras)?;
+        }
+        Ok((service.addresses()?, service.modbus_address()?, service))
+    };
+    let made = make().map_err(|error: std::io::Error| format!("{}: the service: {error}", file.display()))?;
+    let ((http, tcp), modbus, service) = made;
+    let may = |door: &Option<Door>| {
+        let Some(Door { access: Access { allow, level }, .. }) = door else { return String::new() };
+        let allow: Vec<String> = allow.iter().map(ToString::to_string).collect();
+        format!("whoever connects from {} commands as {level}", allow.join(", "))
+    };
+    for (name, address, what) in [
+        ("http", http, "whoever reaches it reads".to_owned()),
+        ("tcp", tcp, may(&station.tcp)),
+        ("modbus", modbus, may(&station.modbus)),
+    ] {
         let Some(address) = address else { continue };
         log::info!("{name}: listening on {address}");
         if !address.ip().is_loopback() {
