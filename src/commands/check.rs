@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::load::{Bundles, keys};
-use crate::config::camera::CameraKind;
 use crate::config::access::Door;
+use crate::config::camera::CameraKind;
 use crate::config::station::load;
 use crate::daemon::job::Job;
 use crate::gpio::chips::find;

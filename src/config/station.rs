@@ -98,7 +98,8 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
     let listeners = [("http", http), ("tcp", tcp), ("modbus", modbus)];
     for (place, (name, listen)) in listeners.iter().enumerate() {
         // Port 0 is whichever is free.
-        let taken = listeners[..place].iter().find(|(_, other)| other == listen && listen.is_some_and(|a| a.port() > 0));
+        let taken =
+            listeners[..place].iter().find(|(_, other)| other == listen && listen.is_some_and(|a| a.port() > 0));
         if let Some((other, _)) = taken {
             problem(format!("{name}.listen"), format!("is the address of [{other}] already; take another port"));
         }

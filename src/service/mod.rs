@@ -92,7 +92,8 @@ impl Service {
     /// What the publish stage must tell for this service.
     pub fn sinks(&self) -> Vec<Box<dyn VerdictSink>> {
         let board = self.tcp.as_ref().map(|_| Box::new(BoardSink(Arc::clone(&self.board))) as Box<dyn VerdictSink>);
-        let image = self.modbus.as_ref().map(|(.., image)| Box::new(ImageSink(Arc::clone(image))) as Box<dyn VerdictSink>);
+        let image =
+            self.modbus.as_ref().map(|(.., image)| Box::new(ImageSink(Arc::clone(image))) as Box<dyn VerdictSink>);
         image.into_iter().chain(board).collect()
     }
 
