@@ -17,6 +17,7 @@ use dsad::config::device::DeviceChoice;
 use dsad::config::record::StoreLimits;
 use dsad::daemon::job::Job;
 use dsad::daemon::pipeline::{self, Camera, Ending, MakeDetectors, Parts};
+use dsad::daemon::state::StationState;
 use dsad::inspection::anomaly::{AnomalyMap, AnomalyScore};
 use dsad::inspection::detect::{ClassId, Detection, Detector, DetectorError, Plan, Reconstruction, StepChoice, Steps};
 use dsad::inspection::event::Envelope;
@@ -25,6 +26,7 @@ use dsad::inspection::frame::{
 };
 use dsad::inspection::layout::FourCc;
 use dsad::inspection::recipe::Recipe;
+use dsad::inspection::station_state::Start;
 use dsad::inspection::time::{Clock, Timestamp};
 use dsad::inspection::verdict::{Inspection, Latency, SinkError, VerdictSink};
 use dsad::output::envelope::Envelopes;
@@ -190,6 +192,8 @@ fn measure(code: &[u8; 4], model: bool) -> Result<(), Box<dyn Error>> {
         record: Box::new(recording),
         workers: vec![("record", Box::new(move || worker.run()))],
         service: None,
+        state: Arc::new(StationState::new(Start::Automatic, Arc::clone(&clock), Arc::new(|_| Ok(())))),
+        watches: Vec::new(),
         clock,
         stop: Arc::new(AtomicBool::new(false)),
         shutdown: Duration::from_secs(20),

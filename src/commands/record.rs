@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use anyhow::Context;
 
 use crate::config::station::Station;
-use crate::daemon::pipeline::Worker;
+use crate::daemon::pipeline::{Watch, Worker};
+use crate::inspection::station_state::{Fault, FaultKind};
 use crate::inspection::time::Clock;
 use crate::output::archive::{self, ArchiveHealth};
 use crate::output::ndjson::Lines;
@@ -54,6 +55,17 @@ pub fn open(station: &Station, destinations: Vec<Destination>, clock: &Arc<dyn C
     Ok(Kept { recording, clerk, workers, health, archive: archive_health })
 }
 
+/// Failures and faults that could not be kept: nobody can tell any more what happened to the parts.
+pub fn watch(health: Arc<RecordHealth>) -> Watch {
+    let mut known = 0;
+    Box::new(move || {
+        let lost = health.lost.load(Ordering::Relaxed);
+        let more = lost - std::mem::replace(&mut known, lost);
+        let text = format!("{more} failures or faults could not be kept; make space on the disk");
+        (more > 0).then(|| Fault { kind: FaultKind::Store, of: "record".into(), text })
+    })
+}
+
 /// Adds to a reading what the record and the archive report.
 pub fn tell(record: &RecordHealth, archive: Option<&ArchiveHealth>, reading: &mut Reading) {
     let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
@@ -73,7 +85,6 @@ pub fn tell(record: &RecordHealth, archive: Option<&ArchiveHealth>, reading: &mu
         Family::gauge("record_failing", "1 while the disk refuses.", is(&record.failing)),
         Family::counter("outbox_given_up", "Messages that a destination did not take in time.", get(&record.given_up)),
     ]);
-    reading.obstacles.extend(record.obstacles());
     let Some(archive) = archive else { return };
     reading.families.extend([
         Family::counter("archive_written", "Events whose pictures were written.", get(&archive.written)),

@@ -11,12 +11,15 @@ use serde_json::json;
 
 use super::load::{Bundles, boot_id, keys};
 use super::record;
+use crate::config::access::{Access, Door};
 use crate::config::station::{Station, load};
 use crate::daemon::job::Job;
-use crate::daemon::pipeline::{self, Camera, Ending, Parts};
+use crate::daemon::pipeline::{self, Camera, Ending, Parts, Watch};
+use crate::daemon::state::StationState;
 use crate::gpio::input::Edges;
 use crate::gpio::output::GpioHealth;
 use crate::inspection::frame::CameraId;
+use crate::inspection::station_state::{Fault, FaultKind};
 use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::trigger::EdgeSource;
 use crate::inspection::verdict::VerdictSink;
@@ -86,6 +89,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         service = service
             .map(|service| service.with(Box::new(move |reading| record::tell(&record, archive.as_deref(), reading))));
     }
+    sinks.splice(0..0, service.iter().flat_map(Service::sinks));
+    let mut watches: Vec<Watch> = vec![record::watch(Arc::clone(&kept.health))];
     let lease = Arc::new(AtomicU64::new(0));
     let mut lines: Option<Arc<GpioHealth>> = None;
     if !outputs.gpio.is_empty() {
@@ -93,10 +98,12 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         let ready = move || now.now().0 < lease.load(Ordering::Relaxed);
         let (sink, worker, health) = gpio::output::open(&outputs.gpio, Arc::clone(&clock), Box::new(ready));
         lines = Some(Arc::clone(&health));
+        watches.push(broken_line(Arc::clone(&health)));
         sinks.push(Box::new(sink));
         workers.push(("gpio", Box::new(move || worker.run())));
         service = service.map(|service| service.with(Box::new(move |reading| tell(&health, reading))));
     }
+    let audit = kept.clerk.audit();
     let status = format!("judging {} camera(s) on {}", cameras.len(), station.device);
     let since = Arc::clone(&clock);
     let recipes = cameras.iter().map(|camera| &camera.recipes[..]);
@@ -113,6 +120,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         record: Box::new(kept.recording),
         workers,
         service,
+        state: Arc::new(StationState::new(station.start, Arc::clone(&clock), audit)),
+        watches,
         clock,
         stop,
         shutdown: Duration::from_millis(station.shutdown_timeout_ms),
@@ -147,6 +156,15 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Lines that cannot be driven.
+fn broken_line(health: Arc<GpioHealth>) -> Watch {
+    Box::new(move || {
+        let failing = health.outputs.iter().find(|output| output.failing.load(Ordering::Relaxed))?;
+        let of = format!("gpio {}, {}", failing.signal, failing.pin);
+        Some(Fault { kind: FaultKind::Output, of, text: "cannot be driven".into() })
+    })
+}
+
 /// What the GPIO outputs report.
 fn tell(health: &GpioHealth, reading: &mut Reading) {
     let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
@@ -178,15 +196,35 @@ fn listen(station: &Station, file: &Path) -> Result<Option<Service>, String> {
             )
         })
     };
-    let (http, tcp) = (bind("http", station.http)?, bind("tcp", station.tcp)?);
-    if http.is_none() && tcp.is_none() {
+    let listen = |door: &Option<Door>| door.as_ref().map(|door| door.listen);
+    let (http, tcp) = (bind("http", station.http)?, bind("tcp", listen(&station.tcp))?);
+    let modbus = bind("modbus", listen(&station.modbus))?;
+    if http.is_none() && tcp.is_none() && modbus.is_none() {
         return Ok(None);
     }
-    let service = Service::new(http, tcp).and_then(|service| Ok((service.addresses()?, service)));
-    let ((http, tcp), service) = service.map_err(|error| format!("{}: the service: {error}", file.display()))?;
-    for (name, address, what) in
-        [("http", http, "whoever reaches it reads"), ("tcp", tcp, "whoever reaches it commands")]
-    {
+    let cameras: Vec<CameraId> = station.cameras.iter().map(|camera| CameraId(camera.name.as_str().into())).collect();
+    let make = || {
+        let mut service = Service::new(http, tcp)?;
+        if let Some(door) = &station.tcp {
+            service = service.tcp_access(door.access.clone());
+        }
+        if let Some((listener, door)) = modbus.zip(station.modbus.as_ref()) {
+            service = service.modbus(listener, door.access.clone(), &cameras)?;
+        }
+        Ok((service.addresses()?, service.modbus_address()?, service))
+    };
+    let made = make().map_err(|error: std::io::Error| format!("{}: the service: {error}", file.display()))?;
+    let ((http, tcp), modbus, service) = made;
+    let may = |door: &Option<Door>| {
+        let Some(Door { access: Access { allow, level }, .. }) = door else { return String::new() };
+        let allow: Vec<String> = allow.iter().map(ToString::to_string).collect();
+        format!("whoever connects from {} commands as {level}", allow.join(", "))
+    };
+    for (name, address, what) in [
+        ("http", http, "whoever reaches it reads".to_owned()),
+        ("tcp", tcp, may(&station.tcp)),
+        ("modbus", modbus, may(&station.modbus)),
+    ] {
         let Some(address) = address else { continue };
         log::info!("{name}: listening on {address}");
         if !address.ip().is_loopback() {

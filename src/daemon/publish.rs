@@ -11,6 +11,7 @@ use super::health::Health;
 use super::job::{Recipes, faulty};
 use super::ledger::{Ledger, Notice, Outcome, Owed};
 use super::stages::IDLE;
+use super::state::StationState;
 use crate::inspection::event::Envelope;
 use crate::inspection::frame::CameraId;
 use crate::inspection::line::LineState;
@@ -31,6 +32,7 @@ pub struct Publish {
     cameras: HashMap<CameraId, Line>,
     clock: Arc<dyn Clock>,
     health: Arc<Health>,
+    station: Arc<StationState>,
 }
 
 /// Whom the stage tells, and whether the last error was told.
@@ -55,6 +57,7 @@ impl Publish {
         recipes: &HashMap<CameraId, Arc<Recipes>>,
         clock: Arc<dyn Clock>,
         health: Arc<Health>,
+        station: Arc<StationState>,
     ) -> Self {
         let line = |recipes: &Arc<Recipes>| Line { recipes: Arc::clone(recipes), state: (0, LineState::default()) };
         Self {
@@ -64,6 +67,7 @@ impl Publish {
             cameras: recipes.iter().map(|(camera, recipes)| (camera.clone(), line(recipes))).collect(),
             clock,
             health,
+            station,
         }
     }
 
@@ -134,6 +138,7 @@ impl Publish {
         }
         let said = self.record.to.keep(envelope.clone(), inspection);
         self.heard(self.sinks.len(), frame, said);
+        self.station.left(owed.free);
         Some(envelope)
     }
 

@@ -70,13 +70,6 @@ impl RecordHealth {
     pub fn all_lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed) + self.lost_passes.load(Ordering::Relaxed)
     }
-
-    /// Why the station is not ready, as far as the record is concerned.
-    pub fn obstacles(&self) -> Vec<String> {
-        let lost = self.lost.load(Ordering::Relaxed);
-        let text = format!("record: {lost} failures or faults could not be kept; make space on the disk, then Reset");
-        (lost > 0).then_some(text).into_iter().collect()
-    }
 }
 
 enum Entry {
