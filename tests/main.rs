@@ -19,6 +19,8 @@ mod gpio;
 mod import;
 /// Registers and coils, by a client of the field.
 mod modbus;
+/// The broker and the webhook, real ones, that come and go.
+mod mqtt;
 /// The trainer's map is the daemon's map.
 mod parity;
 /// The whole daemon with scripted parts.
@@ -33,6 +35,8 @@ mod service;
 mod startup;
 /// The state of a station, what commands it obeys, and what faults do.
 mod states;
+/// What the station keeps: database, lines, pictures, audit trail.
+mod store;
 /// Scripted cameras, detectors and clocks.
 mod support;
 /// Experiments: variants side by side, killed, repeated, failed.

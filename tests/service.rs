@@ -83,6 +83,7 @@ impl Station {
             record: Box::new(kept.recording),
             workers: vec![kept.worker],
             service: Some(service),
+            desk: Arc::default(),
             state: state(Arc::clone(&clock)),
             watches: Vec::new(),
             clock,

@@ -285,6 +285,7 @@ impl Station {
             record: Box::new(TellingRecord(sink.clone(), record)),
             workers,
             service: Some(service),
+            desk: Arc::default(),
             state: Arc::clone(&state),
             watches: vec![watch],
             clock: Arc::clone(&clock),

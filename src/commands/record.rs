@@ -13,7 +13,7 @@ use crate::output::archive::{self, ArchiveHealth};
 use crate::output::ndjson::Lines;
 use crate::output::record::{self, Clerk, Places, RecordHealth, Recording};
 use crate::output::store::Store;
-use crate::output::store::outbox::Destination;
+use crate::output::store::outbox::Outlet;
 use crate::output::store::read::Reader;
 use crate::platform::clock::synchronised;
 use crate::service::metrics::{Family, Reading};
@@ -32,12 +32,12 @@ pub struct Kept {
     pub archive: Option<Arc<ArchiveHealth>>,
 }
 
-/// Opens the record of a station; what is kept is also put out for `destinations`.
+/// Opens the record of a station; what is kept is also put out to `outlets`.
 ///
 /// # Errors
 /// The database cannot be used.
-pub fn open(station: &Station, destinations: Vec<Destination>, clock: &Arc<dyn Clock>) -> anyhow::Result<Kept> {
-    let store = Store::open(&station.state, destinations, station.store)?;
+pub fn open(station: &Station, outlets: Vec<Outlet>, clock: &Arc<dyn Clock>) -> anyhow::Result<Kept> {
+    let store = Store::open(&station.state, outlets, station.store)?;
     let reader = || Reader::open(&station.state).with_context(|| store.path().display().to_string());
     let (of_record, of_archive) = (reader()?, reader()?);
     let lines = Lines::new(&station.outputs.events, station.outputs.events_max_bytes);

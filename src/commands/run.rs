@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::load::{Bundles, boot_id, keys};
-use super::record;
+use super::{record, telling};
 use crate::config::access::{Access, Door};
 use crate::config::station::{Station, load};
 use crate::daemon::job::Job;
@@ -26,8 +26,8 @@ use crate::inspection::verdict::VerdictSink;
 use crate::output::envelope::Envelopes;
 use crate::platform::clock::SystemClock;
 use crate::platform::{memory, service_manager, signals};
-use crate::service::Service;
 use crate::service::metrics::{OutputReading, Reading};
+use crate::service::{Desk, Service};
 use crate::{camera, gpio};
 
 /// Exit code for a configuration that is refused (EX_CONFIG): restarting would not help.
@@ -75,7 +75,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     };
     let outputs = &station.outputs;
     let mut envelopes = Envelopes::new(&station.line, &station.name, boot_id()?, Arc::clone(&clock));
-    let kept = match record::open(&station, Vec::new(), &clock) {
+    let kept = match record::open(&station, telling::outlets(&station), &clock) {
         Ok(kept) => kept,
         Err(error) => {
             // A disk may be there, or have room, at the next start.
@@ -83,7 +83,17 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
+    let desk = Arc::new(Desk::default());
+    let told = match telling::open(&station, &kept, &desk, &clock) {
+        Ok(told) => told,
+        Err(error) => {
+            eprintln!("dsad: configuration refused:\n{}: {error:#}", args.config.display());
+            return Ok(ExitCode::from(REFUSED));
+        }
+    };
     let (mut sinks, mut workers): (Vec<Box<dyn VerdictSink>>, _) = (Vec::new(), kept.workers);
+    workers.extend(told.workers);
+    service = service.map(|service| told.add.into_iter().fold(service, Service::with));
     {
         let (record, archive) = (Arc::clone(&kept.health), kept.archive);
         service = service
@@ -120,6 +130,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         record: Box::new(kept.recording),
         workers,
         service,
+        desk,
         state: Arc::new(StationState::new(station.start, Arc::clone(&clock), audit)),
         watches,
         clock,

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::device::DeviceChoice;
 use super::gpio::{GpioInput, GpioOutput};
 use super::record::{ArchiveFile, StoreFile};
+use super::telling::{MqttFile, WebhookFile};
 use crate::inspection::account::Level;
 use crate::inspection::detect::StepChoice;
 use crate::inspection::layout::FourCc;
@@ -51,6 +52,10 @@ pub struct StationFile {
     pub store: StoreFile,
     /// Which pictures are kept; absent is none.
     pub archive: Option<ArchiveFile>,
+    /// The MQTT broker that is told; absent is none.
+    pub mqtt: Option<MqttFile>,
+    /// The server that is told; absent is none.
+    pub webhook: Option<WebhookFile>,
     /// The HTTP service; absent is none.
     pub http: Option<HttpFile>,
     /// Commands as lines of text over TCP; absent is none.

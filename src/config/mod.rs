@@ -17,3 +17,4 @@ pub mod problem;
 pub mod recipe;
 pub mod record;
 pub mod station;
+pub mod telling;

@@ -11,6 +11,7 @@ use super::file::{ModbusFile, StationFile, TcpFile};
 use super::gpio::{self, GpioOutput};
 use super::problem::{ConfigError, Problem, read};
 use super::record::{ArchiveSettings, StoreLimits};
+use super::telling::{MqttSettings, WebhookSettings};
 use crate::inspection::station_state::Start;
 
 /// Where inspections go.
@@ -51,6 +52,10 @@ pub struct Station {
     pub store: StoreLimits,
     /// Which pictures are kept.
     pub archive: Option<ArchiveSettings>,
+    /// The broker that is told.
+    pub mqtt: Option<MqttSettings>,
+    /// The server that is told.
+    pub webhook: Option<WebhookSettings>,
     /// Where the HTTP service listens; absent is no service.
     pub http: Option<SocketAddr>,
     /// Where commands are taken by TCP; absent is nowhere.
@@ -118,6 +123,9 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
     }
     let mut said = |(key, message): (&'static str, String)| problem(key.into(), message);
     let store = file.store.resolve().map_err(&mut said).ok();
+    let mqtt =
+        file.mqtt.as_ref().and_then(|mqtt| mqtt.resolve(base, &file.line, &file.station).map_err(&mut said).ok());
+    let webhook = file.webhook.as_ref().and_then(|webhook| webhook.resolve(base).map_err(&mut said).ok());
     let archive = file.archive.as_ref().and_then(|archive| archive.resolve(base).map_err(&mut said).ok());
     let mut cameras = Vec::new();
     for (index, camera) in file.cameras.iter().enumerate() {
@@ -154,6 +162,8 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
         },
         store,
         archive,
+        mqtt,
+        webhook,
         http,
         tcp,
         modbus,

@@ -24,7 +24,7 @@ use dsad::output::envelope::Envelopes;
 use dsad::output::ndjson::Lines;
 use dsad::output::record::{self, Clerk, Places, RecordHealth, Recording};
 use dsad::output::store::Store;
-use dsad::output::store::outbox::Destination;
+use dsad::output::store::outbox::Outlet;
 use dsad::output::store::read::Reader;
 
 /// A clock that moves a microsecond at every look.
@@ -172,8 +172,8 @@ pub struct Kept {
 pub const LIMITS: StoreLimits = StoreLimits { days: 400, outbox_bytes: 256 << 20, outbox_hours: 168 };
 
 /// A record in `dir`, with `events.ndjson` beside its database.
-pub fn kept(dir: &Path, destinations: Vec<Destination>, clock: &Arc<dyn Clock>) -> Kept {
-    let store = Store::open(dir, destinations, LIMITS).expect("opens");
+pub fn kept(dir: &Path, outlets: Vec<Outlet>, clock: &Arc<dyn Clock>) -> Kept {
+    let store = Store::open(dir, outlets, LIMITS).expect("opens");
     let reader = Reader::open(dir).expect("opens");
     let lines = Lines::new(&dir.join("events.ndjson"), u64::MAX);
     let (recording, clerk, queue) = record::queue(Arc::clone(clock));
