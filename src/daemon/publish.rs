@@ -124,6 +124,7 @@ impl Publish {
         self.health.count(&inspection);
         let event = (self.record)(&inspection);
         self.tell(inspection.frame.id.0, |sink| sink.publish(&inspection, &event));
+        self.health.camera(&owed.meta.camera).told();
         self.station.left(owed.free);
         Some(event)
     }
