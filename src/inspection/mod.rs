@@ -2,6 +2,7 @@
 //!
 //! Pure. No burn, no files, no threads, no clock reads; everything here can be tested with plain values.
 
+pub mod account;
 pub mod anomaly;
 pub mod audit;
 pub mod calibration;
