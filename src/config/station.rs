@@ -8,6 +8,7 @@ use super::camera::{CameraSettings, resolve};
 use super::device::DeviceChoice;
 use super::file::{ImagesOf, StationFile};
 use super::gpio::{self, GpioOutput};
+use super::http::{self, HttpSettings};
 use super::problem::{ConfigError, Problem, read};
 
 /// Where inspections go.
@@ -46,8 +47,8 @@ pub struct Station {
     pub cameras: Vec<CameraSettings>,
     /// The outputs.
     pub outputs: OutputSettings,
-    /// Where the HTTP service listens; absent is no service.
-    pub http: Option<SocketAddr>,
+    /// The HTTP service; absent is none.
+    pub http: Option<HttpSettings>,
     /// Where commands are taken by TCP; absent is nowhere.
     pub tcp: Option<SocketAddr>,
 }
@@ -78,17 +79,20 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
     if !(1..=4096).contains(&file.outputs.events_max_mib) {
         problem("outputs.events_max_mib".into(), format!("{}: must be 1 to 4096", file.outputs.events_max_mib));
     }
-    let mut address = |key: &str, text: &str| match text.parse() {
+    let (http, wrong) = file.http.as_ref().map_or((None, Vec::new()), |http| http::resolve(http, base));
+    for (key, message) in wrong {
+        problem(key.into(), message);
+    }
+    let mut address = |key: &str, text: &str| match text.parse::<SocketAddr>() {
         Ok(address) => Some(address),
         Err(_) => {
-            let remedy = "is no address with a port, such as 127.0.0.1:8080 or, for the whole network, 0.0.0.0:8080";
+            let remedy = "is no address with a port, such as 127.0.0.1:7000";
             problem(key.into(), format!("'{text}' {remedy}"));
             None
         }
     };
-    let http = file.http.as_ref().and_then(|http| address("http.listen", &http.listen));
     let tcp = file.tcp.as_ref().and_then(|tcp| address("tcp.listen", &tcp.listen));
-    if file.tcp.is_some() && tcp == http && tcp.is_some() {
+    if tcp.is_some() && tcp == http.as_ref().map(|http| http.listen) {
         problem("tcp.listen".into(), "is the address of [http] already; take another port".into());
     }
     for (key, message) in gpio::problems(&file) {
