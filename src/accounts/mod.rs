@@ -301,9 +301,8 @@ fn known(row: &Row) -> Known {
 }
 
 fn differences(old: &[Row], new: &[Row]) -> Vec<Noticed> {
-    let by_name = |rows: &[Row]| -> BTreeMap<String, Row> {
-        rows.iter().map(|row| (row.name.clone(), row.clone())).collect()
-    };
+    let by_name =
+        |rows: &[Row]| -> BTreeMap<String, Row> { rows.iter().map(|row| (row.name.clone(), row.clone())).collect() };
     let (old, new) = (by_name(old), by_name(new));
     let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     let changed = names.into_iter().filter(|name| old.get(*name) != new.get(*name));
@@ -405,8 +404,7 @@ mod tests {
     #[test]
     fn what_another_process_changes_is_seen_and_told() {
         let home = tempfile::tempdir().expect("directory");
-        let (daemon, tool) =
-            (Accounts::open(home.path()).expect("opens"), Accounts::open(home.path()).expect("opens"));
+        let (daemon, tool) = (Accounts::open(home.path()).expect("opens"), Accounts::open(home.path()).expect("opens"));
         tool.add("chief", Level::Admin, "correct horse").expect("adds");
         let mark = daemon.known("chief").expect("reads").expect("is there").mark;
         daemon.add("line.1", Level::Operator, "battery staple").expect("adds to what the other wrote");

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use dsad::commands::{bundle, calibrate, cameras, check, demo, gpio, inspect, run};
+use dsad::commands::{accounts, bundle, calibrate, cameras, check, demo, gpio, inspect, run};
 use dsad::platform::clock::SystemClock;
 
 /// Judges parts on a factory line with a guided diffusion model
@@ -31,6 +31,8 @@ enum Verb {
     Cameras(cameras::CamerasArgs),
     /// GPIO lines: which there are, what an input sees, whether an output moves
     Gpio(gpio::GpioArgs),
+    /// Who may command a station over HTTP
+    Accounts(accounts::AccountsArgs),
     /// Bundles
     Bundle(bundle::BundleArgs),
 }
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Verb::Calibrate(args) => calibrate::run(&args),
         Verb::Cameras(args) => cameras::run(&args, clock),
         Verb::Gpio(args) => gpio::run(&args, clock),
+        Verb::Accounts(args) => accounts::run(&args),
         Verb::Bundle(args) => bundle::run(&args),
     };
     result.unwrap_or_else(|error| {

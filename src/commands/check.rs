@@ -54,17 +54,18 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
             );
         }
     }
+    let http = station.http.as_ref().map(|http| http.listen);
     if args.json {
         println!(
             "{}",
             json!({"station": station.name, "line": station.line, "device": station.device.to_string(),
-                   "cameras": station.cameras.len(), "events": station.outputs.events, "http": station.http,
+                   "cameras": station.cameras.len(), "events": station.outputs.events, "http": http,
                    "tcp": station.tcp, "ok": true})
         );
     } else {
         println!("station '{}' on {}: in order", station.name, station.device);
         println!("events: {}", station.outputs.events.display());
-        for (name, listen) in [("http", station.http), ("tcp", station.tcp)] {
+        for (name, listen) in [("http", http), ("tcp", station.tcp)] {
             println!("{name}: {}", listen.map_or("none".into(), |listen| listen.to_string()));
         }
     }

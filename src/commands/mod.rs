@@ -1,5 +1,6 @@
 //! The verbs of `dsad`, one file each.
 
+pub mod accounts;
 pub mod bundle;
 pub mod calibrate;
 pub mod cameras;
@@ -9,3 +10,4 @@ pub mod gpio;
 pub mod inspect;
 pub mod load;
 pub mod run;
+pub mod serve;

@@ -1,7 +1,6 @@
 //! `dsad run`: the daemon.
 
-use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,6 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::load::{Bundles, boot_id, keys};
+use super::serve::{Told, listen};
 use crate::config::station::{Station, load};
 use crate::daemon::job::Job;
 use crate::daemon::pipeline::{self, Camera, Ending, Parts, Worker};
@@ -21,10 +21,9 @@ use crate::inspection::trigger::EdgeSource;
 use crate::inspection::verdict::VerdictSink;
 use crate::output::envelope::Envelopes;
 use crate::output::record::{Drawings, Recorder};
-use crate::output::{images, ndjson};
+use crate::output::{images, latest, ndjson};
 use crate::platform::clock::SystemClock;
 use crate::platform::{memory, service_manager, signals};
-use crate::service::Service;
 use crate::service::metrics::{OutputReading, Reading};
 use crate::{camera, gpio};
 
@@ -56,7 +55,16 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(REFUSED));
         }
     };
-    let mut service = match listen(&station, &args.config) {
+    let (latest, pictures) = latest::open(station.cameras.iter().map(|camera| CameraId(camera.name.as_str().into())));
+    let told = Told {
+        audit: Arc::new(|deed| {
+            log::info!("audit: {deed:?}");
+            Ok(())
+        }),
+        picture: Some(Arc::new(move |camera| pictures.jpeg(camera))),
+        recent: None,
+    };
+    let mut service = match listen(&station, &args.config, &clock, told) {
         Ok(service) => service,
         Err(error) => {
             // Not a refused configuration: the address may be free, or there, at the next start.
@@ -78,6 +86,9 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut recorder = Recorder::new(envelopes, drawings);
     let mut sinks: Vec<Box<dyn VerdictSink>> = vec![Box::new(events)];
     let mut workers: Vec<Worker> = vec![("events", Box::new(move || events_worker.run()))];
+    if station.http.is_some() {
+        sinks.push(Box::new(latest));
+    }
     if outputs.images.is_some() {
         let (sink, worker, _) = images::open();
         sinks.push(Box::new(sink));
@@ -161,36 +172,6 @@ fn tell(health: &GpioHealth, reading: &mut Reading) {
 /// How long the program has run.
 fn seconds(clock: &dyn Clock) -> String {
     format!("{:.2} s", clock.now().millis_since(Timestamp(0)) / 1e3)
-}
-
-/// The service on its addresses, if the station has any.
-fn listen(station: &Station, file: &Path) -> Result<Option<Service>, String> {
-    let bind = |key: &str, address: Option<SocketAddr>| {
-        let Some(address) = address else { return Ok(None) };
-        TcpListener::bind(address).map(Some).map_err(|error| {
-            format!(
-                "{}: {key}.listen: {address} cannot be used: {error}; take a free port of an address of this machine \
-                 (`ss -ltn` lists the ports in use), or leave [{key}] out",
-                file.display()
-            )
-        })
-    };
-    let (http, tcp) = (bind("http", station.http)?, bind("tcp", station.tcp)?);
-    if http.is_none() && tcp.is_none() {
-        return Ok(None);
-    }
-    let service = Service::new(http, tcp).and_then(|service| Ok((service.addresses()?, service)));
-    let ((http, tcp), service) = service.map_err(|error| format!("{}: the service: {error}", file.display()))?;
-    for (name, address, what) in
-        [("http", http, "whoever reaches it reads"), ("tcp", tcp, "whoever reaches it commands")]
-    {
-        let Some(address) = address else { continue };
-        log::info!("{name}: listening on {address}");
-        if !address.ip().is_loopback() {
-            log::warn!("{name}: {address} is open to the network, without a password: {what}");
-        }
-    }
-    Ok(Some(service))
 }
 
 fn open(station: &Station, clock: &Arc<dyn Clock>) -> anyhow::Result<(Bundles, Vec<Camera>)> {

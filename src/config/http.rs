@@ -54,7 +54,8 @@ pub(super) fn resolve(file: &HttpFile, base: &Path) -> (Option<HttpSettings>, Ve
     };
     let far = listen.is_some_and(|listen| !listen.ip().to_canonical().is_loopback());
     if file.tls == Some(false) && far {
-        let text = "false: passwords would cross the network for everybody to read; leave it out, or listen on 127.0.0.1";
+        let text =
+            "false: passwords would cross the network for everybody to read; leave it out, or listen on 127.0.0.1";
         problems.push(("http.tls", text.into()));
     }
     if file.tls == Some(false) && files.is_some() {

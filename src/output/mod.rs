@@ -2,6 +2,7 @@
 
 pub mod envelope;
 pub mod images;
+pub mod latest;
 pub mod live;
 pub mod ndjson;
 pub mod record;

@@ -44,13 +44,13 @@ pub fn own(state: &Path, listen: IpAddr, clock: &dyn Clock) -> Result<Files, Str
     }
     let failed = |what: &dyn std::fmt::Display| format!("{}: no certificate could be made: {what}", folder.display());
     let key = KeyPair::generate().map_err(|error| failed(&error))?;
-    let certificate = params(&names(listen), clock)
-        .and_then(|params| params.self_signed(&key))
-        .map_err(|error| failed(&error))?;
+    let certificate =
+        params(&names(listen), clock).and_then(|params| params.self_signed(&key)).map_err(|error| failed(&error))?;
     // The key first: without its certificate both are made again.
     for (path, text) in [(&files.key, key.serialize_pem()), (&files.certificate, certificate.pem())] {
-        private_file::write(path, text.as_bytes())
-            .map_err(|error| format!("{}: cannot be written: {error}; give the station's user the folder", path.display()))?;
+        private_file::write(path, text.as_bytes()).map_err(|error| {
+            format!("{}: cannot be written: {error}; give the station's user the folder", path.display())
+        })?;
     }
     log::info!("{}: made for {}", files.certificate.display(), names(listen).join(", "));
     Ok(files)
@@ -62,7 +62,10 @@ pub fn own(state: &Path, listen: IpAddr, clock: &dyn Clock) -> Result<Files, Str
 /// The files cannot be read, or do not belong together.
 pub fn server(files: &Files, clock: &dyn Clock) -> Result<Arc<ServerConfig>, String> {
     let of = |path: &Path, error: &dyn std::fmt::Display| {
-        format!("{}: {error}; give a certificate and its key as PEM, or neither: the station makes its own", path.display())
+        format!(
+            "{}: {error}; give a certificate and its key as PEM, or neither: the station makes its own",
+            path.display()
+        )
     };
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.certificate)
         .and_then(Iterator::collect)
@@ -106,7 +109,8 @@ fn date(nanos: u64) -> (i32, u8, u8) {
 /// Names and addresses under which the station may be called.
 fn names(listen: IpAddr) -> Vec<String> {
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let is_name = |name: &&str| !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || b"-.".contains(&c));
+    let is_name =
+        |name: &&str| !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || b"-.".contains(&c));
     let host: Option<String> = Some(host.trim()).filter(is_name).map(str::to_owned);
     let mut addresses = BTreeSet::from([Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
     if listen.is_unspecified() {
@@ -214,7 +218,8 @@ mod tests {
     fn files_that_do_not_belong_together_are_refused_with_a_remedy() {
         let [one, other] = [(); 2].map(|()| tempfile::tempdir().expect("directory"));
         let clock = day(20_513);
-        let [one, other] = [&one, &other].map(|home| own(home.path(), Ipv4Addr::LOCALHOST.into(), &clock).expect("makes"));
+        let [one, other] =
+            [&one, &other].map(|home| own(home.path(), Ipv4Addr::LOCALHOST.into(), &clock).expect("makes"));
         let mixed = Files { certificate: one.certificate.clone(), key: other.key };
         let none = Files { certificate: one.key.clone(), key: one.key };
         for files in [mixed, none] {

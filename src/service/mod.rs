@@ -3,12 +3,21 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `http` | listener, limits, routes |
+//! | `http` | connections: places, patience, encryption |
+//! | `routes` | every route and who may ask; the router |
+//! | `reads`, `commands`, `login` | the answers |
+//! | `sessions`, `guard` | who has logged in; who asks too often or guesses |
 //! | `tcp` | commands as lines of text, for controllers |
 //! | `metrics` | a reading of the counters, and its Prometheus text |
 
+mod commands;
+pub mod guard;
 pub mod http;
+mod login;
 pub mod metrics;
+mod reads;
+pub mod routes;
+pub mod sessions;
 pub mod tcp;
 
 use std::future::{Future, poll_fn};
@@ -22,14 +31,22 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
+use tokio_rustls::rustls::ServerConfig;
 
 use self::metrics::Reading;
+use self::routes::Shared;
+use crate::accounts::Accounts;
+use crate::inspection::audit::Audit;
+use crate::inspection::time::Clock;
 use crate::inspection::trigger::{Command, Done, Refused};
 
 /// Longest time that answers which have begun may take when the service is stopped.
 const GRACE: Duration = Duration::from_secs(1);
 /// Wait after the system refused a connection, as when the process has no file descriptors left.
 const REFUSED: Duration = Duration::from_millis(100);
+
+/// Threads for answers that take long: one looks at a password, one reads or draws.
+const BESIDE: usize = 2;
 
 /// Tells how the station is now.
 pub type Read = Arc<dyn Fn() -> Reading + Send + Sync>;
@@ -38,17 +55,43 @@ pub type Act = Arc<dyn Fn(Command) -> Result<Done, Refused> + Send + Sync>;
 
 /// Adds to a reading what the stages do not know.
 pub type Add = Box<dyn Fn(&mut Reading) + Send + Sync>;
+/// Draws what was last inspected on a camera, as JPEG; nothing where there is no such camera or picture.
+pub type Draw = Arc<dyn Fn(&str) -> Option<Vec<u8>> + Send + Sync>;
+/// At most so many events after that of an id, the oldest first; without an id the newest. One JSON object each.
+pub type Recent = Arc<dyn Fn(Option<&str>, usize) -> Result<Vec<String>, String> + Send + Sync>;
+
+/// Who may ask the HTTP service, and what it tells beside the counters.
+#[derive(Clone)]
+pub struct Http {
+    /// Name of the station.
+    pub station: String,
+    /// Who may log in.
+    pub accounts: Arc<Accounts>,
+    /// Where logins and changes of accounts are written.
+    pub audit: Audit,
+    /// Time, for sessions and limits.
+    pub clock: Arc<dyn Clock>,
+    /// How it is encrypted; absent is not at all.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// Whether state and counters are told without an account.
+    pub open_reads: bool,
+    /// The last pictures; absent tells none.
+    pub picture: Option<Draw>,
+    /// The last events; absent tells none.
+    pub recent: Option<Recent>,
+}
 
 /// A service, not yet running.
 #[derive(Default)]
 pub struct Service {
     http: Option<TcpListener>,
+    settings: Option<Http>,
     tcp: Option<TcpListener>,
     add: Vec<Add>,
 }
 
 impl Service {
-    /// A service of whoever connects to these listeners.
+    /// A service of whoever connects to these listeners. Over HTTP it is only read, until there are accounts.
     ///
     /// # Errors
     /// The system refuses what the listeners need.
@@ -56,7 +99,13 @@ impl Service {
         for listener in [&http, &tcp].into_iter().flatten() {
             listener.set_nonblocking(true)?;
         }
-        Ok(Self { http, tcp, add: Vec::new() })
+        Ok(Self { http, tcp, ..Self::default() })
+    }
+
+    /// The same, with accounts.
+    pub fn with_accounts(mut self, settings: Http) -> Self {
+        self.settings = Some(settings);
+        self
     }
 
     /// The same, which tells of something else as well.
@@ -79,7 +128,11 @@ impl Service {
     /// # Errors
     /// The system refuses what the listeners need.
     pub fn run(self, read: Read, act: Act, stop: oneshot::Receiver<()>) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .max_blocking_threads(BESIDE)
+            .build()?;
         let add = self.add;
         let read: Read = Arc::new(move || {
             let mut reading = read();
@@ -105,7 +158,10 @@ impl Service {
             };
             let tcp = tokio::spawn(serve_tcp);
             match http {
-                Some(listener) => until(stop, http::serve(listener, read, act, Arc::clone(&http_places))).await,
+                Some(listener) => {
+                    let shared = Arc::new(Shared::new(read, act, self.settings));
+                    until(stop, http::serve(listener, shared, Arc::clone(&http_places), http::PATIENCE)).await;
+                }
                 None => until(stop, std::future::pending::<()>()).await,
             }
             tcp.abort();
