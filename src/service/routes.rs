@@ -23,7 +23,7 @@ use super::guard::{Guard, Wait};
 use super::http::Ticket;
 use super::sessions::{self, Key, Sessions};
 use super::{Act, Http, Read, commands, login, reads};
-use crate::accounts::Known;
+use crate::accounts::{AccountsError, Known};
 use crate::inspection::account::Level;
 use crate::inspection::audit::Deed;
 
@@ -241,8 +241,10 @@ async fn admit(shared: &Shared, route: &Route, request: Request) -> Result<(Aske
     if let Some(http) = &shared.http {
         hold(&shared.guard).request(from, http.clock.now()).map_err(too_many)?;
     }
-    let caller = Caller { from, account: account(shared, &parts.headers)? };
-    permit(shared, route, &caller, &parts)?;
+    let account = account(shared, &parts.headers);
+    permit(shared, route, from, account.as_ref(), &parts)?;
+    // Where nobody needs to be known, it does not matter why nobody is.
+    let caller = Caller { from, account: account.unwrap_or_default() };
     let name = match RawPathParams::from_request_parts(&mut parts, &()).await {
         Ok(names) => names.iter().next().map(|(_, value)| value.to_owned()).unwrap_or_default(),
         Err(_) => return Err(refusal(StatusCode::NOT_FOUND, "unknown", "the path is no text")),
@@ -256,12 +258,12 @@ async fn admit(shared: &Shared, route: &Route, request: Request) -> Result<(Aske
 }
 
 /// The account of a token, from the header or the page's cookie.
-fn account(shared: &Shared, headers: &HeaderMap) -> Result<Option<(Known, Key)>, Response> {
+fn account(shared: &Shared, headers: &HeaderMap) -> Result<Option<(Known, Key)>, AccountsError> {
     let (Some(http), Some(token)) = (&shared.http, token(headers)) else { return Ok(None) };
     let key = sessions::key(token);
     let known = hold(&shared.sessions).account(&key, http.clock.now(), |name| http.accounts.known(name));
     login::tell_noticed(http);
-    known.map(|known| known.map(|known| (known, key))).map_err(|error| login::damaged(&error))
+    known.map(|known| known.map(|known| (known, key)))
 }
 
 fn token(headers: &HeaderMap) -> Option<&str> {
@@ -273,13 +275,19 @@ fn token(headers: &HeaderMap) -> Option<&str> {
     bearer.or_else(|| cookies.find(|(name, _)| *name == COOKIE_NAME).map(|(_, token)| token))
 }
 
-/// Whether this caller may ask for a route.
-fn permit(shared: &Shared, route: &Route, caller: &Caller, parts: &Parts) -> Result<(), Response> {
+/// Whether this account, from there, may ask for a route.
+fn permit(
+    shared: &Shared,
+    route: &Route,
+    from: IpAddr,
+    account: Result<&Option<(Known, Key)>, &AccountsError>,
+    parts: &Parts,
+) -> Result<(), Response> {
     if !parts.method.is_safe() {
         same_origin(&parts.headers, shared.http.as_ref().is_some_and(|http| http.tls.is_some()))?;
     }
     let open = shared.http.as_ref().is_none_or(|http| http.open_reads);
-    let near = caller.from.is_loopback();
+    let near = from.is_loopback();
     let needed = match route.needs {
         Needs::Nothing => return Ok(()),
         Needs::Read if open => return Ok(()),
@@ -288,7 +296,7 @@ fn permit(shared: &Shared, route: &Route, caller: &Caller, parts: &Parts) -> Res
         Needs::Account => None,
         Needs::Level(level) => Some(level),
     };
-    let Some((known, _)) = &caller.account else {
+    let Some((known, _)) = account.map_err(login::damaged)? else {
         let text = "log in: POST /v1/login, then send its token as 'Authorization: Bearer TOKEN'";
         let mut answer = refusal(StatusCode::UNAUTHORIZED, "unauthorized", text);
         answer.headers_mut().insert(WWW_AUTHENTICATE, axum::http::HeaderValue::from_static("Bearer"));
