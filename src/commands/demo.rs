@@ -16,10 +16,12 @@ use crate::config::camera::SyntheticLine;
 use crate::config::device::DeviceChoice;
 use crate::config::file::ImagesOf;
 use crate::daemon::pipeline::{self, Camera, Ending, Parts};
+use crate::daemon::state::StationState;
 use crate::inspection::detect::{ClassId, StepChoice};
 use crate::inspection::event::Event;
 use crate::inspection::frame::CameraId;
 use crate::inspection::recipe::Recipe;
+use crate::inspection::station_state::Start;
 use crate::inspection::time::Clock;
 use crate::inspection::verdict::VerdictSink;
 use crate::output::envelope::Envelopes;
@@ -131,6 +133,8 @@ pub fn run(args: &DemoArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
             ("images", Box::new(move || drawings_worker.run())),
         ],
         service: None,
+        state: Arc::new(StationState::new(Start::Automatic, Arc::clone(&clock), Arc::new(|_| Ok(())))),
+        watches: Vec::new(),
         clock: clock_of_run,
         stop: stop_of_run,
         shutdown: Duration::from_secs(10),

@@ -12,18 +12,23 @@ use super::load::{Bundles, boot_id, keys};
 use super::serve::{Told, listen};
 use crate::config::station::{Station, load};
 use crate::daemon::job::Job;
-use crate::daemon::pipeline::{self, Camera, Ending, Parts, Worker};
+use crate::daemon::pipeline::{self, Camera, Ending, Parts, Watch, Worker};
+use crate::daemon::state::StationState;
 use crate::gpio::input::Edges;
 use crate::gpio::output::GpioHealth;
+use crate::inspection::audit::{Audit, Deed};
 use crate::inspection::frame::CameraId;
+use crate::inspection::station_state::{Fault, FaultKind};
 use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::trigger::EdgeSource;
 use crate::inspection::verdict::VerdictSink;
 use crate::output::envelope::Envelopes;
+use crate::output::ndjson::NdjsonHealth;
 use crate::output::record::{Drawings, Recorder};
 use crate::output::{images, latest, ndjson};
 use crate::platform::clock::SystemClock;
 use crate::platform::{memory, service_manager, signals};
+use crate::service::Service;
 use crate::service::metrics::{OutputReading, Reading};
 use crate::{camera, gpio};
 
@@ -55,15 +60,14 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(REFUSED));
         }
     };
+    // The log is the trail, until a store keeps one.
+    let audit: Audit = Arc::new(|deed: Deed| {
+        log::debug!("audit: {deed:?}");
+        Ok(())
+    });
     let (latest, pictures) = latest::open(station.cameras.iter().map(|camera| CameraId(camera.name.as_str().into())));
-    let told = Told {
-        audit: Arc::new(|deed| {
-            log::info!("audit: {deed:?}");
-            Ok(())
-        }),
-        picture: Some(Arc::new(move |camera| pictures.jpeg(camera))),
-        recent: None,
-    };
+    let told =
+        Told { audit: Arc::clone(&audit), picture: Some(Arc::new(move |camera| pictures.jpeg(camera))), recent: None };
     let mut service = match listen(&station, &args.config, &clock, told) {
         Ok(service) => service,
         Err(error) => {
@@ -94,6 +98,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         sinks.push(Box::new(sink));
         workers.push(("images", Box::new(move || worker.run())));
     }
+    sinks.splice(0..0, service.iter().flat_map(Service::sinks));
+    let mut watches: Vec<Watch> = vec![lost_events(Arc::clone(&events_health))];
     let lease = Arc::new(AtomicU64::new(0));
     let mut lines: Option<Arc<GpioHealth>> = None;
     if !outputs.gpio.is_empty() {
@@ -101,6 +107,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         let ready = move || now.now().0 < lease.load(Ordering::Relaxed);
         let (sink, worker, health) = gpio::output::open(&outputs.gpio, Arc::clone(&clock), Box::new(ready));
         lines = Some(Arc::clone(&health));
+        watches.push(broken_line(Arc::clone(&health)));
         // Before all others: they take their time.
         sinks.insert(0, Box::new(sink));
         workers.push(("gpio", Box::new(move || worker.run())));
@@ -121,6 +128,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         sinks,
         workers,
         service,
+        state: Arc::new(StationState::new(station.start, Arc::clone(&clock), audit)),
+        watches,
         clock,
         stop,
         shutdown: Duration::from_millis(station.shutdown_timeout_ms),
@@ -153,6 +162,25 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+/// Events that are lost: nobody can tell any more what happened to the parts.
+fn lost_events(health: Arc<NdjsonHealth>) -> Watch {
+    let mut known = 0;
+    Box::new(move || {
+        let lost = health.lost.load(Ordering::Relaxed);
+        let more = lost - std::mem::replace(&mut known, lost);
+        (more > 0).then(|| Fault { kind: FaultKind::Store, of: "events".into(), text: format!("{more} are lost") })
+    })
+}
+
+/// Lines that cannot be driven.
+fn broken_line(health: Arc<GpioHealth>) -> Watch {
+    Box::new(move || {
+        let failing = health.outputs.iter().find(|output| output.failing.load(Ordering::Relaxed))?;
+        let of = format!("gpio {}, {}", failing.signal, failing.pin);
+        Some(Fault { kind: FaultKind::Output, of, text: "cannot be driven".into() })
+    })
 }
 
 /// What the GPIO outputs report.

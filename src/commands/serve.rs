@@ -7,9 +7,11 @@ use std::sync::Arc;
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::accounts::Accounts;
+use crate::config::access::{Access, Door};
 use crate::config::http::{HttpSettings, TlsSettings};
 use crate::config::station::Station;
 use crate::inspection::audit::Audit;
+use crate::inspection::frame::CameraId;
 use crate::inspection::time::Clock;
 use crate::platform::certificate::{self, Files};
 use crate::service::{Draw, Http, Recent, Service};
@@ -39,13 +41,25 @@ pub fn listen(station: &Station, file: &Path, clock: &Arc<dyn Clock>, told: Told
             )
         })
     };
+    let listen = |door: &Option<Door>| door.as_ref().map(|door| door.listen);
     let http = bind("http", station.http.as_ref().map(|http| http.listen))?;
-    let tcp = bind("tcp", station.tcp)?;
-    if http.is_none() && tcp.is_none() {
+    let (tcp, modbus) = (bind("tcp", listen(&station.tcp))?, bind("modbus", listen(&station.modbus))?);
+    if http.is_none() && tcp.is_none() && modbus.is_none() {
         return Ok(None);
     }
-    let service = Service::new(http, tcp).and_then(|service| Ok((service.addresses()?, service)));
-    let ((http, tcp), mut service) = service.map_err(|error| format!("{}: the service: {error}", file.display()))?;
+    let cameras: Vec<CameraId> = station.cameras.iter().map(|camera| CameraId(camera.name.as_str().into())).collect();
+    let make = || {
+        let mut service = Service::new(http, tcp)?;
+        if let Some(door) = &station.tcp {
+            service = service.tcp_access(door.access.clone());
+        }
+        if let Some((listener, door)) = modbus.zip(station.modbus.as_ref()) {
+            service = service.modbus(listener, door.access.clone(), &cameras)?;
+        }
+        Ok((service.addresses()?, service.modbus_address()?, service))
+    };
+    let made = make().map_err(|error: std::io::Error| format!("{}: the service: {error}", file.display()))?;
+    let ((http, tcp), modbus, mut service) = made;
     if let (Some(address), Some(settings)) = (http, &station.http) {
         let accounts = Accounts::open(&station.state).map_err(|error| error.to_string())?;
         if let Some(told) = accounts.first().map_err(|error| error.to_string())? {
@@ -69,10 +83,15 @@ pub fn listen(station: &Station, file: &Path, clock: &Arc<dyn Clock>, told: Told
             recent: told.recent,
         });
     }
-    if let Some(address) = tcp {
-        log::info!("tcp: listening on {address}");
+    for (name, address, door) in [("tcp", tcp, &station.tcp), ("modbus", modbus, &station.modbus)] {
+        let (Some(address), Some(Door { access: Access { allow, level }, .. })) = (address, door) else { continue };
+        log::info!("{name}: listening on {address}");
         if !address.ip().is_loopback() {
-            log::warn!("tcp: {address} is open to the network, without a password: whoever reaches it commands");
+            let allow: Vec<String> = allow.iter().map(ToString::to_string).collect();
+            let allow = allow.join(", ");
+            log::warn!(
+                "{name}: {address} is open to the network, without a password: whoever connects from {allow} commands as {level}"
+            );
         }
     }
     Ok(Some(service))

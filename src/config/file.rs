@@ -7,11 +7,13 @@ use serde::Deserialize;
 
 use super::device::DeviceChoice;
 use super::gpio::{GpioInput, GpioOutput};
+use crate::inspection::account::Level;
 use crate::inspection::detect::StepChoice;
 use crate::inspection::layout::FourCc;
 use crate::inspection::line::{FailIf, OnFault};
 use crate::inspection::polygon::PolygonRoi;
 use crate::inspection::roi::Roi;
+use crate::inspection::station_state::Start;
 use crate::inspection::tiles::TileGrid;
 
 /// `dsad.toml`.
@@ -33,6 +35,9 @@ pub struct StationFile {
     /// Folder of what the station keeps: events, accounts, certificates; made when it is not there.
     #[serde(default = "default_state")]
     pub state: PathBuf,
+    /// Where the station goes by itself once it has started.
+    #[serde(default)]
+    pub start: Start,
     /// Milliseconds that a stop may take before the process ends anyway.
     #[serde(default = "default_shutdown")]
     pub shutdown_timeout_ms: u64,
@@ -44,6 +49,8 @@ pub struct StationFile {
     pub http: Option<HttpFile>,
     /// Commands as lines of text over TCP; absent is none.
     pub tcp: Option<TcpFile>,
+    /// Registers and coils over Modbus TCP; absent is none.
+    pub modbus: Option<ModbusFile>,
 }
 
 fn default_state() -> PathBuf {
@@ -234,6 +241,28 @@ fn yes() -> bool {
 pub struct TcpFile {
     /// Address and port, such as `192.168.0.10:7000`.
     pub listen: String,
+    /// Who may connect: addresses and networks, such as `192.168.0.0/24`; absent is this machine alone.
+    pub allow: Option<Vec<String>>,
+    /// What whoever connects may command.
+    #[serde(default = "default_level")]
+    pub level: Level,
+}
+
+/// `[modbus]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModbusFile {
+    /// Address and port, such as `192.168.0.10:502`.
+    pub listen: String,
+    /// As of `[tcp]`.
+    pub allow: Option<Vec<String>>,
+    /// As of `[tcp]`.
+    #[serde(default = "default_level")]
+    pub level: Level,
+}
+
+fn default_level() -> Level {
+    Level::Operator
 }
 
 /// Which inspections are drawn.
@@ -253,6 +282,8 @@ pub enum ImagesOf {
 pub struct RecipeFile {
     /// Name, in every event.
     pub id: String,
+    /// Number, for controllers that have no names: 1 to 65535, of one recipe alone; absent is none.
+    pub number: Option<u16>,
     /// The bundle's directory.
     pub bundle: PathBuf,
     /// Product kind of a multi-class bundle; absent is the null class.

@@ -9,6 +9,7 @@
 //! | `device` | on which device networks run |
 //! | `problem` | what is wrong: file, key, value and remedy, all at once |
 
+pub mod access;
 pub mod camera;
 pub mod device;
 pub mod file;

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
+pub use crate::inspection::words::did_you_mean;
+
 /// One thing that is wrong in a configuration file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -56,13 +58,4 @@ fn unknown_key(message: &str) -> Option<String> {
     let mut quoted = message.split('`').skip(1).step_by(2);
     let wrong = quoted.next().filter(|_| message.starts_with("unknown"))?;
     Some(did_you_mean(wrong, quoted))
-}
-
-/// ` (did you mean 'x'?)`, or nothing if no known word is close.
-pub fn did_you_mean<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let best = known.map(|word| (strsim::damerau_levenshtein(wrong, word), word)).min();
-    match best {
-        Some((distance, word)) if distance <= 1 + wrong.len() / 3 => format!(" (did you mean '{word}'?)"),
-        _ => String::new(),
-    }
 }

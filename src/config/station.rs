@@ -1,15 +1,17 @@
 //! A station as it is meant: validated, with paths resolved against the files that name them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use super::access::{Door, door};
 use super::camera::{CameraSettings, resolve};
 use super::device::DeviceChoice;
-use super::file::{ImagesOf, StationFile};
+use super::file::{ImagesOf, ModbusFile, StationFile, TcpFile};
 use super::gpio::{self, GpioOutput};
 use super::http::{self, HttpSettings};
 use super::problem::{ConfigError, Problem, read};
+use crate::inspection::station_state::Start;
 
 /// Where inspections go.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +43,8 @@ pub struct Station {
     pub calibrations: Option<PathBuf>,
     /// Folder of what the station keeps.
     pub state: PathBuf,
+    /// Where the station goes by itself once it has started.
+    pub start: Start,
     /// Milliseconds that a stop may take.
     pub shutdown_timeout_ms: u64,
     /// The cameras, at least one.
@@ -50,7 +54,9 @@ pub struct Station {
     /// The HTTP service; absent is none.
     pub http: Option<HttpSettings>,
     /// Where commands are taken by TCP; absent is nowhere.
-    pub tcp: Option<SocketAddr>,
+    pub tcp: Option<Door>,
+    /// Where registers are read and written; absent is nowhere.
+    pub modbus: Option<Door>,
 }
 
 /// Reads a station with its recipes.
@@ -92,9 +98,24 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
         }
     };
     let tcp = file.tcp.as_ref().and_then(|tcp| address("tcp.listen", &tcp.listen));
-    if tcp.is_some() && tcp == http.as_ref().map(|http| http.listen) {
-        problem("tcp.listen".into(), "is the address of [http] already; take another port".into());
+    let modbus = file.modbus.as_ref().and_then(|modbus| address("modbus.listen", &modbus.listen));
+    let listeners = [("http", http.as_ref().map(|http| http.listen)), ("tcp", tcp), ("modbus", modbus)];
+    for (place, (name, listen)) in listeners.iter().enumerate() {
+        // Port 0 is whichever is free.
+        let taken =
+            listeners[..place].iter().find(|(_, other)| other == listen && listen.is_some_and(|a| a.port() > 0));
+        if let Some((other, _)) = taken {
+            problem(format!("{name}.listen"), format!("is the address of [{other}] already; take another port"));
+        }
     }
+    let tcp = file.tcp.as_ref().and_then(|tcp_file| {
+        let TcpFile { allow, level, .. } = tcp_file;
+        door("tcp", tcp, allow.as_deref(), *level, &mut problem)
+    });
+    let modbus = file.modbus.as_ref().and_then(|modbus_file| {
+        let ModbusFile { allow, level, .. } = modbus_file;
+        door("modbus", modbus, allow.as_deref(), *level, &mut problem)
+    });
     for (key, message) in gpio::problems(&file) {
         problem(key, message);
     }
@@ -103,6 +124,16 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
         match resolve(camera, base, path, index) {
             Ok(settings) => cameras.push(settings),
             Err(found) => problems.extend(found),
+        }
+    }
+    let mut numbers: BTreeMap<u16, &str> = BTreeMap::new();
+    for (recipe, _) in cameras.iter().flat_map(|camera| &camera.recipes) {
+        let Some(number) = recipe.number else { continue };
+        let id = recipe.id.0.as_str();
+        let other = *numbers.entry(number).or_insert(id);
+        if other != id {
+            let message = format!("{number} is the number of '{other}' and of '{id}'; a number names one recipe");
+            problems.push(Problem { file: path.to_path_buf(), key: "number".into(), message });
         }
     }
     if !problems.is_empty() {
@@ -115,6 +146,7 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
         keys: file.keys.map(|keys| base.join(keys)),
         calibrations: file.calibrations.map(|folder| base.join(folder)),
         state: base.join(file.state),
+        start: file.start,
         shutdown_timeout_ms: file.shutdown_timeout_ms,
         cameras,
         outputs: OutputSettings {
@@ -126,6 +158,7 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
         },
         http,
         tcp,
+        modbus,
     })
 }
 

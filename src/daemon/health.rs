@@ -54,6 +54,7 @@ pub struct CameraHealth {
     frames: AtomicU64,
     owed: AtomicU64,
     late: AtomicU64,
+    idle: AtomicU64,
     triggers_refused: AtomicU64,
     trigger_lost: AtomicBool,
     /// The driver's number of the last frame, one more; 0 before the first.
@@ -160,6 +161,12 @@ impl Health {
         self.loaded.load(Ordering::Relaxed) && self.cameras.values().all(|camera| camera.silent(now).is_none())
     }
 
+    /// Cameras that gave frames and give none any more, or whether each is silent.
+    pub fn silences(&self, now: Timestamp) -> impl Iterator<Item = (&CameraId, String)> {
+        let began = self.cameras.iter().filter(|(_, camera)| get(&camera.frames) > 0);
+        began.filter_map(move |(id, camera)| Some((id, camera.silent(now)?)))
+    }
+
     /// Everything now, for the service.
     pub fn reading(&self, started_nanos: u64, now: Timestamp) -> Reading {
         let detectors = (!self.loaded.load(Ordering::Relaxed)).then(|| "the detectors are not loaded yet".to_owned());
@@ -170,7 +177,7 @@ impl Health {
             obstacles: detectors.into_iter().chain(silent).collect(),
             cameras: self.cameras.iter().map(|(id, camera)| camera.reading(id)).collect(),
             sink_errors: self.sinks.iter().map(|(sink, count)| (sink.clone(), get(count))).collect(),
-            outputs: Vec::new(),
+            ..Reading::default()
         }
     }
 }
@@ -184,6 +191,11 @@ impl CameraHealth {
     /// Counts a result that came after its deadline.
     pub fn late(&self) {
         bump(&self.late);
+    }
+
+    /// Counts a frame of a camera that runs free, while nothing is judged that nobody asked for.
+    pub fn idle(&self) {
+        bump(&self.idle);
     }
 
     /// Counts a trigger that was refused.
@@ -248,11 +260,16 @@ impl CameraHealth {
 
     fn reading(&self, id: &CameraId) -> CameraReading {
         let inspections = OUTCOMES.iter().zip(&self.outcomes);
+        let recipe = self.recipes.as_ref().map(|all| &all.get(all.current()).recipe);
+        let out: u64 = self.outcomes.iter().map(get).sum();
         CameraReading {
             camera: id.to_string(),
-            recipe: self.recipes.as_ref().map(|all| all.get(all.current()).recipe.id.0.clone()).unwrap_or_default(),
+            recipe: recipe.map(|recipe| recipe.id.0.clone()).unwrap_or_default(),
+            recipe_number: recipe.and_then(|recipe| recipe.number),
+            owed: get(&self.owed).saturating_sub(out),
             frames: get(&self.frames),
             late: get(&self.late),
+            idle: get(&self.idle),
             triggers_refused: get(&self.triggers_refused),
             dropped: get(&self.dropped),
             losses: get(&self.losses),

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::inspection::command::RecipeName;
 use crate::inspection::calibration::{Calibration, CalibrationEntry};
 use crate::inspection::decide::decide;
 use crate::inspection::detect::{ClassId, Detection, Detector, DetectorError, Plan, StepPlan};
@@ -55,8 +56,16 @@ impl Job {
         self.detector == other.detector && self.spec == other.spec && self.plan() == other.plan()
     }
 
+    /// Whether there are thresholds to judge by.
+    pub fn is_calibrated(&self) -> bool {
+        let Recipe { class, steps, rois, .. } = &self.recipe;
+        let entry = self.calibration.as_ref().and_then(|c| c.judging(class.as_ref(), *steps, rois.id().as_ref()));
+        // Thresholds of frames that were cut otherwise judge nothing.
+        entry.is_some_and(|entry| entry.tiles == self.spec.tiles)
+    }
+
     /// Why nothing can be judged without thresholds.
-    fn uncalibrated(&self) -> String {
+    pub fn uncalibrated(&self) -> String {
         let name = |class: &Option<ClassId>| class.as_ref().map_or("(none)".into(), |class| class.0.clone());
         let entries = self.calibration.as_ref().map_or(&[][..], |calibration| &calibration.entries);
         let cut = |tiles: Option<TileGrid>| tiles.map_or(String::new(), |tiles| format!(" in {tiles} tiles"));
@@ -123,14 +132,20 @@ impl Recipes {
         &self.jobs
     }
 
-    /// Lets the recipe of this name judge what is taken from now on; `None` where it is not known.
-    pub fn select(&self, name: &str, now: Timestamp) -> Option<()> {
-        let recipe = self.jobs.iter().position(|job| job.recipe.id.0 == name)?;
+    /// The recipe of this name, if it is known.
+    pub fn find(&self, name: &RecipeName) -> Option<usize> {
+        self.jobs.iter().position(|job| match name {
+            RecipeName::Id(id) => job.recipe.id == *id,
+            RecipeName::Number(number) => job.recipe.number == Some(*number),
+        })
+    }
+
+    /// Lets one of them judge what is taken from now on.
+    pub fn select(&self, recipe: usize, now: Timestamp) {
         let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         if recipe != turn.recipe {
             *turn = Turn { before: turn.recipe, recipe, since: now };
         }
-        Some(())
     }
 }
 

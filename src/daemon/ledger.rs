@@ -27,6 +27,15 @@ pub enum Notice {
         /// In words.
         text: String,
     },
+    /// Whatever is owed of a camera, and not judged yet, will not be.
+    Aborted {
+        /// The camera.
+        camera: CameraId,
+        /// Why.
+        reason: FaultReason,
+        /// In words.
+        text: String,
+    },
 }
 
 /// An inspection that is owed.
@@ -35,6 +44,8 @@ pub struct Owed {
     pub meta: FrameMeta,
     /// Which of the camera's recipes judges it.
     pub recipe: usize,
+    /// Whether nobody asked for it: the frame of a camera that runs free.
+    pub free: bool,
     /// When it must be out; never, where the recipe sets no deadline.
     pub due: Option<Timestamp>,
 }
@@ -119,6 +130,10 @@ impl Ledger {
                     None => drop(account.forget(id)),
                 }
             }
+            Notice::Aborted { camera, reason, text } => {
+                let Some(account) = self.cameras.get_mut(&camera) else { return };
+                account.give_up(reason, &text);
+            }
         }
     }
 
@@ -171,14 +186,17 @@ impl Ledger {
 
     /// Nothing more will be heard: all that is owed will not be judged.
     pub fn close(&mut self, text: &str) {
-        let waiting = self.cameras.values_mut().flat_map(|account| &mut account.owed);
-        for entry in waiting.filter(|entry| matches!(entry.state, State::Waiting)) {
-            entry.state = State::Failed(FaultReason::CameraFault, text.to_owned());
-        }
+        self.cameras.values_mut().for_each(|account| account.give_up(FaultReason::CameraFault, text));
     }
 }
 
 impl Account {
+    fn give_up(&mut self, reason: FaultReason, text: &str) {
+        for entry in self.owed.iter_mut().filter(|entry| matches!(entry.state, State::Waiting)) {
+            entry.state = State::Failed(reason, text.to_owned());
+        }
+    }
+
     fn waiting(&mut self, id: FrameId) -> Option<&mut Entry> {
         // Numbers of a camera ascend.
         let position = self.owed.binary_search_by_key(&id, |entry| entry.owed.meta.id).ok()?;
@@ -203,7 +221,7 @@ mod tests {
     }
 
     fn owed(id: u64, due: Option<u64>) -> Notice {
-        Notice::Owed(Owed { meta: meta(id), recipe: 0, due: due.map(Timestamp) })
+        Notice::Owed(Owed { meta: meta(id), recipe: 0, free: false, due: due.map(Timestamp) })
     }
 
     fn inspection(id: u64) -> Box<Inspection> {
@@ -307,6 +325,20 @@ mod tests {
             ledger.remember(&CameraId("top".into()), FrameId(id), event(id));
         }
         assert_eq!(out(&mut ledger, late), [("late", 0), ("late", 1)]);
+    }
+
+    #[test]
+    fn what_is_aborted_leaves_at_once_and_what_is_judged_stays_judged() {
+        let mut ledger = Ledger::default();
+        (0..3).for_each(|id| ledger.take(owed(id, None), Timestamp(0)));
+        ledger.take(Notice::Judged(inspection(1)), Timestamp(0));
+        let (camera, reason) = (CameraId("top".into()), FaultReason::Overrun);
+        ledger.take(Notice::Aborted { camera, reason, text: "halted".into() }, Timestamp(0));
+        assert_eq!(out(&mut ledger, 1), [("failed", 0), ("judged", 1), ("failed", 2)]);
+        // The detector speaks of one that is out: nobody hears it.
+        ledger.take(Notice::Judged(inspection(0)), Timestamp(2));
+        ledger.take(owed(3, None), Timestamp(2));
+        assert_eq!(out(&mut ledger, 3), []);
     }
 
     #[test]

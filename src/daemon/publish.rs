@@ -10,6 +10,7 @@ use super::health::Health;
 use super::job::{Recipes, faulty};
 use super::ledger::{Ledger, Notice, Outcome, Owed};
 use super::stages::IDLE;
+use super::state::StationState;
 use crate::inspection::event::Event;
 use crate::inspection::frame::CameraId;
 use crate::inspection::line::LineState;
@@ -26,6 +27,7 @@ pub struct Publish {
     cameras: HashMap<CameraId, Line>,
     clock: Arc<dyn Clock>,
     health: Arc<Health>,
+    station: Arc<StationState>,
 }
 
 /// A sink, and whether its last error was told.
@@ -49,6 +51,7 @@ impl Publish {
         recipes: &HashMap<CameraId, Arc<Recipes>>,
         clock: Arc<dyn Clock>,
         health: Arc<Health>,
+        station: Arc<StationState>,
     ) -> Self {
         let line = |recipes: &Arc<Recipes>| Line { recipes: Arc::clone(recipes), state: (0, LineState::default()) };
         Self {
@@ -57,6 +60,7 @@ impl Publish {
             cameras: recipes.iter().map(|(camera, recipes)| (camera.clone(), line(recipes))).collect(),
             clock,
             health,
+            station,
         }
     }
 
@@ -120,6 +124,7 @@ impl Publish {
         self.health.count(&inspection);
         let event = (self.record)(&inspection);
         self.tell(inspection.frame.id.0, |sink| sink.publish(&inspection, &event));
+        self.station.left(owed.free);
         Some(event)
     }
 

@@ -20,9 +20,12 @@ const PAGE: &str = include_str!("page.html");
 const EVENTS: (usize, usize) = (100, 500);
 
 pub(super) fn ready(read: &Read) -> Response {
-    let reasons = read().obstacles;
+    let reading = read();
+    let (state, reasons) = (reading.state, reading.obstacles);
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    json_answer(status, &json!({"ready": reasons.is_empty(), "reasons": reasons}))
+    let body =
+        json!({"ready": reasons.is_empty(), "state": state.word(), "state_number": state.number(), "reasons": reasons});
+    json_answer(status, &body)
 }
 
 pub(super) fn counters(read: &Read) -> Response {
@@ -56,6 +59,8 @@ pub(super) fn status(shared: &Shared, asked: &Asked) -> Response {
         "version": env!("CARGO_PKG_VERSION"),
         "since": rfc3339(reading.started_nanos),
         "now": http.map(|http| rfc3339(http.clock.wall_nanos())),
+        "state": reading.state.word(),
+        "state_since": rfc3339(reading.state_since_nanos),
         "ready": reading.obstacles.is_empty(),
         "reasons": reading.obstacles,
         "cameras": reading.cameras.iter().map(camera).collect::<Vec<_>>(),

@@ -26,6 +26,7 @@ use super::{Act, Http, Read, commands, login, reads};
 use crate::accounts::{AccountsError, Known};
 use crate::inspection::account::Level;
 use crate::inspection::audit::Deed;
+use crate::inspection::command::Command;
 
 /// Longest body, bytes.
 const BODY: usize = 4 << 10;
@@ -67,8 +68,8 @@ pub enum What {
     Accounts,
     AddAccount,
     RemoveAccount,
-    Trigger,
-    Recipe,
+    /// The command of this word.
+    Command(&'static str),
 }
 
 /// One route.
@@ -88,6 +89,7 @@ pub struct Route {
 pub fn table() -> Vec<Route> {
     use Needs::{Account, Nothing, Picture, Read};
     let (operator, admin) = (Needs::Level(Level::Operator), Needs::Level(Level::Admin));
+    let of = |word| Needs::Level(Command::level_of(word));
     let fixed = [
         (Method::GET, "/", Nothing, What::Page),
         (Method::GET, "/livez", Nothing, What::Live),
@@ -103,10 +105,18 @@ pub fn table() -> Vec<Route> {
         (Method::GET, "/v1/accounts", admin, What::Accounts),
         (Method::POST, "/v1/accounts", admin, What::AddAccount),
         (Method::DELETE, "/v1/accounts/{name}", admin, What::RemoveAccount),
-        (Method::POST, "/v1/trigger", operator, What::Trigger),
-        (Method::POST, "/v1/recipe", operator, What::Recipe),
+        // Short forms.
+        (Method::POST, "/v1/trigger", of("StartSingleJob"), What::Command("StartSingleJob")),
+        (Method::POST, "/v1/recipe", of("PrepareRecipe"), What::Command("PrepareRecipe")),
     ];
-    fixed.map(|(method, path, needs, what)| Route { method, path: path.into(), needs, what }).into()
+    let fixed = fixed.map(|(method, path, needs, what)| Route { method, path: path.into(), needs, what });
+    let commands = Command::words().map(|(word, _)| Route {
+        method: Method::POST,
+        path: format!("/v1/commands/{word}").into(),
+        needs: of(word),
+        what: What::Command(word),
+    });
+    fixed.into_iter().chain(commands).collect()
 }
 
 /// What all answers share.
@@ -350,8 +360,7 @@ async fn respond(shared: &Arc<Shared>, what: What, asked: Asked) -> Result<Respo
         What::Accounts => login::accounts(shared).await,
         What::AddAccount => login::add(shared, asked).await,
         What::RemoveAccount => login::remove(shared, asked).await,
-        What::Trigger => commands::trigger(shared, &asked),
-        What::Recipe => commands::recipe(shared, &asked),
+        What::Command(word) => commands::command(shared, word, &asked),
     }
 }
 
