@@ -16,6 +16,7 @@ use dsad::camera::unpack::{Encoding, Picture, Unpacker};
 use dsad::config::device::DeviceChoice;
 use dsad::daemon::job::Job;
 use dsad::daemon::pipeline::{Camera, Ending, MakeDetectors, Parts, run};
+use dsad::daemon::state::StationState;
 use dsad::detector::{DetectorSpec, DiffusionDetector};
 use dsad::device;
 use dsad::inspection::anomaly::Pooling;
@@ -25,6 +26,7 @@ use dsad::inspection::event::Event;
 use dsad::inspection::frame::{CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, SourceError};
 use dsad::inspection::layout::{self, LAYOUTS};
 use dsad::inspection::recipe::Recipe;
+use dsad::inspection::station_state::Start;
 use dsad::inspection::time::{Clock, Timestamp};
 use dsad::inspection::verdict::{Inspection, SinkError, VerdictSink};
 use dsad::model::network::MapWeights;
@@ -203,6 +205,8 @@ fn daemon(source: Box<dyn FrameSource>, paced: bool, say: Sender<()>, clock: Arc
         sinks: vec![Box::new(events), Box::new(Last(say))],
         workers: vec![("events", Box::new(move || worker.run()))],
         service: None,
+        state: Arc::new(StationState::new(Start::Automatic, Arc::clone(&clock), Arc::new(|_| Ok(())))),
+        watches: Vec::new(),
         clock,
         stop: Arc::new(AtomicBool::new(false)),
         shutdown: Duration::from_secs(20),

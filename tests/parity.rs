@@ -21,7 +21,7 @@ use dsad::trainer::judge::{Rules, TrainerClock, judge};
 use serde_json::Value;
 
 use crate::cli::lines;
-use crate::support::{DSAD, RecordingSink, record, run, tiny_bundle};
+use crate::support::{DSAD, RecordingSink, record, run, state, tiny_bundle};
 
 #[test]
 fn trainer_and_daemon_make_the_same_map() {
@@ -67,6 +67,8 @@ fn trainer_and_daemon_make_the_same_map() {
         sinks: vec![Box::new(sink.clone())],
         workers: Vec::new(),
         service: None,
+        state: state(Arc::clone(&clock)),
+        watches: Vec::new(),
         clock,
         stop: Arc::new(AtomicBool::new(false)),
         shutdown: Duration::from_secs(60),

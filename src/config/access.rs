@@ -137,7 +137,8 @@ mod tests {
             assert!(network.contains(inside.parse().expect("address")), "{text} {inside}");
             assert!(!network.contains(outside.parse().expect("address")), "{text} {outside}");
         }
-        for (text, word) in [("192.168.0.7/24", "write 192.168.0.0/24"), ("here", "no address"), ("1.2.3.4/33", "/32")] {
+        for (text, word) in [("192.168.0.7/24", "write 192.168.0.0/24"), ("here", "no address"), ("1.2.3.4/33", "/32")]
+        {
             let error = Network::parse(text).expect_err(text);
             assert!(error.contains(word), "{error}");
         }

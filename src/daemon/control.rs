@@ -92,7 +92,8 @@ impl Control {
     fn prepare(&self, camera: Option<&str>, recipe: &RecipeName, source: &Source) -> Result<Done, Refused> {
         const WORD: &str = "PrepareRecipe";
         let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
-        let asked = self.cameras.iter().enumerate().filter(|(_, known)| camera.is_none_or(|name| *known.camera.0 == *name));
+        let asked =
+            self.cameras.iter().enumerate().filter(|(_, known)| camera.is_none_or(|name| *known.camera.0 == *name));
         let found: Vec<(usize, &Controlled, usize)> =
             asked.filter_map(|(at, known)| Some((at, known, known.recipes.find(recipe)?))).collect();
         if found.is_empty() {
@@ -107,7 +108,8 @@ impl Control {
         self.station.would(WORD, step)?;
         let cameras: Vec<String> = found.iter().map(|(_, known, _)| known.camera.to_string()).collect();
         let ids = |which: &dyn Fn(&Controlled, usize) -> usize| {
-            let ids = found.iter().map(|(_, known, index)| known.recipes.get(which(known, *index)).recipe.id.0.as_str());
+            let ids =
+                found.iter().map(|(_, known, index)| known.recipes.get(which(known, *index)).recipe.id.0.as_str());
             ids.collect::<Vec<_>>().join(", ")
         };
         let (old, new) = (ids(&|known, _| known.recipes.current()), ids(&|_, index| index));
@@ -119,7 +121,13 @@ impl Control {
         }
         // A fault in between has taken the station elsewhere; the recipe is prepared all the same.
         let state = self.station.command(WORD, step).unwrap_or_else(|_| self.station.now());
-        log::info!("{WORD} by {} ({}): {new} from the next part on, for: {}; {}", source.who, source.from, cameras.join(", "), state.word());
+        log::info!(
+            "{WORD} by {} ({}): {new} from the next part on, for: {}; {}",
+            source.who,
+            source.from,
+            cameras.join(", "),
+            state.word()
+        );
         Ok(Done::Prepared { cameras })
     }
 
@@ -191,11 +199,5 @@ impl Control {
 }
 
 fn deed(source: &Source, what: &str, of: &str) -> Deed {
-    Deed {
-        who: source.who.clone(),
-        from: source.from.clone(),
-        what: what.into(),
-        of: of.into(),
-        ..Deed::default()
-    }
+    Deed { who: source.who.clone(), from: source.from.clone(), what: what.into(), of: of.into(), ..Deed::default() }
 }

@@ -71,7 +71,10 @@ impl Gate {
         }
         health.owed();
         if let Admission::Answered(reason, text) = &admission {
-            self.tell(&notices, Notice::Failed { camera: self.camera.clone(), id, reason: *reason, text: text.clone() });
+            self.tell(
+                &notices,
+                Notice::Failed { camera: self.camera.clone(), id, reason: *reason, text: text.clone() },
+            );
         }
         Ok(admission)
     }

@@ -161,10 +161,9 @@ impl Health {
         self.loaded.load(Ordering::Relaxed) && self.cameras.values().all(|camera| camera.silent(now).is_none())
     }
 
-    /// Cameras that gave frames and give none any more, or whether each is silent.
+    /// Cameras that must give frames, gave some, and give none any more.
     pub fn silences(&self, now: Timestamp) -> impl Iterator<Item = (&CameraId, String)> {
-        let began = self.cameras.iter().filter(|(_, camera)| get(&camera.frames) > 0);
-        began.filter_map(move |(id, camera)| Some((id, camera.silent(now)?)))
+        self.cameras.iter().filter_map(move |(id, camera)| Some((id, camera.quiet(now)?)))
     }
 
     /// Everything now, for the service.
@@ -248,14 +247,20 @@ impl CameraHealth {
 
     /// Why no frames come, if so.
     fn silent(&self, now: Timestamp) -> Option<String> {
-        let since = now.millis_since(Timestamp(get(&self.last)));
-        let limit = SILENCE.max(3.0 * get(&self.interval) as f64 / 1e6);
         match get(&self.frames) {
             _ if self.trigger_lost.load(Ordering::Relaxed) => Some("its trigger line is lost".into()),
             0 if self.must_speak => Some("no frame yet".into()),
             _ if self.lost.load(Ordering::Relaxed) => Some("lost".into()),
-            _ => (self.must_speak && since > limit).then(|| format!("no frame for {:.0} s", since / 1e3)),
+            _ => self.quiet(now),
         }
+    }
+
+    /// For how long a camera gave no frame that must and did, if that is too long.
+    fn quiet(&self, now: Timestamp) -> Option<String> {
+        let since = now.millis_since(Timestamp(get(&self.last)));
+        let limit = SILENCE.max(3.0 * get(&self.interval) as f64 / 1e6);
+        let quiet = self.must_speak && get(&self.frames) > 0 && since > limit;
+        quiet.then(|| format!("no frame for {:.0} s", since / 1e3))
     }
 
     fn reading(&self, id: &CameraId) -> CameraReading {

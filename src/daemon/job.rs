@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::inspection::command::RecipeName;
 use crate::inspection::calibration::{Calibration, CalibrationEntry};
+use crate::inspection::command::RecipeName;
 use crate::inspection::decide::decide;
 use crate::inspection::detect::{ClassId, Detection, Detector, DetectorError, Plan, StepPlan};
 use crate::inspection::drift::Drift;

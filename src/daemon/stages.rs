@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 
+use super::gate::{Breaks, Gate};
 use super::health::{CameraHealth, Health};
 use super::job::{Item, Job, Recipes, Turn, judge};
-use super::gate::{Breaks, Gate};
 use super::ledger::{Notice, Owed};
 use super::mailbox::{Consumer, Producer, Taken};
 use super::state::Admission;
@@ -256,13 +256,7 @@ impl Capture {
         None
     }
 
-    fn damaged(
-        &mut self,
-        meta: FrameMeta,
-        reason: String,
-        recipe: usize,
-        pairing: &mut Pairing,
-    ) {
+    fn damaged(&mut self, meta: FrameMeta, reason: String, recipe: usize, pairing: &mut Pairing) {
         if self.inlet.is_none() {
             if self.owe(&meta, recipe).is_some() {
                 self.tell(meta.id, FaultReason::CameraFault, reason);

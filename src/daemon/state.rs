@@ -45,13 +45,9 @@ pub enum Admission {
 }
 
 impl StationState {
-    /// A station that is about to start. What it does by itself is told to `audit`, too.
+    /// A station that is about to start. What it does by itself is told to `audit`, too, which must not ask for the state.
     pub fn new(start: Start, clock: Arc<dyn Clock>, audit: Audit) -> Self {
-        let standing = Standing {
-            since: clock.now(),
-            since_wall_nanos: clock.wall_nanos(),
-            ..Standing::default()
-        };
+        let standing = Standing { since: clock.now(), since_wall_nanos: clock.wall_nanos(), ..Standing::default() };
         let told = watch::Sender::new(standing);
         Self { start, held: OnceLock::new(), told, heartbeat: AtomicU16::new(0), clock, audit }
     }
@@ -242,7 +238,6 @@ impl StationState {
             self.enter(&mut held, machine);
         }
     }
-
 
     /// A change that nobody commanded: it is logged and audited, and happens in any case.
     fn by_itself(&self, held: &mut Held, machine: Machine, what: &str, of: &str, text: Option<&str>) {

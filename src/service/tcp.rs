@@ -265,8 +265,18 @@ mod tests {
     fn any_bytes_are_answered() {
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         let words = [
-            "StartSingleJob", "PrepareRecipe", "Halt", "Subscribe", " ", "=", "\"", "camera", "part_id", "\u{e9}",
-            "\0", "recipe=x",
+            "StartSingleJob",
+            "PrepareRecipe",
+            "Halt",
+            "Subscribe",
+            " ",
+            "=",
+            "\"",
+            "camera",
+            "part_id",
+            "\u{e9}",
+            "\0",
+            "recipe=x",
         ];
         let act: Act = Arc::new(|_| Err(Refused::new(RefusalCode::NotReady, "a\nb")));
         let source = Source::unnamed("tcp", "test", Level::Operator);

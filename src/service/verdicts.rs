@@ -102,7 +102,8 @@ impl VerdictSink for BoardSink {
         }
         entry.verdict = inspection.decision.verdict.word();
         entry.reason = inspection.decision.reason().unwrap_or_default();
-        entry.score = inspection.detection.as_ref().map(|detection| detection.score.0).filter(|score| score.is_finite());
+        entry.score =
+            inspection.detection.as_ref().map(|detection| detection.score.0).filter(|score| score.is_finite());
         entry.event_id.clear();
         // Writing to memory does not fail.
         let _ = write!(entry.event_id, "{}", event.event_id);

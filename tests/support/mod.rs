@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use dsad::daemon::publish::Record;
+use dsad::daemon::state::StationState;
 use dsad::inspection::anomaly::{AnomalyMap, AnomalyScore};
 use dsad::inspection::calibration::{Calibration, CalibrationEntry};
 use dsad::inspection::detect::{Detection, Detector, DetectorError, Plan, Reconstruction, StepChoice, StepPlan, Steps};
@@ -16,6 +17,7 @@ use dsad::inspection::event::Event;
 use dsad::inspection::frame::{
     CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, Prepared, SourceError,
 };
+use dsad::inspection::station_state::Start;
 use dsad::inspection::time::{Clock, Timestamp};
 use dsad::inspection::verdict::{Inspection, SinkError, VerdictSink};
 use dsad::output::envelope::Envelopes;
@@ -128,6 +130,11 @@ impl Detector for ScriptedDetector {
             })
             .collect()
     }
+}
+
+/// The state of a station that goes to work by itself, whose deeds nobody keeps.
+pub fn state(clock: Arc<dyn Clock>) -> Arc<StationState> {
+    Arc::new(StationState::new(Start::Automatic, clock, Arc::new(|_| Ok(()))))
 }
 
 /// Events of a station without a name.

@@ -40,15 +40,30 @@ const fn input(at: u16, name: &'static str, kind: &'static str, text: &'static s
 /// Of the station, from address 0.
 pub const STATION_ROWS: [Row; 13] = [
     row(0, "version", "u16", "version of this map: 1"),
-    row(1, "state", "u16", "0 Preoperational, 1 Halted, 2 Error, 3 Initialized, 4 Ready, 5 SingleExecution, 6 ContinuousExecution"),
+    row(
+        1,
+        "state",
+        "u16",
+        "0 Preoperational, 1 Halted, 2 Error, 3 Initialized, 4 Ready, 5 SingleExecution, 6 ContinuousExecution",
+    ),
     row(2, "ready", "u16", "1 while parts can be judged, as `/readyz` says"),
-    row(3, "heartbeat", "u16", "grows several times a second while all stages are well; one that stands still is a fault"),
+    row(
+        3,
+        "heartbeat",
+        "u16",
+        "grows several times a second while all stages are well; one that stands still is a fault",
+    ),
     row(4, "faults", "bits", "what is broken: bit 0 a camera, 1 the detector, 2 an output, 3 the store"),
     row(5, "cameras", "u16", "how many cameras there are, in the order of the configuration"),
     row(6, "acknowledge", "u16", "the last `request` that was done or refused"),
     row(7, "result", "u16", "what came of it: 0 none yet, 1 done, else a refusal"),
     input(8, "command", "u16", "the command, by its number"),
-    input(9, "camera", "u16", "for StartSingleJob and PrepareRecipe: 1 is the first camera, 0 the only one, or all that know the recipe"),
+    input(
+        9,
+        "camera",
+        "u16",
+        "for StartSingleJob and PrepareRecipe: 1 is the first camera, 0 the only one, or all that know the recipe",
+    ),
     input(10, "recipe", "u16", "for PrepareRecipe: the recipe's `number`"),
     input(11, "part", "u32", "for StartSingleJob and coils: the part's identity, 0 is none"),
     input(13, "request", "u16", "the command is done once when this changes"),
@@ -60,7 +75,12 @@ pub const CAMERA_ROWS: [Row; 15] = [
     row(1, "flags", "bits", "bit 0 busy: an inspection is owed; bit 1 done: `number` is not acknowledged"),
     row(2, "number", "u16", "grows by one with each verdict, over 65535 to 1; 0 before the first"),
     row(3, "verdict", "u16", "0 none, 1 pass, 2 fail, 3 fault"),
-    row(4, "reason", "u16", "0 none, 1 overrun, 2 camera_fault, 3 detector_fault, 4 uncalibrated, 5 image_score, 6 region"),
+    row(
+        4,
+        "reason",
+        "u16",
+        "0 none, 1 overrun, 2 camera_fault, 3 detector_fault, 4 uncalibrated, 5 image_score, 6 region",
+    ),
     row(5, "score", "f32", "the score; 0 where nothing was judged"),
     row(7, "part", "u32", "the part's identity where it is a number, else 0"),
     row(9, "frame", "u32", "the last 32 bits of the inspection's number"),
@@ -171,9 +191,10 @@ impl Picture {
 }
 
 fn bits(faults: &[Fault]) -> u16 {
-    FaultKind::ALL.iter().enumerate().fold(0, |bits, (place, kind)| {
-        bits | u16::from(faults.iter().any(|fault| fault.kind == *kind)) << place
-    })
+    FaultKind::ALL
+        .iter()
+        .enumerate()
+        .fold(0, |bits, (place, kind)| bits | u16::from(faults.iter().any(|fault| fault.kind == *kind)) << place)
 }
 
 #[cfg(test)]
