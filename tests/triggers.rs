@@ -167,12 +167,12 @@ pub(super) struct Setup {
     pub start: Start,
     pub level: Level,
     pub deadline_ms: Option<u64>,
-    line: LineRules,
+    pub line: LineRules,
     pub every: Duration,
     pub paced: bool,
     /// Where events are written, too.
-    events: Option<PathBuf>,
-    edges: Option<Box<dyn EdgeSource>>,
+    pub events: Option<PathBuf>,
+    pub edges: Option<Box<dyn EdgeSource>>,
     pub detector: Box<dyn Detector>,
 }
 
