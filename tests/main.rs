@@ -9,12 +9,16 @@ mod bundle;
 mod calibration;
 /// Both programs from the outside: exit codes, messages, JSON.
 mod cli;
+/// Any bytes over HTTP, while parts are judged.
+mod fuzz;
 /// Networks against PyTorch.
 mod golden_model;
 /// The paper's networks against Stable Diffusion's and ControlNet's published modules.
 mod golden_paper;
 /// GPIO lines of a simulated chip.
 mod gpio;
+/// Who may do what over HTTP.
+mod http;
 /// Public checkpoints in.
 mod import;
 /// Registers and coils, by a client of the field.

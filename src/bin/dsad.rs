@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use dsad::commands::{bundle, calibrate, cameras, check, demo, events, gpio, inspect, run};
+use dsad::commands::{accounts, bundle, calibrate, cameras, check, demo, events, gpio, inspect, run};
 use dsad::platform::clock::SystemClock;
 
 /// Judges parts on a factory line with a guided diffusion model
@@ -33,6 +33,8 @@ enum Verb {
     Gpio(gpio::GpioArgs),
     /// Events and the audit trail that the station keeps
     Events(events::EventsArgs),
+    /// Who may command a station over HTTP
+    Accounts(accounts::AccountsArgs),
     /// Bundles
     Bundle(bundle::BundleArgs),
 }
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Verb::Cameras(args) => cameras::run(&args, clock),
         Verb::Gpio(args) => gpio::run(&args, clock),
         Verb::Events(args) => events::run(&args),
+        Verb::Accounts(args) => accounts::run(&args),
         Verb::Bundle(args) => bundle::run(&args),
     };
     result.unwrap_or_else(|error| {

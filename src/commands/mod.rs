@@ -1,5 +1,6 @@
 //! The verbs of `dsad`, one file each.
 
+pub mod accounts;
 pub mod bundle;
 pub mod calibrate;
 pub mod cameras;
@@ -11,4 +12,5 @@ pub mod inspect;
 pub mod load;
 pub mod record;
 pub mod run;
+pub mod serve;
 pub mod telling;

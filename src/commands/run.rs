@@ -1,7 +1,6 @@
 //! `dsad run`: the daemon.
 
-use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,8 +9,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::load::{Bundles, boot_id, keys};
+use super::serve::{Told, listen};
 use super::{record, telling};
-use crate::config::access::{Access, Door};
 use crate::config::station::{Station, load};
 use crate::daemon::job::Job;
 use crate::daemon::pipeline::{self, Camera, Ending, Parts, Watch};
@@ -24,6 +23,7 @@ use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::trigger::EdgeSource;
 use crate::inspection::verdict::VerdictSink;
 use crate::output::envelope::Envelopes;
+use crate::output::latest;
 use crate::platform::clock::SystemClock;
 use crate::platform::{memory, service_manager, signals};
 use crate::service::metrics::{OutputReading, Reading};
@@ -58,7 +58,19 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(REFUSED));
         }
     };
-    let mut service = match listen(&station, &args.config) {
+    let kept = match record::open(&station, telling::outlets(&station), &clock) {
+        Ok(kept) => kept,
+        Err(error) => {
+            // A disk may be there, or have room, at the next start.
+            eprintln!("dsad: {error:#}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let audit = kept.clerk.audit();
+    let (latest, pictures) = latest::open(station.cameras.iter().map(|camera| CameraId(camera.name.as_str().into())));
+    let told =
+        Told { audit: Arc::clone(&audit), picture: Some(Arc::new(move |camera| pictures.jpeg(camera))), recent: Some(kept.recent.clone()) };
+    let mut service = match listen(&station, &args.config, &clock, told) {
         Ok(service) => service,
         Err(error) => {
             // Not a refused configuration: the address may be free, or there, at the next start.
@@ -75,14 +87,6 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     };
     let outputs = &station.outputs;
     let mut envelopes = Envelopes::new(&station.line, &station.name, boot_id()?, Arc::clone(&clock));
-    let kept = match record::open(&station, telling::outlets(&station), &clock) {
-        Ok(kept) => kept,
-        Err(error) => {
-            // A disk may be there, or have room, at the next start.
-            eprintln!("dsad: {error:#}");
-            return Ok(ExitCode::FAILURE);
-        }
-    };
     let desk = Arc::new(Desk::default());
     let told = match telling::open(&station, &kept, &desk, &clock) {
         Ok(told) => told,
@@ -94,6 +98,9 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let (mut sinks, mut workers): (Vec<Box<dyn VerdictSink>>, _) = (Vec::new(), kept.workers);
     workers.extend(told.workers);
     service = service.map(|service| told.add.into_iter().fold(service, Service::with));
+    if station.http.is_some() {
+        sinks.push(Box::new(latest));
+    }
     {
         let (record, archive) = (Arc::clone(&kept.health), kept.archive);
         service = service
@@ -113,7 +120,6 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         workers.push(("gpio", Box::new(move || worker.run())));
         service = service.map(|service| service.with(Box::new(move |reading| tell(&health, reading))));
     }
-    let audit = kept.clerk.audit();
     let status = format!("judging {} camera(s) on {}", cameras.len(), station.device);
     let since = Arc::clone(&clock);
     let recipes = cameras.iter().map(|camera| &camera.recipes[..]);
@@ -193,56 +199,6 @@ fn tell(health: &GpioHealth, reading: &mut Reading) {
 /// How long the program has run.
 fn seconds(clock: &dyn Clock) -> String {
     format!("{:.2} s", clock.now().millis_since(Timestamp(0)) / 1e3)
-}
-
-/// The service on its addresses, if the station has any.
-fn listen(station: &Station, file: &Path) -> Result<Option<Service>, String> {
-    let bind = |key: &str, address: Option<SocketAddr>| {
-        let Some(address) = address else { return Ok(None) };
-        TcpListener::bind(address).map(Some).map_err(|error| {
-            format!(
-                "{}: {key}.listen: {address} cannot be used: {error}; take a free port of an address of this machine \
-                 (`ss -ltn` lists the ports in use), or leave [{key}] out",
-                file.display()
-            )
-        })
-    };
-    let listen = |door: &Option<Door>| door.as_ref().map(|door| door.listen);
-    let (http, tcp) = (bind("http", station.http)?, bind("tcp", listen(&station.tcp))?);
-    let modbus = bind("modbus", listen(&station.modbus))?;
-    if http.is_none() && tcp.is_none() && modbus.is_none() {
-        return Ok(None);
-    }
-    let cameras: Vec<CameraId> = station.cameras.iter().map(|camera| CameraId(camera.name.as_str().into())).collect();
-    let make = || {
-        let mut service = Service::new(http, tcp)?;
-        if let Some(door) = &station.tcp {
-            service = service.tcp_access(door.access.clone());
-        }
-        if let Some((listener, door)) = modbus.zip(station.modbus.as_ref()) {
-            service = service.modbus(listener, door.access.clone(), &cameras)?;
-        }
-        Ok((service.addresses()?, service.modbus_address()?, service))
-    };
-    let made = make().map_err(|error: std::io::Error| format!("{}: the service: {error}", file.display()))?;
-    let ((http, tcp), modbus, service) = made;
-    let may = |door: &Option<Door>| {
-        let Some(Door { access: Access { allow, level }, .. }) = door else { return String::new() };
-        let allow: Vec<String> = allow.iter().map(ToString::to_string).collect();
-        format!("whoever connects from {} commands as {level}", allow.join(", "))
-    };
-    for (name, address, what) in [
-        ("http", http, "whoever reaches it reads".to_owned()),
-        ("tcp", tcp, may(&station.tcp)),
-        ("modbus", modbus, may(&station.modbus)),
-    ] {
-        let Some(address) = address else { continue };
-        log::info!("{name}: listening on {address}");
-        if !address.ip().is_loopback() {
-            log::warn!("{name}: {address} is open to the network, without a password: {what}");
-        }
-    }
-    Ok(Some(service))
 }
 
 fn open(station: &Station, clock: &Arc<dyn Clock>) -> anyhow::Result<(Bundles, Vec<Camera>)> {

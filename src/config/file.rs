@@ -226,6 +226,19 @@ fn default_events_max() -> u64 {
 pub struct HttpFile {
     /// Address and port, such as `127.0.0.1:8080`.
     pub listen: String,
+    /// Whether `/readyz`, `/metrics` and the state are told without an account.
+    #[serde(default = "yes")]
+    pub open_reads: bool,
+    /// Whether it is encrypted; absent is where the address is not of this machine alone.
+    pub tls: Option<bool>,
+    /// The plant's certificate, PEM; absent is one of the station's own making.
+    pub certificate: Option<PathBuf>,
+    /// Its private key, PEM.
+    pub key: Option<PathBuf>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// `[tcp]`.

@@ -9,6 +9,7 @@ use super::camera::{CameraSettings, resolve};
 use super::device::DeviceChoice;
 use super::file::{ModbusFile, StationFile, TcpFile};
 use super::gpio::{self, GpioOutput};
+use super::http::{self, HttpSettings};
 use super::problem::{ConfigError, Problem, read};
 use super::record::{ArchiveSettings, StoreLimits};
 use super::telling::{MqttSettings, WebhookSettings};
@@ -56,8 +57,8 @@ pub struct Station {
     pub mqtt: Option<MqttSettings>,
     /// The server that is told.
     pub webhook: Option<WebhookSettings>,
-    /// Where the HTTP service listens; absent is no service.
-    pub http: Option<SocketAddr>,
+    /// The HTTP service; absent is none.
+    pub http: Option<HttpSettings>,
     /// Where commands are taken by TCP; absent is nowhere.
     pub tcp: Option<Door>,
     /// Where registers are read and written; absent is nowhere.
@@ -90,18 +91,21 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
     if !(1..=4096).contains(&file.outputs.events_max_mib) {
         problem("outputs.events_max_mib".into(), format!("{}: must be 1 to 4096", file.outputs.events_max_mib));
     }
+    let (http, wrong) = file.http.as_ref().map_or((None, Vec::new()), |http| http::resolve(http, base));
+    for (key, message) in wrong {
+        problem(key.into(), message);
+    }
     let mut address = |key: &str, text: &str| match text.parse::<SocketAddr>() {
         Ok(address) => Some(address),
         Err(_) => {
-            let remedy = "is no address with a port, such as 127.0.0.1:8080 or, for the whole network, 0.0.0.0:8080";
+            let remedy = "is no address with a port, such as 127.0.0.1:7000";
             problem(key.into(), format!("'{text}' {remedy}"));
             None
         }
     };
-    let http = file.http.as_ref().and_then(|http| address("http.listen", &http.listen));
     let tcp = file.tcp.as_ref().and_then(|tcp| address("tcp.listen", &tcp.listen));
     let modbus = file.modbus.as_ref().and_then(|modbus| address("modbus.listen", &modbus.listen));
-    let listeners = [("http", http), ("tcp", tcp), ("modbus", modbus)];
+    let listeners = [("http", http.as_ref().map(|http| http.listen)), ("tcp", tcp), ("modbus", modbus)];
     for (place, (name, listen)) in listeners.iter().enumerate() {
         // Port 0 is whichever is free.
         let taken =

@@ -1,6 +1,9 @@
 //! What the operating system gives: clocks, signals, the service manager, memory. The only place that asks for it.
 
+pub mod certificate;
 pub mod clock;
 pub mod memory;
+pub mod private_file;
 pub mod service_manager;
 pub mod signals;
+pub mod terminal;

@@ -1,5 +1,7 @@
 //! Scripted parts for the pipeline's tests, and a tiny bundle made by the trainer itself.
 
+pub mod doors;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
