@@ -16,6 +16,7 @@ use dsad::commands::load::Bundles;
 use dsad::config::device::DeviceChoice;
 use dsad::daemon::job::Job;
 use dsad::daemon::pipeline::{self, Camera, Ending, MakeDetectors, Parts};
+use dsad::daemon::upkeep::Aside;
 use dsad::inspection::anomaly::{AnomalyMap, AnomalyScore};
 use dsad::inspection::detect::{ClassId, Detection, Detector, DetectorError, Plan, Reconstruction, StepChoice, Steps};
 use dsad::inspection::event::Event;
@@ -188,6 +189,7 @@ fn measure(code: &[u8; 4], model: bool) -> Result<(), Box<dyn Error>> {
         ready: Box::new(|| {}),
         alive: Box::new(|| {}),
         lease: Arc::default(),
+        aside: Aside::default(),
     });
     std::fs::remove_dir_all(&dir)?;
     let Ending::Drained(counts) = ending else { return Err(format!("{ending:?}").into()) };

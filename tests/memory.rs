@@ -16,6 +16,7 @@ use dsad::camera::unpack::{Encoding, Picture, Unpacker};
 use dsad::config::device::DeviceChoice;
 use dsad::daemon::job::Job;
 use dsad::daemon::pipeline::{Camera, Ending, MakeDetectors, Parts, run};
+use dsad::daemon::upkeep::Aside;
 use dsad::detector::{DetectorSpec, DiffusionDetector};
 use dsad::device;
 use dsad::inspection::anomaly::Pooling;
@@ -180,12 +181,13 @@ fn job() -> Job {
     };
     let recipe = Recipe::whole_frame("r", None, StepChoice::Fixed(Steps(1)));
     Job {
+        recipe_hash: recipe.hash(),
         recipe,
         detector: 0,
         bundle: "b".into(),
         model_hash: "0".into(),
         spec: spec(),
-        calibration: Some(Calibration { id: "c".into(), entries: vec![entry] }),
+        calibration: Some(Arc::new(Calibration { id: "c".into(), entries: vec![entry] })),
         dtype: "f32".into(),
         seed: 0,
     }
@@ -209,6 +211,7 @@ fn daemon(source: Box<dyn FrameSource>, paced: bool, say: Sender<()>, clock: Arc
         ready: Box::new(|| {}),
         alive: Box::new(|| {}),
         lease: Arc::default(),
+        aside: Aside::default(),
     })
 }
 

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dsad::daemon::pipeline::{Camera, Ending, Parts, Worker, run};
+use dsad::daemon::upkeep::Aside;
 use dsad::inspection::detect::{Detection, Detector, DetectorError, Plan};
 use dsad::inspection::event::Event;
 use dsad::inspection::frame::{
@@ -227,6 +228,7 @@ impl Station {
             ready: Box::new(|| {}),
             alive: Box::new(|| {}),
             lease: Arc::clone(&lease),
+            aside: Aside::default(),
         };
         let ending = std::thread::spawn(move || run(parts));
         let (http, tcp) = (http.expect("http"), tcp.expect("tcp"));

@@ -16,6 +16,7 @@ use crate::config::camera::SyntheticLine;
 use crate::config::device::DeviceChoice;
 use crate::config::file::ImagesOf;
 use crate::daemon::pipeline::{self, Camera, Ending, Parts};
+use crate::daemon::upkeep::Aside;
 use crate::inspection::detect::{ClassId, StepChoice};
 use crate::inspection::event::Event;
 use crate::inspection::frame::CameraId;
@@ -109,7 +110,7 @@ pub fn run(args: &DemoArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
         let source = Box::new(SyntheticCamera::new(camera.clone(), line, Arc::clone(&clock)));
         cameras.push(Camera::free(camera, source, false, job));
     }
-    let drawings = Drawings { folder: args.out.clone(), of: ImagesOf::All };
+    let drawings = Drawings { folder: args.out.clone(), of: Arc::new(ImagesOf::All.into()) };
     let mut recorder = Recorder::new(Envelopes::new("demo", "demo", boot_id()?, Arc::clone(&clock)), Some(drawings));
     let (events, events_worker, events_health) = ndjson::open(&args.out.join("events.ndjson"), u64::MAX);
     let (drawings, drawings_worker, drawings_failed) = images::open();
@@ -137,6 +138,7 @@ pub fn run(args: &DemoArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
         ready: Box::new(|| log::info!("ready")),
         alive: Box::new(|| {}),
         lease: Arc::default(),
+        aside: Aside::default(),
     };
     let seconds = args.seconds.map(Duration::from_secs_f64);
     let (ending, tally) = std::thread::scope(|scope| {

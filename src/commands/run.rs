@@ -10,11 +10,17 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::load::{Bundles, boot_id, keys};
+use super::upkeep::{self, Reload, Reloads, level};
+use crate::config::change::Setting;
 use crate::config::station::{Station, load};
+use crate::daemon::challenge::Challenge;
 use crate::daemon::job::Job;
 use crate::daemon::pipeline::{self, Camera, Ending, Parts, Worker};
+use crate::daemon::upkeep::Aside;
 use crate::gpio::input::Edges;
 use crate::gpio::output::GpioHealth;
+use crate::inspection::audit::Audit;
+use crate::inspection::conditions::Conditions;
 use crate::inspection::frame::CameraId;
 use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::trigger::EdgeSource;
@@ -23,7 +29,8 @@ use crate::output::envelope::Envelopes;
 use crate::output::record::{Drawings, Recorder};
 use crate::output::{images, ndjson};
 use crate::platform::clock::SystemClock;
-use crate::platform::{memory, service_manager, signals};
+use crate::platform::thermal::Thermal;
+use crate::platform::{logger, memory, service_manager, signals};
 use crate::service::Service;
 use crate::service::metrics::{OutputReading, Reading};
 use crate::{camera, gpio};
@@ -47,7 +54,7 @@ pub struct RunArgs {
 /// # Errors
 /// The system refuses signal handlers or randomness.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let stop = signals::stop_flag()?;
+    let (stop, hangup) = (signals::stop_flag()?, signals::reload_flag()?);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
     let station = match load(&args.config) {
         Ok(station) => station,
@@ -56,6 +63,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(REFUSED));
         }
     };
+    logger::set_level(level(station.log));
     let mut service = match listen(&station, &args.config) {
         Ok(service) => service,
         Err(error) => {
@@ -74,7 +82,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let outputs = &station.outputs;
     let envelopes = Envelopes::new(&station.line, &station.name, boot_id()?, Arc::clone(&clock));
     let (events, events_worker, events_health) = ndjson::open(&outputs.events, outputs.events_max_bytes);
-    let drawings = outputs.images.clone().map(|folder| Drawings { folder, of: outputs.images_of });
+    let images_of = Arc::new(Setting::from(outputs.images_of));
+    let drawings = outputs.images.clone().map(|folder| Drawings { folder, of: Arc::clone(&images_of) });
     let mut recorder = Recorder::new(envelopes, drawings);
     let mut sinks: Vec<Box<dyn VerdictSink>> = vec![Box::new(events)];
     let mut workers: Vec<Worker> = vec![("events", Box::new(move || events_worker.run()))];
@@ -95,6 +104,23 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         workers.push(("gpio", Box::new(move || worker.run())));
         service = service.map(|service| service.with(Box::new(move |reading| tell(&health, reading))));
     }
+    let audit: Audit = Arc::new(|deed| {
+        log::info!("{deed:?}");
+        Ok(())
+    });
+    let reloads = Arc::new(Reloads::default());
+    {
+        let reloads = Arc::clone(&reloads);
+        service = service.map(|service| service.with(Box::new(move |reading| reloads.tell(reading))));
+    }
+    let challenge = match station.challenge_min {
+        Some(minutes) => {
+            let parts = bundles.golden_parts(station.calibrations.as_deref())?;
+            let every = Duration::from_secs(60 * u64::from(minutes));
+            Some(Challenge::new(parts, every, Arc::clone(&audit), clock.as_ref()))
+        }
+        None => None,
+    };
     let status = format!("judging {} camera(s) on {}", cameras.len(), station.device);
     let since = Arc::clone(&clock);
     let recipes = cameras.iter().map(|camera| &camera.recipes[..]);
@@ -102,6 +128,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         log::info!("start, {}: {step}", seconds(since.as_ref()));
         service_manager::starting(step);
     });
+    let conditions = Arc::<Conditions>::default();
+    let shutdown = Duration::from_millis(station.shutdown_timeout_ms);
+    let reload = Reload { running: station, audit, images_of, status: status.clone(), told: reloads };
+    let upkeep = upkeep::upkeep(reload, hangup, Thermal::new(Path::new("/")), Arc::clone(&conditions));
     let since = Arc::clone(&clock);
     let ending = pipeline::run(Parts {
         cameras,
@@ -112,7 +142,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         service,
         clock,
         stop,
-        shutdown: Duration::from_millis(station.shutdown_timeout_ms),
+        shutdown,
+        aside: Aside { upkeep: Some(upkeep), conditions, challenge },
         ready: Box::new(move || {
             log::info!("ready after {}: {status}", seconds(since.as_ref()));
             service_manager::ready(&status);

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::device::DeviceChoice;
 use super::gpio::{GpioInput, GpioOutput};
@@ -15,7 +16,7 @@ use crate::inspection::roi::Roi;
 use crate::inspection::tiles::TileGrid;
 
 /// `dsad.toml`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StationFile {
     /// Name of the station, in every event.
@@ -33,6 +34,9 @@ pub struct StationFile {
     /// Folder of what the station keeps: events, accounts, certificates; made when it is not there.
     #[serde(default = "default_state")]
     pub state: PathBuf,
+    /// How much this program logs: `error`, `warn`, `info`, `debug` or `trace`. `RUST_LOG` goes before it.
+    #[serde(default)]
+    pub log: LogLevel,
     /// Milliseconds that a stop may take before the process ends anyway.
     #[serde(default = "default_shutdown")]
     pub shutdown_timeout_ms: u64,
@@ -40,10 +44,29 @@ pub struct StationFile {
     pub cameras: Vec<CameraFile>,
     /// Where inspections go.
     pub outputs: OutputsFile,
+    /// Golden parts that are judged again and again; absent is never.
+    pub challenge: Option<ChallengeFile>,
     /// The HTTP service; absent is none.
     pub http: Option<HttpFile>,
     /// Commands as lines of text over TCP; absent is none.
     pub tcp: Option<TcpFile>,
+}
+
+/// How much this program logs; each level has those before it, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    /// What needs somebody.
+    Error,
+    /// What may need somebody.
+    Warn,
+    /// What happens.
+    #[default]
+    Info,
+    /// What a developer asks for.
+    Debug,
+    /// All of it.
+    Trace,
 }
 
 fn default_state() -> PathBuf {
@@ -55,7 +78,7 @@ fn default_shutdown() -> u64 {
 }
 
 /// One `[[cameras]]`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CameraFile {
     /// Name, in every event.
@@ -73,7 +96,7 @@ pub struct CameraFile {
 }
 
 /// What makes frames be inspected.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum TriggerFile {
     /// Every frame; the newest wins.
@@ -121,7 +144,7 @@ fn default_wait() -> f64 {
 }
 
 /// Where frames come from.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum SourceFile {
     /// Pictures of a folder, once.
@@ -185,7 +208,7 @@ fn default_silence() -> f64 {
 }
 
 /// `[outputs]`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OutputsFile {
     /// The file of events, one JSON object a line.
@@ -207,8 +230,16 @@ fn default_events_max() -> u64 {
     256
 }
 
+/// `[challenge]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChallengeFile {
+    /// Minutes from one challenge to the next.
+    pub every_min: u32,
+}
+
 /// `[http]`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HttpFile {
     /// Address and port, such as `127.0.0.1:8080`.
@@ -216,7 +247,7 @@ pub struct HttpFile {
 }
 
 /// `[tcp]`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TcpFile {
     /// Address and port, such as `192.168.0.10:7000`.
@@ -224,7 +255,7 @@ pub struct TcpFile {
 }
 
 /// Which inspections are drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ImagesOf {
     /// Fails only.
@@ -235,7 +266,7 @@ pub enum ImagesOf {
 }
 
 /// A recipe.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RecipeFile {
     /// Name, in every event.

@@ -6,12 +6,16 @@
 //! | `station`, `camera`, `recipe` | the same, validated and resolved |
 //! | `gpio` | lines of GPIO chips, both |
 //! | `device` | on which device networks run |
+//! | `change` | what differs between two configurations, and what of it a running station takes |
+//! | `schema` | what may be written, as JSON schemas |
 //! | `problem` | what is wrong: file, key, value and remedy, all at once |
 
 pub mod camera;
+pub mod change;
 pub mod device;
 pub mod file;
 pub mod gpio;
 pub mod problem;
 pub mod recipe;
+pub mod schema;
 pub mod station;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::camera::{CameraSettings, resolve};
 use super::device::DeviceChoice;
-use super::file::{ImagesOf, StationFile};
+use super::file::{ImagesOf, LogLevel, StationFile};
 use super::gpio::{self, GpioOutput};
 use super::problem::{ConfigError, Problem, read};
 
@@ -28,6 +28,10 @@ pub struct OutputSettings {
 /// A validated station.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Station {
+    /// Where it was read from.
+    pub path: PathBuf,
+    /// What is written there.
+    pub file: StationFile,
     /// Name of the station.
     pub name: String,
     /// Name of the line.
@@ -40,12 +44,16 @@ pub struct Station {
     pub calibrations: Option<PathBuf>,
     /// Folder of what the station keeps.
     pub state: PathBuf,
+    /// How much is logged.
+    pub log: LogLevel,
     /// Milliseconds that a stop may take.
     pub shutdown_timeout_ms: u64,
     /// The cameras, at least one.
     pub cameras: Vec<CameraSettings>,
     /// The outputs.
     pub outputs: OutputSettings,
+    /// Minutes from one challenge with golden parts to the next; absent is none.
+    pub challenge_min: Option<u32>,
     /// Where the HTTP service listens; absent is no service.
     pub http: Option<SocketAddr>,
     /// Where commands are taken by TCP; absent is nowhere.
@@ -78,6 +86,10 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
     if !(1..=4096).contains(&file.outputs.events_max_mib) {
         problem("outputs.events_max_mib".into(), format!("{}: must be 1 to 4096", file.outputs.events_max_mib));
     }
+    let challenge_min = file.challenge.as_ref().map(|challenge| challenge.every_min);
+    if let Some(minutes) = challenge_min.filter(|minutes| !(1..=10_080).contains(minutes)) {
+        problem("challenge.every_min".into(), format!("{minutes}: must be 1 to 10080, a week"));
+    }
     let mut address = |key: &str, text: &str| match text.parse() {
         Ok(address) => Some(address),
         Err(_) => {
@@ -105,12 +117,15 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
         return Err(ConfigError(problems));
     }
     Ok(Station {
+        path: path.to_path_buf(),
+        file: file.clone(),
         name: file.station,
         line: file.line,
         device: file.device,
         keys: file.keys.map(|keys| base.join(keys)),
         calibrations: file.calibrations.map(|folder| base.join(folder)),
         state: base.join(file.state),
+        log: file.log,
         shutdown_timeout_ms: file.shutdown_timeout_ms,
         cameras,
         outputs: OutputSettings {
@@ -120,6 +135,7 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
             images_of: file.outputs.images_of,
             gpio: file.outputs.gpio,
         },
+        challenge_min,
         http,
         tcp,
     })

@@ -89,12 +89,12 @@ impl Control {
         if let Some(name) = camera.filter(|name| self.cameras.iter().all(|known| *known.camera.0 != **name)) {
             return Refused::new(RefusalCode::Unknown, format!("no camera '{name}'; there are: {}", self.names()));
         }
-        let mut known: Vec<&str> = self
+        let mut known: Vec<String> = self
             .cameras
             .iter()
             .filter(|known| camera.is_none_or(|name| &*known.camera.0 == name))
             .flat_map(|known| known.recipes.all())
-            .map(|job| job.recipe.id.0.as_str())
+            .map(|job| job.recipe.id.0.clone())
             .collect();
         known.sort_unstable();
         known.dedup();

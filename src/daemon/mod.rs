@@ -9,9 +9,13 @@
 //! | `publish` | the last stage: deadlines, what the line does, the sinks |
 //! | `ledger` | the books that the last stage keeps: what is owed, and until when |
 //! | `job` | a recipe in force, and the path from prepared pixels to an inspection |
+//! | `challenge` | golden parts, judged in between |
 //! | `control` | what clients ask of a station that runs |
 //! | `health` | counters |
+//! | `watch` | what drifts |
+//! | `upkeep` | what is done beside the stages |
 
+pub mod challenge;
 pub mod control;
 pub mod health;
 pub mod job;
@@ -21,3 +25,5 @@ pub mod pipeline;
 pub mod publish;
 pub mod stages;
 pub mod trigger;
+pub mod upkeep;
+pub mod watch;

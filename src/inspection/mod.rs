@@ -5,11 +5,13 @@
 pub mod anomaly;
 pub mod audit;
 pub mod calibration;
+pub mod conditions;
 pub mod decide;
 pub mod detect;
 pub mod drift;
 pub mod event;
 pub mod frame;
+pub mod golden;
 pub mod layout;
 pub mod line;
 pub mod mask;

@@ -1,8 +1,10 @@
 //! One event per inspection, made once: every sink tells the same.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::envelope::Envelopes;
+use crate::config::change::Setting;
 use crate::config::file::ImagesOf;
 use crate::inspection::event::Event;
 use crate::inspection::verdict::{Inspection, Verdict};
@@ -13,7 +15,7 @@ pub struct Drawings {
     /// Folder of the drawings.
     pub folder: PathBuf,
     /// Of which verdicts.
-    pub of: ImagesOf,
+    pub of: Arc<Setting<ImagesOf>>,
 }
 
 impl Drawings {
@@ -22,7 +24,7 @@ impl Drawings {
         let verdict = inspection.decision.verdict;
         let wanted = match verdict {
             Verdict::Fail => true,
-            Verdict::Pass => self.of == ImagesOf::All,
+            Verdict::Pass => self.of.get() == ImagesOf::All,
             // Nothing was detected: there is nothing to draw.
             Verdict::Fault(_) => false,
         };
