@@ -20,7 +20,7 @@ use dsad::platform::clock::SystemClock;
 use dsad::preprocess::prepare;
 
 use crate::pipeline::job;
-use crate::support::{RecordingSink, ScriptedDetector, calibration, record};
+use crate::support::{RecordingSink, ScriptedDetector, Unrecorded, calibration, envelopes, state};
 
 /// A grey picture of 32x32.
 fn frame(level: u8, id: u64, captured_at: Timestamp) -> Frame {
@@ -169,7 +169,10 @@ fn a_detector_that_begins_to_answer_otherwise_takes_ready_away_until_it_answers_
     let parts = Parts {
         cameras: vec![Camera::free(CameraId("a".into()), source, false, job(Some(calibration())))],
         detectors: Box::new(move || Ok(vec![Box::new(drifting) as Box<dyn Detector>])),
-        record: record(Arc::clone(&clock)),
+        envelopes: envelopes(Arc::clone(&clock)),
+        record: Box::new(Unrecorded),
+        state: state(Arc::clone(&clock)),
+        watches: Vec::new(),
         sinks: vec![Box::new(sink.clone())],
         workers: Vec::new(),
         service: None,

@@ -11,12 +11,11 @@ use dsad::inspection::detect::Detector;
 use dsad::inspection::frame::{CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, SourceError};
 use dsad::inspection::time::{Clock, Timestamp};
 use dsad::inspection::verdict::Verdict;
-use dsad::output::ndjson;
 use dsad::platform::clock::SystemClock;
 
 use crate::cli::lines;
 use crate::pipeline::job;
-use crate::support::{RecordingSink, ScriptedDetector, calibration, record};
+use crate::support::{Kept, RecordingSink, ScriptedDetector, calibration, envelopes, kept, state};
 
 const HOUR: i64 = 3_600;
 const DAY: i64 = 24 * HOUR;
@@ -84,15 +83,18 @@ fn a_wall_clock_that_jumps_moves_no_deadline_and_no_event() {
     job.recipe.deadline_ms = Some(600_000);
     let source = Box::new(Setting { next: 0, clock: Arc::clone(&clock) });
     let clock: Arc<dyn Clock> = clock;
-    let (events, worker, _) = ndjson::open(&dir.path().join("events.ndjson"), u64::MAX);
+    let Kept { recording, worker, .. } = kept(dir.path(), Vec::new(), &clock);
     let sink = RecordingSink::default();
     let lease = Arc::new(AtomicU64::new(0));
     let ending = run(Parts {
         cameras: vec![Camera::free(CameraId("a".into()), source, false, job)],
         detectors: Box::new(|| Ok(vec![Box::new(ScriptedDetector { delay: Duration::ZERO }) as Box<dyn Detector>])),
-        record: record(Arc::clone(&clock)),
-        sinks: vec![Box::new(events), Box::new(sink.clone())],
-        workers: vec![("events", Box::new(move || worker.run()))],
+        envelopes: envelopes(Arc::clone(&clock)),
+        record: Box::new(recording),
+        state: state(Arc::clone(&clock)),
+        watches: Vec::new(),
+        sinks: vec![Box::new(sink.clone())],
+        workers: vec![worker],
         service: None,
         clock,
         stop: Arc::new(AtomicBool::new(false)),

@@ -23,6 +23,8 @@ mod golden_paper;
 mod gpio;
 /// Public checkpoints in.
 mod import;
+/// Registers and coils, by a client of the field.
+mod modbus;
 /// The trainer's map is the daemon's map.
 mod parity;
 /// The whole daemon with scripted parts.
@@ -37,6 +39,8 @@ mod rois;
 mod service;
 /// What the log and systemd hear on the way to ready.
 mod startup;
+/// The state of a station, what commands it obeys, and what faults do.
+mod states;
 /// Scripted cameras, detectors and clocks.
 mod support;
 /// Experiments: variants side by side, killed, repeated, failed.

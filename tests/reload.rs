@@ -22,7 +22,7 @@ use serde_json::Value;
 
 use crate::cli::{config, lines};
 use crate::pipeline::job;
-use crate::support::{DSAD, RecordingSink, ScriptedDetector, calibration, record, tiny_bundle};
+use crate::support::{DSAD, RecordingSink, ScriptedDetector, Unrecorded, calibration, envelopes, state, tiny_bundle};
 
 /// Parts of every test.
 const PARTS: u64 = 400;
@@ -117,7 +117,10 @@ fn changing(mode: TriggerMode) -> Vec<Inspection> {
     let ending = run(Parts {
         cameras: vec![camera],
         detectors: Box::new(move || Ok(vec![Box::new(ScriptedDetector { delay }) as Box<dyn Detector>])),
-        record: record(Arc::clone(&clock)),
+        envelopes: envelopes(Arc::clone(&clock)),
+        record: Box::new(Unrecorded),
+        state: state(Arc::clone(&clock)),
+        watches: Vec::new(),
         sinks: vec![Box::new(sink.clone())],
         workers: Vec::new(),
         service: None,

@@ -9,5 +9,6 @@ pub mod demo;
 pub mod gpio;
 pub mod inspect;
 pub mod load;
+pub mod record;
 pub mod run;
 pub mod upkeep;

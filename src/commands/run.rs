@@ -10,24 +10,24 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::load::{Bundles, boot_id, keys};
+use super::record;
 use super::upkeep::{self, Reload, Reloads, level};
-use crate::config::change::Setting;
+use crate::config::access::{Access, Door};
 use crate::config::station::{Station, load};
 use crate::daemon::challenge::Challenge;
 use crate::daemon::job::Job;
-use crate::daemon::pipeline::{self, Camera, Ending, Parts, Worker};
+use crate::daemon::pipeline::{self, Camera, Ending, Parts, Watch};
+use crate::daemon::state::StationState;
 use crate::daemon::upkeep::Aside;
 use crate::gpio::input::Edges;
 use crate::gpio::output::GpioHealth;
-use crate::inspection::audit::Audit;
 use crate::inspection::conditions::Conditions;
 use crate::inspection::frame::CameraId;
+use crate::inspection::station_state::{Fault, FaultKind};
 use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::trigger::EdgeSource;
 use crate::inspection::verdict::VerdictSink;
 use crate::output::envelope::Envelopes;
-use crate::output::record::{Drawings, Recorder};
-use crate::output::{images, ndjson};
 use crate::platform::clock::SystemClock;
 use crate::platform::thermal::Thermal;
 use crate::platform::{logger, memory, service_manager, signals};
@@ -80,18 +80,24 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let outputs = &station.outputs;
-    let envelopes = Envelopes::new(&station.line, &station.name, boot_id()?, Arc::clone(&clock));
-    let (events, events_worker, events_health) = ndjson::open(&outputs.events, outputs.events_max_bytes);
-    let images_of = Arc::new(Setting::from(outputs.images_of));
-    let drawings = outputs.images.clone().map(|folder| Drawings { folder, of: Arc::clone(&images_of) });
-    let mut recorder = Recorder::new(envelopes, drawings);
-    let mut sinks: Vec<Box<dyn VerdictSink>> = vec![Box::new(events)];
-    let mut workers: Vec<Worker> = vec![("events", Box::new(move || events_worker.run()))];
-    if outputs.images.is_some() {
-        let (sink, worker, _) = images::open();
-        sinks.push(Box::new(sink));
-        workers.push(("images", Box::new(move || worker.run())));
+    let conditions = Arc::<Conditions>::default();
+    let mut envelopes = Envelopes::new(&station.line, &station.name, boot_id()?, Arc::clone(&clock));
+    let kept = match record::open(&station, Vec::new(), Arc::clone(&conditions), &clock) {
+        Ok(kept) => kept,
+        Err(error) => {
+            // A disk may be there, or have room, at the next start.
+            eprintln!("dsad: {error:#}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let (mut sinks, mut workers): (Vec<Box<dyn VerdictSink>>, _) = (Vec::new(), kept.workers);
+    {
+        let (record, archive) = (Arc::clone(&kept.health), kept.archive);
+        service = service
+            .map(|service| service.with(Box::new(move |reading| record::tell(&record, archive.as_deref(), reading))));
     }
+    sinks.splice(0..0, service.iter().flat_map(Service::sinks));
+    let mut watches: Vec<Watch> = vec![record::watch(Arc::clone(&kept.health))];
     let lease = Arc::new(AtomicU64::new(0));
     let mut lines: Option<Arc<GpioHealth>> = None;
     if !outputs.gpio.is_empty() {
@@ -99,15 +105,12 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         let ready = move || now.now().0 < lease.load(Ordering::Relaxed);
         let (sink, worker, health) = gpio::output::open(&outputs.gpio, Arc::clone(&clock), Box::new(ready));
         lines = Some(Arc::clone(&health));
-        // Before all others: they take their time.
-        sinks.insert(0, Box::new(sink));
+        watches.push(broken_line(Arc::clone(&health)));
+        sinks.push(Box::new(sink));
         workers.push(("gpio", Box::new(move || worker.run())));
         service = service.map(|service| service.with(Box::new(move |reading| tell(&health, reading))));
     }
-    let audit: Audit = Arc::new(|deed| {
-        log::info!("{deed:?}");
-        Ok(())
-    });
+    let audit = kept.clerk.audit();
     let reloads = Arc::new(Reloads::default());
     {
         let reloads = Arc::clone(&reloads);
@@ -128,18 +131,26 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         log::info!("start, {}: {step}", seconds(since.as_ref()));
         service_manager::starting(step);
     });
-    let conditions = Arc::<Conditions>::default();
     let shutdown = Duration::from_millis(station.shutdown_timeout_ms);
-    let reload = Reload { running: station, audit, images_of, status: status.clone(), told: reloads };
+    let reload = Reload {
+        running: station,
+        audit: Arc::clone(&audit),
+        limits: kept.limits,
+        status: status.clone(),
+        told: reloads,
+    };
     let upkeep = upkeep::upkeep(reload, hangup, Thermal::new(Path::new("/")), Arc::clone(&conditions));
     let since = Arc::clone(&clock);
     let ending = pipeline::run(Parts {
         cameras,
         detectors,
-        record: Box::new(move |inspection| recorder.record(inspection)),
+        envelopes: Box::new(move || envelopes.make()),
         sinks,
+        record: Box::new(kept.recording),
         workers,
         service,
+        state: Arc::new(StationState::new(station.start, Arc::clone(&clock), audit)),
+        watches,
         clock,
         stop,
         shutdown,
@@ -152,13 +163,13 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         lease,
     });
     service_manager::stopping();
-    let lost = events_health.lost.load(Ordering::Relaxed);
+    let lost = kept.health.all_lost();
     match ending {
         Ending::Drained(counts) => {
             if args.json {
                 println!(
                     "{}",
-                    json!({"counts": counts, "events_written": events_health.written.load(Ordering::Relaxed),
+                    json!({"counts": counts, "events_written": kept.health.kept.load(Ordering::Relaxed),
                            "events_lost": lost, "peak_rss_mb": memory::peak_rss_mb()})
                 );
             }
@@ -173,6 +184,15 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+/// Lines that cannot be driven.
+fn broken_line(health: Arc<GpioHealth>) -> Watch {
+    Box::new(move || {
+        let failing = health.outputs.iter().find(|output| output.failing.load(Ordering::Relaxed))?;
+        let of = format!("gpio {}, {}", failing.signal, failing.pin);
+        Some(Fault { kind: FaultKind::Output, of, text: "cannot be driven".into() })
+    })
 }
 
 /// What the GPIO outputs report.
@@ -206,15 +226,35 @@ fn listen(station: &Station, file: &Path) -> Result<Option<Service>, String> {
             )
         })
     };
-    let (http, tcp) = (bind("http", station.http)?, bind("tcp", station.tcp)?);
-    if http.is_none() && tcp.is_none() {
+    let listen = |door: &Option<Door>| door.as_ref().map(|door| door.listen);
+    let (http, tcp) = (bind("http", station.http)?, bind("tcp", listen(&station.tcp))?);
+    let modbus = bind("modbus", listen(&station.modbus))?;
+    if http.is_none() && tcp.is_none() && modbus.is_none() {
         return Ok(None);
     }
-    let service = Service::new(http, tcp).and_then(|service| Ok((service.addresses()?, service)));
-    let ((http, tcp), service) = service.map_err(|error| format!("{}: the service: {error}", file.display()))?;
-    for (name, address, what) in
-        [("http", http, "whoever reaches it reads"), ("tcp", tcp, "whoever reaches it commands")]
-    {
+    let cameras: Vec<CameraId> = station.cameras.iter().map(|camera| CameraId(camera.name.as_str().into())).collect();
+    let make = || {
+        let mut service = Service::new(http, tcp)?;
+        if let Some(door) = &station.tcp {
+            service = service.tcp_access(door.access.clone());
+        }
+        if let Some((listener, door)) = modbus.zip(station.modbus.as_ref()) {
+            service = service.modbus(listener, door.access.clone(), &cameras)?;
+        }
+        Ok((service.addresses()?, service.modbus_address()?, service))
+    };
+    let made = make().map_err(|error: std::io::Error| format!("{}: the service: {error}", file.display()))?;
+    let ((http, tcp), modbus, service) = made;
+    let may = |door: &Option<Door>| {
+        let Some(Door { access: Access { allow, level }, .. }) = door else { return String::new() };
+        let allow: Vec<String> = allow.iter().map(ToString::to_string).collect();
+        format!("whoever connects from {} commands as {level}", allow.join(", "))
+    };
+    for (name, address, what) in [
+        ("http", http, "whoever reaches it reads".to_owned()),
+        ("tcp", tcp, may(&station.tcp)),
+        ("modbus", modbus, may(&station.modbus)),
+    ] {
         let Some(address) = address else { continue };
         log::info!("{name}: listening on {address}");
         if !address.ip().is_loopback() {

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use log::LevelFilter;
 
 use crate::config::change::{Change, Setting, adopt, changes};
-use crate::config::file::{ImagesOf, LogLevel};
+use crate::config::file::LogLevel;
+use crate::config::record::ArchiveLimits;
 use crate::config::station::{Station, load};
 use crate::daemon::job::Job;
 use crate::daemon::upkeep::{Running, Upkeep};
@@ -43,8 +44,8 @@ pub struct Reload {
     pub running: Station,
     /// Hears of every key that changes, and of every refusal.
     pub audit: Audit,
-    /// Which inspections are drawn.
-    pub images_of: Arc<Setting<ImagesOf>>,
+    /// Which pictures are kept, where there is an archive.
+    pub limits: Option<Arc<Setting<ArchiveLimits>>>,
     /// What the service manager shows while the station is ready.
     pub status: String,
     /// What came of it.
@@ -126,7 +127,9 @@ impl Reload {
         for (jobs, (_, recipes)) in renewed.into_iter().zip(&running.cameras) {
             recipes.renew(jobs, now);
         }
-        self.images_of.set(next.outputs.images_of);
+        if let (Some(limits), Some(archive)) = (&self.limits, &next.archive) {
+            limits.set(archive.limits);
+        }
         logger::set_level(level(next.log));
         self.running = next;
         Ok(found)

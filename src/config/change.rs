@@ -10,11 +10,13 @@ use std::sync::{Mutex, PoisonError};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::record::ArchiveFile;
 use super::station::Station;
 use crate::inspection::recipe::Recipe;
 
 /// Keys of `dsad.toml` that a running station takes.
-const LIVE: [&str; 2] = ["log", "outputs.images_of"];
+const LIVE: [&str; 6] =
+    ["archive.days", "archive.max_gib", "archive.min_free_gib", "archive.near", "archive.passes", "log"];
 /// Keys of a recipe that it takes,
 const LIVE_OF_RECIPE: [&str; 3] = ["hold_after", "on_fault", "sensitivity"];
 /// those that it takes where the cameras of the recipe stay as they are, by which they were checked,
@@ -91,12 +93,9 @@ pub fn adopt(running: &mut Station, written: &Station, changes: &[Change]) {
     let new = recipes(written);
     for change in changes.iter().filter(|change| change.live) {
         if change.file == running.path {
-            match change.key.as_str() {
+            match head(&change.key) {
+                "archive" => take_limits(running, written),
                 "log" => (running.log, running.file.log) = (written.log, written.file.log),
-                "outputs.images_of" => {
-                    running.outputs.images_of = written.outputs.images_of;
-                    running.file.outputs.images_of = written.file.outputs.images_of;
-                }
                 _ => {}
             }
             continue;
@@ -109,6 +108,15 @@ pub fn adopt(running: &mut Station, written: &Station, changes: &[Change]) {
                 take(recipe, from, head(&change.key));
             }
         }
+    }
+}
+
+fn take_limits(running: &mut Station, written: &Station) {
+    if let (Some(runs), Some(is)) = (&mut running.archive, &written.archive) {
+        runs.limits = is.limits;
+    }
+    if let (Some(runs), Some(is)) = (&mut running.file.archive, &written.file.archive) {
+        *runs = ArchiveFile { folder: runs.folder.clone(), ..is.clone() };
     }
 }
 
@@ -224,7 +232,7 @@ mod tests {
 
     const STATION: &str = "station = 's'\n[[cameras]]\nname = 'top'\nrecipe = 'a.toml'\nmore_recipes = ['b.toml']\n\
         source = { kind = 'v4l2', device = '/dev/video0', controls = { gain = 1 } }\n\
-        trigger = { kind = 'network' }\n[outputs]\nevents = 'e'\n";
+        trigger = { kind = 'network' }\n[outputs]\nevents = 'e'\n[archive]\nfolder = 'f'\n";
     const RECIPE: &str = "bundle = 'b'\nsteps = 2\nroi = { x = 0.0, y = 0.0, width = 1.0, height = 1.0 }\n";
 
     fn station(dir: &Path, station: &str, [a, b]: [&str; 2]) -> Station {
@@ -253,13 +261,17 @@ mod tests {
         let polygon = "rois = [{ name = 'r', polygon = [[0, 0], [1, 0], [1, 1]] }]\n";
         let line = "sensitivity = 0.7\ndeadline_ms = 90\nhold_after = 2\non_fault = 'hold'\ncontrols = { gain = 3 }\n";
         let a = format!("{line}{polygon}{}", RECIPE.replace("steps = 2", "steps = 4"));
-        let text = format!("log = 'debug'\n{}", STATION.replace("'e'", "'f'\nimages_of = 'all'"));
+        let text = format!(
+            "log = 'debug'\n{}",
+            STATION.replace("'e'", "'g'").replace("'f'", "'f'\npasses = 1.0\nmax_gib = 3.0")
+        );
         let written = station(dir.path(), &text, [&a, RECIPE]);
         let found = changes(&running, &written);
         let expected = [
+            "dsad: archive.max_gib: 20.0 -> 3.0 *",
+            "dsad: archive.passes: 0.01 -> 1.0 *",
             "dsad: log: \"info\" -> \"debug\" *",
-            "dsad: outputs.events: \"e\" -> \"f\"",
-            "dsad: outputs.images_of: \"fail\" -> \"all\" *",
+            "dsad: outputs.events: \"e\" -> \"g\"",
             "a: controls.gain: - -> 3 *",
             "a: deadline_ms: - -> 90 *",
             "a: hold_after: - -> 2 *",
@@ -273,7 +285,8 @@ mod tests {
         adopt(&mut running, &written, &found);
         // What was taken is no difference any more; what waits still is.
         let rest = changes(&running, &written);
-        assert_eq!(words(&rest), [expected[1], expected[9]]);
+        assert_eq!(words(&rest), [expected[3], expected[10]]);
+        assert_eq!(running.archive.as_ref().expect("there").limits.passes, 1.0);
         let (recipe, _) = &running.cameras[0].recipes[0];
         assert_eq!((recipe.sensitivity, recipe.deadline_ms, recipe.rois.id().is_some()), (0.7, Some(90), true));
         assert_eq!(recipe.steps.to_string(), "2");

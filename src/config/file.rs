@@ -8,11 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use super::device::DeviceChoice;
 use super::gpio::{GpioInput, GpioOutput};
+use super::record::{ArchiveFile, StoreFile};
+use crate::inspection::account::Level;
 use crate::inspection::detect::StepChoice;
 use crate::inspection::layout::FourCc;
 use crate::inspection::line::{FailIf, OnFault};
 use crate::inspection::polygon::PolygonRoi;
 use crate::inspection::roi::Roi;
+use crate::inspection::station_state::Start;
 use crate::inspection::tiles::TileGrid;
 
 /// `dsad.toml`.
@@ -37,6 +40,9 @@ pub struct StationFile {
     /// How much this program logs: `error`, `warn`, `info`, `debug` or `trace`. `RUST_LOG` goes before it.
     #[serde(default)]
     pub log: LogLevel,
+    /// Where the station goes by itself once it has started.
+    #[serde(default)]
+    pub start: Start,
     /// Milliseconds that a stop may take before the process ends anyway.
     #[serde(default = "default_shutdown")]
     pub shutdown_timeout_ms: u64,
@@ -46,10 +52,17 @@ pub struct StationFile {
     pub outputs: OutputsFile,
     /// Golden parts that are judged again and again; absent is never.
     pub challenge: Option<ChallengeFile>,
+    /// How much the database keeps.
+    #[serde(default)]
+    pub store: StoreFile,
+    /// Which pictures are kept; absent is none.
+    pub archive: Option<ArchiveFile>,
     /// The HTTP service; absent is none.
     pub http: Option<HttpFile>,
     /// Commands as lines of text over TCP; absent is none.
     pub tcp: Option<TcpFile>,
+    /// Registers and coils over Modbus TCP; absent is none.
+    pub modbus: Option<ModbusFile>,
 }
 
 /// How much this program logs; each level has those before it, too.
@@ -216,11 +229,6 @@ pub struct OutputsFile {
     /// Size at which the file is renamed to `.1` and begun anew, MiB.
     #[serde(default = "default_events_max")]
     pub events_max_mib: u64,
-    /// Folder for drawings; absent keeps none.
-    pub images: Option<PathBuf>,
-    /// Which inspections are drawn.
-    #[serde(default)]
-    pub images_of: ImagesOf,
     /// Lines that tell verdicts to the machine.
     #[serde(default)]
     pub gpio: Vec<GpioOutput>,
@@ -252,17 +260,28 @@ pub struct HttpFile {
 pub struct TcpFile {
     /// Address and port, such as `192.168.0.10:7000`.
     pub listen: String,
+    /// Who may connect: addresses and networks, such as `192.168.0.0/24`; absent is this machine alone.
+    pub allow: Option<Vec<String>>,
+    /// What whoever connects may command.
+    #[serde(default = "default_level")]
+    pub level: Level,
 }
 
-/// Which inspections are drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ImagesOf {
-    /// Fails only.
-    #[default]
-    Fail,
-    /// Fails and passes.
-    All,
+/// `[modbus]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModbusFile {
+    /// Address and port, such as `192.168.0.10:502`.
+    pub listen: String,
+    /// Who may connect, as of `[tcp]`.
+    pub allow: Option<Vec<String>>,
+    /// What whoever connects may command, as of `[tcp]`.
+    #[serde(default = "default_level")]
+    pub level: Level,
+}
+
+fn default_level() -> Level {
+    Level::Operator
 }
 
 /// A recipe.
@@ -271,6 +290,8 @@ pub enum ImagesOf {
 pub struct RecipeFile {
     /// Name, in every event.
     pub id: String,
+    /// Number, for controllers that have no names: 1 to 65535, of one recipe alone; absent is none.
+    pub number: Option<u16>,
     /// The bundle's directory.
     pub bundle: PathBuf,
     /// Product kind of a multi-class bundle; absent is the null class.

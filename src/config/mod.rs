@@ -10,6 +10,7 @@
 //! | `schema` | what may be written, as JSON schemas |
 //! | `problem` | what is wrong: file, key, value and remedy, all at once |
 
+pub mod access;
 pub mod camera;
 pub mod change;
 pub mod device;
@@ -17,5 +18,6 @@ pub mod file;
 pub mod gpio;
 pub mod problem;
 pub mod recipe;
+pub mod record;
 pub mod schema;
 pub mod station;

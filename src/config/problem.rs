@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
+pub use crate::inspection::words::did_you_mean;
+
 /// One thing that is wrong in a configuration file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -82,13 +84,4 @@ fn missing_key(message: &str, text: &str) -> Option<String> {
     let near = |word: &&str| *word != missing && !did_you_mean(word, std::iter::once(missing)).is_empty();
     let wrong = words.filter(near).min_by_key(|word| strsim::damerau_levenshtein(word, missing))?;
     Some(format!(" (did you mean '{missing}' by '{wrong}'?)"))
-}
-
-/// ` (did you mean 'x'?)`, or nothing if no known word is close.
-pub fn did_you_mean<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let best = known.map(|word| (strsim::damerau_levenshtein(wrong, word), word)).min();
-    match best {
-        Some((distance, word)) if distance <= 1 + wrong.len() / 3 => format!(" (did you mean '{word}'?)"),
-        _ => String::new(),
-    }
 }

@@ -63,6 +63,7 @@ pub struct CameraHealth {
     frames: AtomicU64,
     owed: AtomicU64,
     late: AtomicU64,
+    idle: AtomicU64,
     triggers_refused: AtomicU64,
     trigger_lost: AtomicBool,
     /// The driver's number of the last frame, one more; 0 before the first.
@@ -181,6 +182,11 @@ impl Health {
             && self.cameras.values().all(|camera| camera.silent(now).is_none())
     }
 
+    /// Cameras that must give frames, gave some, and give none any more.
+    pub fn silences(&self, now: Timestamp) -> impl Iterator<Item = (&CameraId, String)> {
+        self.cameras.iter().filter_map(move |(id, camera)| Some((id, camera.quiet(now)?)))
+    }
+
     /// Everything now, for the service.
     pub fn reading(&self, started_nanos: u64, now: Timestamp) -> Reading {
         let detectors = (!self.loaded.load(Ordering::Relaxed)).then(|| "the detectors are not loaded yet".to_owned());
@@ -211,6 +217,11 @@ impl CameraHealth {
     /// Counts a result that came after its deadline.
     pub fn late(&self) {
         bump(&self.late);
+    }
+
+    /// Counts a frame of a camera that runs free, while nothing is judged that nobody asked for.
+    pub fn idle(&self) {
+        bump(&self.idle);
     }
 
     /// Counts a trigger that was refused.
@@ -263,23 +274,34 @@ impl CameraHealth {
 
     /// Why no frames come, if so.
     fn silent(&self, now: Timestamp) -> Option<String> {
-        let since = now.millis_since(Timestamp(get(&self.last)));
-        let limit = SILENCE.max(3.0 * get(&self.interval) as f64 / 1e6);
         match get(&self.frames) {
             _ if self.trigger_lost.load(Ordering::Relaxed) => Some("its trigger line is lost".into()),
             0 if self.must_speak => Some("no frame yet".into()),
             _ if self.lost.load(Ordering::Relaxed) => Some("lost".into()),
-            _ => (self.must_speak && since > limit).then(|| format!("no frame for {:.0} s", since / 1e3)),
+            _ => self.quiet(now),
         }
+    }
+
+    /// For how long a camera gave no frame that must and did, if that is too long.
+    fn quiet(&self, now: Timestamp) -> Option<String> {
+        let since = now.millis_since(Timestamp(get(&self.last)));
+        let limit = SILENCE.max(3.0 * get(&self.interval) as f64 / 1e6);
+        let quiet = self.must_speak && get(&self.frames) > 0 && since > limit;
+        quiet.then(|| format!("no frame for {:.0} s", since / 1e3))
     }
 
     fn reading(&self, id: &CameraId) -> CameraReading {
         let inspections = OUTCOMES.iter().zip(&self.outcomes);
+        let recipe = self.recipes.as_ref().map(|all| &all.get(all.current()).recipe);
+        let out: u64 = self.outcomes.iter().map(get).sum();
         CameraReading {
             camera: id.to_string(),
-            recipe: self.recipes.as_ref().map(|all| all.get(all.current()).recipe.id.0.clone()).unwrap_or_default(),
+            recipe: recipe.map(|recipe| recipe.id.0.clone()).unwrap_or_default(),
+            recipe_number: recipe.and_then(|recipe| recipe.number),
+            owed: get(&self.owed).saturating_sub(out),
             frames: get(&self.frames),
             late: get(&self.late),
+            idle: get(&self.idle),
             triggers_refused: get(&self.triggers_refused),
             dropped: get(&self.dropped),
             losses: get(&self.losses),

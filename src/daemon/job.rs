@@ -4,10 +4,11 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::inspection::calibration::{Calibration, CalibrationEntry};
+use crate::inspection::command::RecipeName;
 use crate::inspection::decide::decide;
 use crate::inspection::detect::{ClassId, Detection, Detector, DetectorError, Plan, StepPlan};
 use crate::inspection::drift::Drift;
-use crate::inspection::frame::{FrameMeta, Prepared};
+use crate::inspection::frame::{FrameBuf, FrameMeta, PixelFormat, Prepared};
 use crate::inspection::line::Actuation;
 use crate::inspection::mask::Placement;
 use crate::inspection::recipe::Recipe;
@@ -79,8 +80,16 @@ impl Job {
         self.detector == other.detector && self.spec == other.spec && self.plan() == other.plan()
     }
 
+    /// Whether there are thresholds to judge by.
+    pub fn is_calibrated(&self) -> bool {
+        let Recipe { class, steps, rois, .. } = &self.recipe;
+        let entry = self.calibration.as_ref().and_then(|c| c.judging(class.as_ref(), *steps, rois.id().as_ref()));
+        // Thresholds of frames that were cut otherwise judge nothing.
+        entry.is_some_and(|entry| entry.tiles == self.spec.tiles)
+    }
+
     /// Why nothing can be judged without thresholds.
-    fn uncalibrated(&self) -> String {
+    pub fn uncalibrated(&self) -> String {
         let name = |class: &Option<ClassId>| class.as_ref().map_or("(none)".into(), |class| class.0.clone());
         let entries = self.calibration.as_deref().map_or(&[][..], |calibration| &calibration.entries);
         let cut = |tiles: Option<TileGrid>| tiles.map_or(String::new(), |tiles| format!(" in {tiles} tiles"));
@@ -177,12 +186,19 @@ impl Recipes {
         one == other || self.get(one).recipe.controls == self.get(other).recipe.controls
     }
 
-    /// Lets the recipe of this name judge what is taken from now on; `None` where it is not known.
-    pub fn select(&self, name: &str, now: Timestamp) -> Option<()> {
-        let mut book = self.book();
-        let recipe = book.known.iter().copied().find(|known| book.jobs[*known].recipe.id.0 == name)?;
-        book.turn_to(recipe, now);
-        Some(())
+    /// The recipe of this name, if it is known.
+    pub fn find(&self, name: &RecipeName) -> Option<usize> {
+        let book = self.book();
+        let meant = |recipe: &Recipe| match name {
+            RecipeName::Id(id) => recipe.id == *id,
+            RecipeName::Number(number) => recipe.number == Some(*number),
+        };
+        book.known.iter().copied().find(|known| meant(&book.jobs[*known].recipe))
+    }
+
+    /// Lets one of them judge what is taken from now on.
+    pub fn select(&self, recipe: usize, now: Timestamp) {
+        self.book().turn_to(recipe, now);
     }
 
     /// Puts changed ones in the place of those of the same order. What is taken from now on is judged by them.
@@ -225,6 +241,8 @@ pub struct Item {
     pub meta: FrameMeta,
     /// Its model input.
     pub prepared: Prepared,
+    /// What the camera gave, where somebody may want to keep it.
+    pub pixels: Option<(PixelFormat, FrameBuf)>,
     /// Milliseconds in the mailbox and in preprocessing.
     pub latency: Latency,
     /// When its inspection must be out.
@@ -249,14 +267,17 @@ pub fn judge(
     let (mut frames, mut prepared) = (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
     plan.until = items.iter().filter_map(|item| item.due).min();
     for item in items {
-        frames.push((item.meta, item.latency));
+        frames.push((item.meta, item.latency, item.pixels));
         prepared.push(item.prepared);
     }
     let count = frames.len();
     if plan.steps == StepPlan::Auto(Vec::new()) {
         let faults = frames.into_iter().zip(jobs);
         return faults
-            .map(|((meta, _), job)| faulty(meta, job, FaultReason::Uncalibrated, job.uncalibrated(), clock))
+            .map(|((meta, _, pixels), job)| Inspection {
+                pixels,
+                ..faulty(meta, job, FaultReason::Uncalibrated, job.uncalibrated(), clock)
+            })
             .collect();
     }
     let started = clock.now();
@@ -273,15 +294,18 @@ pub fn judge(
             .zip(prepared)
             .zip(found)
             .zip(jobs)
-            .map(|((((meta, latency), prepared), detection), job)| {
+            .map(|((((meta, latency, pixels), prepared), detection), job)| {
                 let latency = Latency { infer, ..latency };
-                judged(meta, latency, prepared, detection, &plan, job, clock)
+                Inspection { pixels, ..judged(meta, latency, prepared, detection, &plan, job, clock) }
             })
             .collect(),
         Err(error) => frames
             .into_iter()
             .zip(jobs)
-            .map(|((meta, _), job)| faulty(meta, job, FaultReason::DetectorFault, error.0.clone(), clock))
+            .map(|((meta, _, pixels), job)| Inspection {
+                pixels,
+                ..faulty(meta, job, FaultReason::DetectorFault, error.0.clone(), clock)
+            })
             .collect(),
     }
 }
@@ -323,6 +347,7 @@ fn judged(
         seed: job.seed,
         fault,
         prepared: Some(Arc::new(prepared)),
+        pixels: None,
         drift: Drift::default(),
         actuation: Actuation::Nothing,
     }
@@ -346,6 +371,7 @@ pub fn faulty(meta: FrameMeta, job: &Job, reason: FaultReason, text: String, clo
         seed: job.seed,
         fault: Some(text),
         prepared: None,
+        pixels: None,
         full_scale: None,
         drift: Drift::default(),
         actuation: Actuation::Nothing,

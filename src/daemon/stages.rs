@@ -8,10 +8,12 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::challenge::Challenge;
+use super::gate::{Breaks, Gate};
 use super::health::{CameraHealth, Health};
 use super::job::{Item, Job, Recipes, Turn, judge};
 use super::ledger::{Notice, Owed};
 use super::mailbox::{Consumer, Producer, Taken};
+use super::state::Admission;
 use super::trigger::{Awaited, Inlet, Paired, Pairing};
 use super::watch::{Monitors, watch};
 use crate::inspection::detect::Detector;
@@ -51,6 +53,8 @@ pub struct Capture {
     pub mode: TriggerMode,
     /// Where triggers come from, for a camera that is asked.
     pub inlet: Option<Arc<Inlet>>,
+    /// What lets its frames in.
+    pub gate: Arc<Gate>,
     /// What judges its frames.
     pub recipes: Arc<Recipes>,
     /// To prepare.
@@ -104,6 +108,7 @@ impl Capture {
         // The last frame that nobody asked for: a trigger may be heard of just after the frame of its part.
         let mut spare: Option<Frame> = None;
         let (mut retry, mut gone) = (RETRY.0, None::<String>);
+        self.gate.open(self.notices.clone());
         if let Some(inlet) = &self.inlet {
             inlet.open(self.notices.clone());
         }
@@ -128,28 +133,39 @@ impl Capture {
                     continue;
                 }
             }
+            // Nor does it give any while nothing is judged that nobody asked for.
+            if !self.paced && !self.gate.is_open() {
+                std::thread::sleep(Duration::from_millis(1));
+                continue;
+            }
             match self.source.next_frame() {
                 Ok(frame) => {
                     health_of.seen(&frame.meta);
+                    self.gate.back();
                     spare = match self.mode {
                         TriggerMode::Asked(_) => self.pair(frame, &mut light, &mut pairing, health_of),
                         TriggerMode::Free | TriggerMode::Line => {
-                            self.every(frame, &mut light, health_of, health);
+                            self.every(frame, &mut light, health);
                             None
                         }
                     };
                 }
                 Err(SourceError::Damaged { meta, reason }) => {
                     health_of.seen(&meta);
-                    self.damaged(*meta, reason, light.turn.recipe, &mut pairing, health_of);
+                    self.gate.back();
+                    self.damaged(*meta, reason, light.turn.recipe, &mut pairing);
                 }
                 // A camera that waits for its own line is there when it can be waited for.
-                Err(SourceError::Timeout) if self.mode == TriggerMode::Line && gone.is_some() => health_of.found(),
+                Err(SourceError::Timeout) if self.mode == TriggerMode::Line && gone.is_some() => {
+                    health_of.found();
+                    self.gate.back();
+                }
                 Err(SourceError::Timeout) => continue,
                 Err(SourceError::Ended) => break,
                 Err(SourceError::Lost { reason }) => {
                     if gone.is_none() {
                         health_of.lost();
+                        self.gate.lost(&reason);
                     }
                     // Once for each reason: a camera may be unplugged for weeks.
                     if gone.as_ref() != Some(&reason) {
@@ -169,6 +185,7 @@ impl Capture {
         if let Some(inlet) = &self.inlet {
             inlet.close().for_each(|awaited| pairing.add(awaited));
         }
+        self.gate.close();
         for awaited in pairing.rest() {
             self.fail(&awaited, FaultReason::CameraFault, "the station stopped before a frame came".into());
         }
@@ -184,17 +201,19 @@ impl Capture {
     }
 
     /// Every frame is inspected.
-    fn every(&mut self, mut frame: Frame, light: &mut Light, health_of: &CameraHealth, health: &Health) {
+    fn every(&mut self, mut frame: Frame, light: &mut Light, health: &Health) {
         let at = frame.meta.captured_at;
         if self.mode == TriggerMode::Line {
             frame.meta.trigger.get_or_insert_with(|| TriggerInfo { source: "line".into(), part_id: None, at });
         }
         let latest = self.follow(light);
         let Some(recipe) = light.recipe(at, latest) else {
-            self.owe(&frame.meta, self.recipes.at(at), health_of);
-            return self.tell(frame.meta.id, FaultReason::CameraFault, CHANGED.into());
+            if self.owe(&frame.meta, self.recipes.at(at)).is_some() {
+                self.tell(frame.meta.id, FaultReason::CameraFault, CHANGED.into());
+            }
+            return;
         };
-        let due = self.owe(&frame.meta, recipe, health_of);
+        let Some(due) = self.owe(&frame.meta, recipe) else { return };
         let captured = Captured { frame, job: self.recipes.get(recipe), due };
         if self.paced {
             return self.push(captured);
@@ -243,17 +262,12 @@ impl Capture {
         None
     }
 
-    fn damaged(
-        &mut self,
-        meta: FrameMeta,
-        reason: String,
-        recipe: usize,
-        pairing: &mut Pairing,
-        health_of: &CameraHealth,
-    ) {
+    fn damaged(&mut self, meta: FrameMeta, reason: String, recipe: usize, pairing: &mut Pairing) {
         if self.inlet.is_none() {
-            self.owe(&meta, recipe, health_of);
-            return self.tell(meta.id, FaultReason::CameraFault, reason);
+            if self.owe(&meta, recipe).is_some() {
+                self.tell(meta.id, FaultReason::CameraFault, reason);
+            }
+            return;
         }
         let Paired { of, passed, expired } = pairing.frame(meta.captured_at);
         self.expire(expired, None);
@@ -271,13 +285,12 @@ impl Capture {
         }
     }
 
-    /// An inspection is owed from now on.
-    fn owe(&mut self, meta: &FrameMeta, recipe: usize, health_of: &CameraHealth) -> Option<Timestamp> {
-        health_of.owed();
+    /// An inspection is owed from now on, until its deadline; nothing where none is made.
+    fn owe(&self, meta: &FrameMeta, recipe: usize) -> Option<Option<Timestamp>> {
         let due = self.recipes.get(recipe).due(meta);
-        // Whoever publishes ends after the cameras.
-        let _ = self.notices.send(Notice::Owed(Owed { meta: meta.clone(), recipe, due }));
-        due
+        let free = self.mode == TriggerMode::Free;
+        let admission = self.gate.admit(|| Owed { meta: meta.clone(), recipe, free, due });
+        (admission == Ok(Admission::Inspected)).then_some(due)
     }
 
     /// Hands a frame on; the oldest that waits leaves if there is no room, and is told of.
@@ -339,7 +352,8 @@ pub fn prepare_frames(
             prepare: clock.now().millis_since(started),
             ..Latency::default()
         };
-        if work.send(Work { item: Item { meta, prepared, latency, due }, job }).is_err() {
+        let pixels = Some((frame.format, frame.pixels));
+        if work.send(Work { item: Item { meta, prepared, pixels, latency, due }, job }).is_err() {
             return;
         }
     }
@@ -358,6 +372,7 @@ pub fn inspect(
     recipes: &HashMap<CameraId, Arc<Recipes>>,
     clock: &dyn Clock,
     health: &Health,
+    breaks: &Breaks,
 ) {
     let mut monitors = Monitors::new();
     for (camera, recipes) in recipes {
@@ -396,9 +411,13 @@ pub fn inspect(
         for (mut inspection, job) in inspections.into_iter().zip(jobs) {
             // A frame may have been the first of its kind.
             health.camera(&inspection.frame.camera).graph_recorded(recorded);
+            let broke = breaks.look(&inspection);
             inspection.drift = watch(&inspection, &job, &mut monitors, health);
             if notices.send(Notice::Judged(Box::new(inspection))).is_err() {
                 return;
+            }
+            if let Some(text) = broke {
+                breaks.give_up(&text);
             }
         }
     }

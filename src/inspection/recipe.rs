@@ -21,6 +21,8 @@ pub struct RecipeId(pub String);
 pub struct Recipe {
     /// Name, carried to the event.
     pub id: RecipeId,
+    /// Number, for controllers that have no names; the same at all cameras of a station.
+    pub number: Option<u16>,
     /// The inspected part of the frame.
     pub roi: Roi,
     /// What counts of it.
@@ -47,6 +49,7 @@ impl Recipe {
     pub fn whole_frame(id: &str, class: Option<ClassId>, steps: StepChoice) -> Self {
         Self {
             id: RecipeId(id.into()),
+            number: None,
             roi: Roi::FULL,
             rois: Rois::default(),
             class,

@@ -31,7 +31,10 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::{Act, Read, accept, metrics};
-use crate::inspection::trigger::{Command, Done, RefusalCode, Refused};
+use crate::inspection::account::Level;
+use crate::inspection::command::{Command, Order, RecipeName, Source};
+use crate::inspection::recipe::RecipeId;
+use crate::inspection::trigger::{Done, RefusalCode, Refused};
 
 /// Connections at once; more wait in the system's queue until a place is free.
 pub const PLACES: u32 = 64;
@@ -114,15 +117,17 @@ struct RecipeBody {
 }
 
 async fn trigger(State(act): State<Act>, headers: HeaderMap, body: Bytes) -> Response {
-    obey::<TriggerBody>(&act, &headers, &body, |TriggerBody { camera, part_id }| Command::Trigger {
+    obey::<TriggerBody>(&act, &headers, &body, |TriggerBody { camera, part_id }| Command::StartSingleJob {
         camera,
         part_id,
-        source: "http",
     })
 }
 
 async fn recipe(State(act): State<Act>, headers: HeaderMap, body: Bytes) -> Response {
-    obey::<RecipeBody>(&act, &headers, &body, |RecipeBody { camera, recipe }| Command::PrepareRecipe { camera, recipe })
+    obey::<RecipeBody>(&act, &headers, &body, |RecipeBody { camera, recipe }| Command::PrepareRecipe {
+        camera,
+        recipe: RecipeName::Id(RecipeId(recipe)),
+    })
 }
 
 fn obey<T: DeserializeOwned>(act: &Act, headers: &HeaderMap, body: &[u8], command: impl Fn(T) -> Command) -> Response {
@@ -139,15 +144,22 @@ fn obey<T: DeserializeOwned>(act: &Act, headers: &HeaderMap, body: &[u8], comman
             return json_answer(StatusCode::BAD_REQUEST, &json!({"error": "body", "text": text}));
         }
     };
-    match act(asked) {
+    // Whoever is on this machine may command what routes there are.
+    let order = Order { command: asked, source: Source::unnamed("http", "this machine", Level::Technician) };
+    match act(order) {
         Ok(Done::Accepted { camera, frame_id }) => {
             json_answer(StatusCode::ACCEPTED, &json!({"camera": camera, "frame_id": frame_id}))
         }
         Ok(Done::Prepared { cameras }) => json_answer(StatusCode::OK, &json!({"cameras": cameras})),
+        Ok(Done::Entered { state }) => json_answer(StatusCode::OK, &json!({"state": state.word()})),
         Err(Refused { code, text }) => {
             let status = match code {
-                RefusalCode::NotReady => StatusCode::SERVICE_UNAVAILABLE,
-                RefusalCode::Bounced | RefusalCode::NotTriggered => StatusCode::CONFLICT,
+                RefusalCode::NotReady | RefusalCode::NotAudited => StatusCode::SERVICE_UNAVAILABLE,
+                RefusalCode::Bounced
+                | RefusalCode::NotTriggered
+                | RefusalCode::WrongState
+                | RefusalCode::Uncalibrated => StatusCode::CONFLICT,
+                RefusalCode::Forbidden => StatusCode::FORBIDDEN,
                 RefusalCode::Unknown => StatusCode::NOT_FOUND,
             };
             json_answer(status, &json!({"error": code.word(), "text": text}))

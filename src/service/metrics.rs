@@ -12,6 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::inspection::conditions::Machine;
 use crate::inspection::drift::{Drift, Levels};
+use crate::inspection::station_state::{Fault, FaultKind, State};
 
 /// Type of the body that [`text`] makes.
 pub use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
@@ -21,6 +22,14 @@ pub use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
 pub struct Reading {
     /// When the process began to inspect, nanoseconds since the Unix epoch.
     pub started_nanos: u64,
+    /// The state.
+    pub state: State,
+    /// Since when, nanoseconds since the Unix epoch.
+    pub state_since_nanos: u64,
+    /// What is broken.
+    pub faults: Vec<Fault>,
+    /// Grows while all stages are well.
+    pub heartbeat: u16,
     /// Every camera, by name.
     pub cameras: Vec<CameraReading>,
     /// Inspections that each sink refused.
@@ -35,8 +44,35 @@ pub struct Reading {
     pub reloads: Vec<(&'static str, u64)>,
     /// Keys that are written otherwise than they run, and need a restart.
     pub restart_needed: u64,
+    /// What others count: they add it to the reading.
+    pub families: Vec<Family>,
     /// Why the station is not ready; nothing when it is.
     pub obstacles: Vec<String>,
+}
+
+/// Numbers of one name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Family {
+    /// Without the prefix, and without the ending of a counter.
+    pub name: &'static str,
+    /// What it is, in a sentence.
+    pub help: &'static str,
+    /// Whether it only ever grows, while the process runs.
+    pub counter: bool,
+    /// Labels and values.
+    pub rows: Vec<(Vec<(&'static str, String)>, u64)>,
+}
+
+impl Family {
+    /// One number that only ever grows.
+    pub fn counter(name: &'static str, help: &'static str, value: u64) -> Self {
+        Self { name, help, counter: true, rows: vec![(Vec::new(), value)] }
+    }
+
+    /// One number.
+    pub fn gauge(name: &'static str, help: &'static str, value: u64) -> Self {
+        Self { name, help, counter: false, rows: vec![(Vec::new(), value)] }
+    }
 }
 
 /// One GPIO output at one moment.
@@ -61,10 +97,16 @@ pub struct CameraReading {
     pub camera: String,
     /// The recipe that judges its frames.
     pub recipe: String,
+    /// Its number, if it has one.
+    pub recipe_number: Option<u16>,
+    /// Inspections that are owed and not out yet.
+    pub owed: u64,
     /// Frames that it gave, inspected or not.
     pub frames: u64,
     /// Results that came after their deadline.
     pub late: u64,
+    /// Frames that came by themselves while none of those was judged.
+    pub idle: u64,
     /// Triggers that were refused.
     pub triggers_refused: u64,
     /// Frames that its driver counted and gave nobody.
@@ -116,6 +158,16 @@ impl Collector for Reading {
         let start = self.started_nanos as f64 / 1e9;
         let help = "When the program began to inspect, seconds since the Unix epoch.";
         to.encode_descriptor("start_time", help, Some(&Unit::Seconds), MetricType::Gauge)?.encode_gauge(&start)?;
+        let help = "The state: 0 Preoperational, 1 Halted, 2 Error, 3 Initialized, 4 Ready, 5 SingleExecution, 6 ContinuousExecution.";
+        gauges(to, "state", help, [(Vec::new(), f64::from(self.state.number()))].into_iter())?;
+        let since = self.state_since_nanos as f64 / 1e9;
+        let help = "When the state was entered, seconds since the Unix epoch.";
+        to.encode_descriptor("state_since", help, Some(&Unit::Seconds), MetricType::Gauge)?.encode_gauge(&since)?;
+        let broken = FaultKind::ALL.map(|kind| {
+            let count = self.faults.iter().filter(|fault| fault.kind == kind).count();
+            (vec![("kind", kind.word())], count as f64)
+        });
+        gauges(to, "faults", "Faults that stand.", broken.into_iter())?;
 
         let cameras = || self.cameras.iter();
         let frames = cameras().map(|camera| (vec![("camera", &*camera.camera)], camera.frames));
@@ -131,6 +183,9 @@ impl Collector for Reading {
         counters(to, "inspections", "Inspections by verdict and reason.", inspections)?;
         let overruns = cameras().map(|camera| (vec![("camera", &*camera.camera)], camera.overruns));
         counters(to, "overruns", "Frames that were not judged in time; among the inspections as well.", overruns)?;
+        let idle = cameras().map(|camera| (vec![("camera", &*camera.camera)], camera.idle));
+        let help = "Frames of cameras that run free, while the station did not judge those: no inspection was owed.";
+        counters(to, "frames_idle", help, idle)?;
         let late = cameras().map(|camera| (vec![("camera", &*camera.camera)], camera.late));
         counters(to, "late_results", "Results that came after their deadline; nothing acts on them.", late)?;
         let unasked = cameras().map(|camera| (vec![("camera", &*camera.camera)], camera.triggers_refused));
@@ -199,7 +254,20 @@ impl Collector for Reading {
                 (labels, f64::from(u8::from(on)))
             })
         });
-        gauges(to, "drift_alarm", "1 while the station says that this drifts.", alarms)
+        gauges(to, "drift_alarm", "1 while the station says that this drifts.", alarms)?;
+
+        for Family { name, help, counter, rows } in &self.families {
+            let rows = rows.iter().map(|(row, value)| {
+                let labels: Labels = row.iter().map(|(name, value)| (*name, &**value)).collect();
+                (labels, *value)
+            });
+            if *counter {
+                counters(to, name, help, rows)?;
+            } else {
+                gauges(to, name, help, rows.map(|(labels, value)| (labels, value as f64)))?;
+            }
+        }
+        Ok(())
     }
 }
 

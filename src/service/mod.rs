@@ -5,17 +5,21 @@
 //! |---|---|
 //! | `http` | listener, limits, routes |
 //! | `tcp` | commands as lines of text, for controllers |
+//! | `modbus` | registers and coils, for controllers and panels |
+//! | `verdicts` | verdicts on their way to connections |
 //! | `metrics` | a reading of the counters, and its Prometheus text |
 
 pub mod http;
 pub mod metrics;
+pub mod modbus;
 pub mod tcp;
+pub mod verdicts;
 
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -24,7 +28,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
 use self::metrics::Reading;
-use crate::inspection::trigger::{Command, Done, Refused};
+use self::modbus::Modbus;
+use self::modbus::image::{Image, ImageSink};
+use self::verdicts::{Board, BoardSink};
+use crate::config::access::Access;
+use crate::inspection::command::Order;
+use crate::inspection::frame::CameraId;
+use crate::inspection::trigger::{Done, Refused};
+use crate::inspection::verdict::VerdictSink;
 
 /// Longest time that answers which have begun may take when the service is stopped.
 const GRACE: Duration = Duration::from_secs(1);
@@ -34,7 +45,7 @@ const REFUSED: Duration = Duration::from_millis(100);
 /// Tells how the station is now.
 pub type Read = Arc<dyn Fn() -> Reading + Send + Sync>;
 /// Obeys a command.
-pub type Act = Arc<dyn Fn(Command) -> Result<Done, Refused> + Send + Sync>;
+pub type Act = Arc<dyn Fn(Order) -> Result<Done, Refused> + Send + Sync>;
 
 /// Adds to a reading what the stages do not know.
 pub type Add = Box<dyn Fn(&mut Reading) + Send + Sync>;
@@ -44,6 +55,9 @@ pub type Add = Box<dyn Fn(&mut Reading) + Send + Sync>;
 pub struct Service {
     http: Option<TcpListener>,
     tcp: Option<TcpListener>,
+    tcp_access: Access,
+    board: Arc<Board>,
+    modbus: Option<(TcpListener, Access, Arc<Image>)>,
     add: Vec<Add>,
 }
 
@@ -56,7 +70,39 @@ impl Service {
         for listener in [&http, &tcp].into_iter().flatten() {
             listener.set_nonblocking(true)?;
         }
-        Ok(Self { http, tcp, add: Vec::new() })
+        Ok(Self { http, tcp, ..Self::default() })
+    }
+
+    /// The same, with these rules for who commands by lines of text: without them this machine alone, as an operator.
+    pub fn tcp_access(mut self, access: Access) -> Self {
+        self.tcp_access = access;
+        self
+    }
+
+    /// The same, with registers and coils of these cameras.
+    ///
+    /// # Errors
+    /// The system refuses what the listener needs.
+    pub fn modbus(mut self, listener: TcpListener, access: Access, cameras: &[CameraId]) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        self.modbus = Some((listener, access, Arc::new(Image::new(cameras))));
+        Ok(self)
+    }
+
+    /// What the publish stage must tell for this service.
+    pub fn sinks(&self) -> Vec<Box<dyn VerdictSink>> {
+        let board = self.tcp.as_ref().map(|_| Box::new(BoardSink(Arc::clone(&self.board))) as Box<dyn VerdictSink>);
+        let image =
+            self.modbus.as_ref().map(|(.., image)| Box::new(ImageSink(Arc::clone(image))) as Box<dyn VerdictSink>);
+        image.into_iter().chain(board).collect()
+    }
+
+    /// The address of the registers.
+    ///
+    /// # Errors
+    /// The system does not tell.
+    pub fn modbus_address(&self) -> io::Result<Option<SocketAddr>> {
+        self.modbus.as_ref().map(|(listener, ..)| listener.local_addr()).transpose()
     }
 
     /// The same, which tells of something else as well.
@@ -93,10 +139,20 @@ impl Service {
             let tcp_places = Arc::new(Semaphore::new(tcp::PLACES));
             let serve_tcp = {
                 let (act, places) = (Arc::clone(&act), Arc::clone(&tcp_places));
+                let (access, board) = (Arc::new(self.tcp_access), self.board);
                 async move {
                     match tcp {
                         Some(listener) => {
-                            let talk = move |stream, peer, place| tcp::talk(stream, peer, Arc::clone(&act), place);
+                            let talk = move |stream, peer: SocketAddr, place| {
+                                let (act, access, board) = (Arc::clone(&act), Arc::clone(&access), Arc::clone(&board));
+                                async move {
+                                    if access.admits(peer.ip()) {
+                                        tcp::talk(stream, peer, act, access.level, board, place).await;
+                                    } else {
+                                        log::debug!("tcp: {peer} is on no list");
+                                    }
+                                }
+                            };
                             accept(listener, places, talk).await;
                         }
                         None => std::future::pending().await,
@@ -104,11 +160,21 @@ impl Service {
                 }
             };
             let tcp = tokio::spawn(serve_tcp);
+            let modbus = match self.modbus {
+                Some((listener, access, image)) => {
+                    let listener = tokio::net::TcpListener::from_std(listener)?;
+                    let (read, act) = (Arc::clone(&read), Arc::clone(&act));
+                    let modbus = Modbus { image, access, read, act, commands: Mutex::default() };
+                    Some(tokio::spawn(modbus::serve(listener, Arc::new(modbus))))
+                }
+                None => None,
+            };
             match http {
                 Some(listener) => until(stop, http::serve(listener, read, act, Arc::clone(&http_places))).await,
                 None => until(stop, std::future::pending::<()>()).await,
             }
             tcp.abort();
+            modbus.inspect(|modbus| modbus.abort());
             // All places are free when all answers are out; what takes longer is cut off.
             let _ = timeout(GRACE, http_places.acquire_many(http::PLACES)).await;
             Ok(())
