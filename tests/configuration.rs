@@ -115,7 +115,7 @@ impl Node {
 }
 
 /// Words where not any will do.
-const WORDS: [(&str, &str); 2] = [("device", "'cpu'"), ("format", "'GREY'")];
+const WORDS: [(&str, &str); 3] = [("device", "'cpu'"), ("format", "'GREY'"), ("steps", "'auto'")];
 
 /// Texts that the schema allows: one with every key, and one more for every other way to write one of them.
 fn samples(key: &str, schema: &Value, root: &Value) -> Vec<Node> {
