@@ -132,13 +132,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         service_manager::starting(step);
     });
     let shutdown = Duration::from_millis(station.shutdown_timeout_ms);
-    let reload = Reload {
-        running: station,
-        audit: Arc::clone(&audit),
-        limits: kept.limits,
-        status: status.clone(),
-        told: reloads,
-    };
+    let state = Arc::new(StationState::new(station.start, Arc::clone(&clock), Arc::clone(&audit)));
+    let reload = Reload { running: station, audit, limits: kept.limits, status: status.clone(), told: reloads };
     let upkeep = upkeep::upkeep(reload, hangup, Thermal::new(Path::new("/")), Arc::clone(&conditions));
     let since = Arc::clone(&clock);
     let ending = pipeline::run(Parts {
@@ -149,7 +144,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         record: Box::new(kept.recording),
         workers,
         service,
-        state: Arc::new(StationState::new(station.start, Arc::clone(&clock), audit)),
+        state,
         watches,
         clock,
         stop,

@@ -292,7 +292,8 @@ impl CameraHealth {
 
     fn reading(&self, id: &CameraId) -> CameraReading {
         let inspections = OUTCOMES.iter().zip(&self.outcomes);
-        let recipe = self.recipes.as_ref().map(|all| &all.get(all.current()).recipe);
+        let job = self.recipes.as_ref().map(|all| all.get(all.current()));
+        let recipe = job.as_ref().map(|job| &job.recipe);
         let out: u64 = self.outcomes.iter().map(get).sum();
         CameraReading {
             camera: id.to_string(),

@@ -198,7 +198,11 @@ impl Recipes {
 
     /// Lets one of them judge what is taken from now on.
     pub fn select(&self, recipe: usize, now: Timestamp) {
-        self.book().turn_to(recipe, now);
+        let mut book = self.book();
+        // It may have been changed since it was found.
+        let is_same = |known: &usize| book.jobs[*known].recipe.id == book.jobs[recipe].recipe.id;
+        let newest = book.known.iter().copied().find(is_same).unwrap_or(recipe);
+        book.turn_to(newest, now);
     }
 
     /// Puts changed ones in the place of those of the same order. What is taken from now on is judged by them.
