@@ -18,6 +18,7 @@ use dsad::config::record::StoreLimits;
 use dsad::daemon::job::Job;
 use dsad::daemon::pipeline::{self, Camera, Ending, MakeDetectors, Parts};
 use dsad::daemon::state::StationState;
+use dsad::daemon::upkeep::Aside;
 use dsad::inspection::anomaly::{AnomalyMap, AnomalyScore};
 use dsad::inspection::detect::{ClassId, Detection, Detector, DetectorError, Plan, Reconstruction, StepChoice, Steps};
 use dsad::inspection::event::Envelope;
@@ -181,7 +182,7 @@ fn measure(code: &[u8; 4], model: bool) -> Result<(), Box<dyn Error>> {
     let lines = Lines::new(&dir.join("events.ndjson"), u64::MAX);
     let (recording, _, queue) = record::queue(Arc::clone(&clock));
     let places = Places { store: Some((store, Reader::open(&dir)?)), lines, archive: None, shown: None };
-    let (worker, _) = queue.worker(places, Box::new(|| true));
+    let (worker, _) = queue.worker(places, Box::new(|| true), Arc::default());
     let mut envelopes = Envelopes::new("", "", 0, Arc::clone(&clock));
     let (say, told) = channel();
     let ending = pipeline::run(Parts {
@@ -201,6 +202,7 @@ fn measure(code: &[u8; 4], model: bool) -> Result<(), Box<dyn Error>> {
         ready: Box::new(|| {}),
         alive: Box::new(|| {}),
         lease: Arc::default(),
+        aside: Aside::default(),
     });
     std::fs::remove_dir_all(&dir)?;
     let Ending::Drained(counts) = ending else { return Err(format!("{ending:?}").into()) };

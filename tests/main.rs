@@ -7,8 +7,14 @@ mod architecture;
 mod bundle;
 /// The stated false-reject rate on parts that a calibration has not seen.
 mod calibration;
+/// Golden parts that are judged between frames.
+mod challenge;
 /// Both programs from the outside: exit codes, messages, JSON.
 mod cli;
+/// A wall clock that jumps.
+mod clock;
+/// What is written in configuration files: the schema, typing errors, anything at all.
+mod configuration;
 /// Any bytes over HTTP, while parts are judged.
 mod fuzz;
 /// Networks against PyTorch.
@@ -31,6 +37,8 @@ mod parity;
 mod pipeline;
 /// Bases: made of procedural pictures, and what `fit` starts from.
 mod pretraining;
+/// A configuration that is read again while the station runs.
+mod reload;
 /// ROIs: what counts of a frame.
 mod rois;
 /// The HTTP service of a whole daemon.

@@ -18,6 +18,7 @@ use dsad::config::record::StoreLimits;
 use dsad::daemon::job::Job;
 use dsad::daemon::pipeline::{Camera, Ending, MakeDetectors, Parts, run};
 use dsad::daemon::state::StationState;
+use dsad::daemon::upkeep::Aside;
 use dsad::detector::{DetectorSpec, DiffusionDetector};
 use dsad::device;
 use dsad::inspection::anomaly::Pooling;
@@ -185,12 +186,13 @@ fn job() -> Job {
     };
     let recipe = Recipe::whole_frame("r", None, StepChoice::Fixed(Steps(1)));
     Job {
+        recipe_hash: recipe.hash(),
         recipe,
         detector: 0,
         bundle: "b".into(),
         model_hash: "0".into(),
         spec: spec(),
-        calibration: Some(Calibration { id: "c".into(), entries: vec![entry] }),
+        calibration: Some(Arc::new(Calibration { id: "c".into(), entries: vec![entry] })),
         dtype: "f32".into(),
         seed: 0,
     }
@@ -205,7 +207,7 @@ fn daemon(source: Box<dyn FrameSource>, paced: bool, say: Sender<()>, clock: Arc
     let lines = Lines::new(&dir.path().join("events.ndjson"), u64::MAX);
     let (recording, _, queue) = record::queue(Arc::clone(&clock));
     let places = Places { store: Some((store, reader)), lines, archive: None, shown: None };
-    let (worker, _) = queue.worker(places, Box::new(|| true));
+    let (worker, _) = queue.worker(places, Box::new(|| true), Arc::default());
     let mut envelopes = Envelopes::new("", "", 0, Arc::clone(&clock));
     run(Parts {
         cameras: vec![Camera::free(CameraId("a".into()), source, paced, job())],
@@ -224,6 +226,7 @@ fn daemon(source: Box<dyn FrameSource>, paced: bool, say: Sender<()>, clock: Arc
         ready: Box::new(|| {}),
         alive: Box::new(|| {}),
         lease: Arc::default(),
+        aside: Aside::default(),
     })
 }
 

@@ -10,6 +10,7 @@ use dsad::camera::replay::{Replay, pictures};
 use dsad::commands::load::Bundles;
 use dsad::config::device::DeviceChoice;
 use dsad::daemon::pipeline::{self, Camera, Ending, Parts};
+use dsad::daemon::upkeep::Aside;
 use dsad::detector::{DiffusionDetector, prepare_picture};
 use dsad::device;
 use dsad::inspection::detect::{ClassId, Detector, Gate, Plan, StepChoice, StepPlan, Steps};
@@ -77,6 +78,7 @@ fn trainer_and_daemon_make_the_same_map() {
         ready: Box::new(|| {}),
         alive: Box::new(|| {}),
         lease: Arc::default(),
+        aside: Aside::default(),
     });
     assert!(matches!(ending, Ending::Drained(_)), "{ending:?}");
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use dsad::daemon::job::Job;
 use dsad::daemon::pipeline::{Camera, Ending, Parts, run};
+use dsad::daemon::upkeep::Aside;
 use dsad::inspection::calibration::Calibration;
 use dsad::inspection::detect::{Detector, StepChoice, Steps};
 use dsad::inspection::frame::CameraId;
@@ -24,6 +25,7 @@ use crate::support::{
 pub(super) fn job(calibration: Option<Calibration>) -> Job {
     Job {
         recipe: Recipe::whole_frame("scripted", None, StepChoice::Fixed(Steps(1))),
+        recipe_hash: "0".into(),
         detector: 0,
         bundle: "scripted".into(),
         model_hash: "0".into(),
@@ -35,7 +37,7 @@ pub(super) fn job(calibration: Option<Calibration>) -> Job {
             sketch: SketchPlane::None,
             tiles: None,
         },
-        calibration,
+        calibration: calibration.map(Arc::new),
         dtype: "f32".into(),
         seed: 0,
     }
@@ -83,6 +85,7 @@ fn play_beside(
         ready: Box::new(|| {}),
         alive: Box::new(|| {}),
         lease: Arc::default(),
+        aside: Aside::default(),
     });
     let inspections = sink.0.lock().expect("sink").clone();
     Run { ending, inspections }

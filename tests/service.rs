@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dsad::daemon::pipeline::{Camera, Ending, MakeDetectors, Parts, run};
+use dsad::daemon::upkeep::Aside;
 use dsad::inspection::anomaly::AnomalyScore;
 use dsad::inspection::calibration::{Calibration, GoodPart};
 use dsad::inspection::detect::{Detection, Detector, DetectorError, Plan};
@@ -94,6 +95,7 @@ impl Station {
             ready: Box::new(|| {}),
             alive: Box::new(|| {}),
             lease: Arc::default(),
+            aside: Aside::default(),
         };
         Station { address, cameras: told, stop, ending: std::thread::spawn(move || run(parts)) }
     }

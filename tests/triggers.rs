@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use dsad::config::access::Access;
 use dsad::daemon::pipeline::{Camera, Ending, Parts, Worker, run};
 use dsad::daemon::state::StationState;
+use dsad::daemon::upkeep::Aside;
 use dsad::inspection::account::Level;
 use dsad::inspection::audit::{Audit, Deed};
 use dsad::inspection::detect::{Detection, Detector, DetectorError, Plan};
@@ -301,6 +302,7 @@ impl Station {
             ready: Box::new(|| {}),
             alive: Box::new(|| {}),
             lease: Arc::clone(&lease),
+            aside: Aside::default(),
         };
         let ending = std::thread::spawn(move || run(parts));
         let (http, tcp) = (http.expect("http"), tcp.expect("tcp"));

@@ -4,8 +4,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use dsad::commands::{accounts, bundle, calibrate, cameras, check, demo, events, gpio, inspect, run};
+use dsad::commands::{
+    accounts, bundle, calibrate, cameras, check, config_schema, demo, events, gpio, inspect, run,
+};
 use dsad::platform::clock::SystemClock;
+use dsad::platform::logger;
 
 /// Judges parts on a factory line with a guided diffusion model
 #[derive(Parser)]
@@ -25,6 +28,8 @@ enum Verb {
     Run(run::RunArgs),
     /// Check a configuration and start nothing
     Check(check::CheckArgs),
+    /// What may be written in the configuration, as a JSON schema for editors
+    ConfigSchema(config_schema::ConfigSchemaArgs),
     /// Set thresholds on this station from good parts, the signed bundle untouched
     Calibrate(calibrate::CalibrateArgs),
     /// Cameras that are plugged in, and what they can do
@@ -41,12 +46,13 @@ enum Verb {
 
 fn main() -> ExitCode {
     let clock = Arc::new(SystemClock::start());
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,dsad=info")).init();
+    logger::install();
     let result = match Arguments::parse().verb {
         Verb::Demo(args) => demo::run(&args, clock),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Run(args) => run::run(&args),
         Verb::Check(args) => check::run(&args),
+        Verb::ConfigSchema(args) => config_schema::run(&args),
         Verb::Calibrate(args) => calibrate::run(&args),
         Verb::Cameras(args) => cameras::run(&args, clock),
         Verb::Gpio(args) => gpio::run(&args, clock),

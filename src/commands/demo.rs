@@ -17,6 +17,7 @@ use crate::config::device::DeviceChoice;
 use crate::config::record::ArchiveSettings;
 use crate::daemon::pipeline::{self, Camera, Ending, Parts};
 use crate::daemon::state::StationState;
+use crate::daemon::upkeep::Aside;
 use crate::inspection::detect::{ClassId, StepChoice};
 use crate::inspection::event::Event;
 use crate::inspection::frame::CameraId;
@@ -116,7 +117,7 @@ pub fn run(args: &DemoArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
     let (recording, _, queue) = record::queue(Arc::clone(&clock));
     let lines = Lines::new(&args.out.join("events.ndjson"), u64::MAX);
     let places = Places { store: None, lines, archive: Some(archive), shown: Some(shown_in) };
-    let (record_worker, record_health) = queue.worker(places, Box::new(|| false));
+    let (record_worker, record_health) = queue.worker(places, Box::new(|| false), Arc::default());
     let clock_of_run = Arc::clone(&clock);
     let stop_of_run = Arc::clone(&stop);
     let recipes = cameras.iter().map(|camera| &camera.recipes[..]);
@@ -142,6 +143,7 @@ pub fn run(args: &DemoArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
         ready: Box::new(|| log::info!("ready")),
         alive: Box::new(|| {}),
         lease: Arc::default(),
+        aside: Aside::default(),
     };
     let seconds = args.seconds.map(Duration::from_secs_f64);
     let (ending, tally) = std::thread::scope(|scope| {

@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::Context;
 
+use crate::config::change::Setting;
+use crate::config::record::ArchiveLimits;
 use crate::config::station::Station;
 use crate::daemon::pipeline::{Watch, Worker};
+use crate::inspection::conditions::Conditions;
 use crate::inspection::station_state::{Fault, FaultKind};
 use crate::inspection::time::Clock;
 use crate::output::archive::{self, ArchiveHealth};
@@ -33,29 +36,38 @@ pub struct Kept {
     pub health: Arc<RecordHealth>,
     /// What the archive reports, if there is one.
     pub archive: Option<Arc<ArchiveHealth>>,
+    /// Which pictures it keeps.
+    pub limits: Option<Arc<Setting<ArchiveLimits>>>,
 }
 
-/// Opens the record of a station; what is kept is also put out to `outlets`.
+/// Opens the record of a station; what is kept is also put out to `outlets`. `conditions` say how the machine is.
 ///
 /// # Errors
 /// The database cannot be used.
-pub fn open(station: &Station, outlets: Vec<Outlet>, clock: &Arc<dyn Clock>) -> anyhow::Result<Kept> {
+pub fn open(
+    station: &Station,
+    outlets: Vec<Outlet>,
+    conditions: Arc<Conditions>,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Kept> {
     let store = Store::open(&station.state, outlets, station.store)?;
     let reader = || Reader::open(&station.state).with_context(|| store.path().display().to_string());
     let (of_record, of_archive, of_service) = (reader()?, reader()?, reader()?);
     let lines = Lines::new(&station.outputs.events, station.outputs.events_max_bytes);
     let (recording, clerk, queue) = record::queue(Arc::clone(clock));
     let mut workers: Vec<Worker> = Vec::new();
-    let (mut archive, mut archive_health) = (None, None);
+    let (mut archive, mut archive_health, mut limits) = (None, None, None);
     if let Some(settings) = station.archive.clone() {
         let (opened, worker, health) = archive::open(settings, Some((of_archive, clerk.clone())));
         workers.push(("archive", Box::new(move || worker.run())));
+        limits = Some(Arc::clone(&opened.limits));
         (archive, archive_health) = (Some(opened), Some(health));
     }
     let places = Places { store: Some((store, of_record)), lines, archive, shown: None };
-    let (worker, health) = queue.worker(places, synchronised(Arc::clone(clock)));
+    let (worker, health) = queue.worker(places, synchronised(Arc::clone(clock)), conditions);
     workers.push(("record", Box::new(move || worker.run())));
-    Ok(Kept { recording, clerk, workers, recent: recent(of_service), health, archive: archive_health })
+    let recent = recent(of_service);
+    Ok(Kept { recording, clerk, workers, recent, health, archive: archive_health, limits })
 }
 
 /// Events for the service, which asks from one thread.

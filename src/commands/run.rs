@@ -10,13 +10,17 @@ use serde_json::json;
 
 use super::load::{Bundles, boot_id, keys};
 use super::serve::{Told, listen};
+use super::upkeep::{self, Reload, Reloads, level};
 use super::{record, telling};
 use crate::config::station::{Station, load};
+use crate::daemon::challenge::Challenge;
 use crate::daemon::job::Job;
 use crate::daemon::pipeline::{self, Camera, Ending, Parts, Watch};
 use crate::daemon::state::StationState;
+use crate::daemon::upkeep::Aside;
 use crate::gpio::input::Edges;
 use crate::gpio::output::GpioHealth;
+use crate::inspection::conditions::Conditions;
 use crate::inspection::frame::CameraId;
 use crate::inspection::station_state::{Fault, FaultKind};
 use crate::inspection::time::{Clock, Timestamp};
@@ -25,9 +29,10 @@ use crate::inspection::verdict::VerdictSink;
 use crate::output::envelope::Envelopes;
 use crate::output::latest;
 use crate::platform::clock::SystemClock;
-use crate::platform::{memory, service_manager, signals};
+use crate::platform::thermal::Thermal;
+use crate::platform::{logger, memory, service_manager, signals};
 use crate::service::metrics::{OutputReading, Reading};
-use crate::service::{Desk, Service};
+use crate::service::{Desk, Draw, Service};
 use crate::{camera, gpio};
 
 /// Exit code for a configuration that is refused (EX_CONFIG): restarting would not help.
@@ -49,7 +54,7 @@ pub struct RunArgs {
 /// # Errors
 /// The system refuses signal handlers or randomness.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let stop = signals::stop_flag()?;
+    let (stop, hangup) = (signals::stop_flag()?, signals::reload_flag()?);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
     let station = match load(&args.config) {
         Ok(station) => station,
@@ -58,7 +63,9 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(REFUSED));
         }
     };
-    let kept = match record::open(&station, telling::outlets(&station), &clock) {
+    logger::set_level(level(station.log));
+    let conditions = Arc::<Conditions>::default();
+    let kept = match record::open(&station, telling::outlets(&station), Arc::clone(&conditions), &clock) {
         Ok(kept) => kept,
         Err(error) => {
             // A disk may be there, or have room, at the next start.
@@ -68,8 +75,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     };
     let audit = kept.clerk.audit();
     let (latest, pictures) = latest::open(station.cameras.iter().map(|camera| CameraId(camera.name.as_str().into())));
-    let told =
-        Told { audit: Arc::clone(&audit), picture: Some(Arc::new(move |camera| pictures.jpeg(camera))), recent: Some(kept.recent.clone()) };
+    let picture: Draw = Arc::new(move |camera| pictures.jpeg(camera));
+    let told = Told { audit: Arc::clone(&audit), picture: Some(picture), recent: Some(Arc::clone(&kept.recent)) };
     let mut service = match listen(&station, &args.config, &clock, told) {
         Ok(service) => service,
         Err(error) => {
@@ -120,6 +127,19 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         workers.push(("gpio", Box::new(move || worker.run())));
         service = service.map(|service| service.with(Box::new(move |reading| tell(&health, reading))));
     }
+    let reloads = Arc::new(Reloads::default());
+    {
+        let reloads = Arc::clone(&reloads);
+        service = service.map(|service| service.with(Box::new(move |reading| reloads.tell(reading))));
+    }
+    let challenge = match station.challenge_min {
+        Some(minutes) => {
+            let parts = bundles.golden_parts(station.calibrations.as_deref())?;
+            let every = Duration::from_secs(60 * u64::from(minutes));
+            Some(Challenge::new(parts, every, Arc::clone(&audit), clock.as_ref()))
+        }
+        None => None,
+    };
     let status = format!("judging {} camera(s) on {}", cameras.len(), station.device);
     let since = Arc::clone(&clock);
     let recipes = cameras.iter().map(|camera| &camera.recipes[..]);
@@ -127,6 +147,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         log::info!("start, {}: {step}", seconds(since.as_ref()));
         service_manager::starting(step);
     });
+    let shutdown = Duration::from_millis(station.shutdown_timeout_ms);
+    let state = Arc::new(StationState::new(station.start, Arc::clone(&clock), Arc::clone(&audit)));
+    let reload = Reload { running: station, audit, limits: kept.limits, status: status.clone(), told: reloads };
+    let upkeep = upkeep::upkeep(reload, hangup, Thermal::new(Path::new("/")), Arc::clone(&conditions));
     let since = Arc::clone(&clock);
     let ending = pipeline::run(Parts {
         cameras,
@@ -137,11 +161,12 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         workers,
         service,
         desk,
-        state: Arc::new(StationState::new(station.start, Arc::clone(&clock), audit)),
+        state,
         watches,
         clock,
         stop,
-        shutdown: Duration::from_millis(station.shutdown_timeout_ms),
+        shutdown,
+        aside: Aside { upkeep: Some(upkeep), conditions, challenge },
         ready: Box::new(move || {
             log::info!("ready after {}: {status}", seconds(since.as_ref()));
             service_manager::ready(&status);

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// `[store]`.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreFile {
     /// Days that events are kept.
@@ -23,7 +24,7 @@ impl Default for StoreFile {
 }
 
 /// `[archive]`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ArchiveFile {
     /// The folder.
@@ -95,11 +96,18 @@ impl StoreFile {
     }
 }
 
-/// Which pictures are kept, and for how long.
+/// Where pictures are kept, and which.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ArchiveSettings {
     /// The folder.
     pub folder: PathBuf,
+    /// Which, and for how long.
+    pub limits: ArchiveLimits,
+}
+
+/// Which pictures are kept, and for how long: may change while the station runs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ArchiveLimits {
     /// Share of the passes that are kept, 0 to 1. Failures and faults all are.
     pub passes: f64,
     /// Passes whose score is at least this share of the threshold are kept, too.
@@ -130,11 +138,13 @@ impl ArchiveFile {
         let bytes = |gib: f64| (gib * (1u64 << 30) as f64) as u64;
         Ok(ArchiveSettings {
             folder: base.join(&self.folder),
-            passes: self.passes,
-            near: self.near,
-            days: self.days,
-            max_bytes: bytes(self.max_gib),
-            min_free_bytes: bytes(self.min_free_gib),
+            limits: ArchiveLimits {
+                passes: self.passes,
+                near: self.near,
+                days: self.days,
+                max_bytes: bytes(self.max_gib),
+                min_free_bytes: bytes(self.min_free_gib),
+            },
         })
     }
 }
@@ -143,6 +153,7 @@ impl ArchiveSettings {
     /// Everything, for ever.
     pub fn everything(folder: &Path) -> Self {
         let folder = folder.to_path_buf();
-        Self { folder, passes: 1.0, near: 0.0, days: u32::MAX, max_bytes: u64::MAX, min_free_bytes: 0 }
+        let limits = ArchiveLimits { passes: 1.0, near: 0.0, days: u32::MAX, max_bytes: u64::MAX, min_free_bytes: 0 };
+        Self { folder, limits }
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::access::{Door, door};
 use super::camera::{CameraSettings, resolve};
 use super::device::DeviceChoice;
-use super::file::{ModbusFile, StationFile, TcpFile};
+use super::file::{LogLevel, ModbusFile, StationFile, TcpFile};
 use super::gpio::{self, GpioOutput};
 use super::http::{self, HttpSettings};
 use super::problem::{ConfigError, Problem, read};
@@ -29,6 +29,10 @@ pub struct OutputSettings {
 /// A validated station.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Station {
+    /// Where it was read from.
+    pub path: PathBuf,
+    /// What is written there.
+    pub file: StationFile,
     /// Name of the station.
     pub name: String,
     /// Name of the line.
@@ -41,6 +45,8 @@ pub struct Station {
     pub calibrations: Option<PathBuf>,
     /// Folder of what the station keeps.
     pub state: PathBuf,
+    /// How much is logged.
+    pub log: LogLevel,
     /// Where the station goes by itself once it has started.
     pub start: Start,
     /// Milliseconds that a stop may take.
@@ -49,6 +55,8 @@ pub struct Station {
     pub cameras: Vec<CameraSettings>,
     /// The outputs.
     pub outputs: OutputSettings,
+    /// Minutes from one challenge with golden parts to the next; absent is none.
+    pub challenge_min: Option<u32>,
     /// How much the database keeps.
     pub store: StoreLimits,
     /// Which pictures are kept.
@@ -94,6 +102,10 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
     let (http, wrong) = file.http.as_ref().map_or((None, Vec::new()), |http| http::resolve(http, base));
     for (key, message) in wrong {
         problem(key.into(), message);
+    }
+    let challenge_min = file.challenge.as_ref().map(|challenge| challenge.every_min);
+    if let Some(minutes) = challenge_min.filter(|minutes| !(1..=10_080).contains(minutes)) {
+        problem("challenge.every_min".into(), format!("{minutes}: must be 1 to 10080, a week"));
     }
     let mut address = |key: &str, text: &str| match text.parse::<SocketAddr>() {
         Ok(address) => Some(address),
@@ -150,12 +162,15 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
     }
     let Some(store) = store.filter(|_| problems.is_empty()) else { return Err(ConfigError(problems)) };
     Ok(Station {
+        path: path.to_path_buf(),
+        file: file.clone(),
         name: file.station,
         line: file.line,
         device: file.device,
         keys: file.keys.map(|keys| base.join(keys)),
         calibrations: file.calibrations.map(|folder| base.join(folder)),
         state: base.join(file.state),
+        log: file.log,
         start: file.start,
         shutdown_timeout_ms: file.shutdown_timeout_ms,
         cameras,
@@ -164,6 +179,7 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
             events_max_bytes: file.outputs.events_max_mib << 20,
             gpio: file.outputs.gpio,
         },
+        challenge_min,
         store,
         archive,
         mqtt,

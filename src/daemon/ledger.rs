@@ -228,6 +228,7 @@ mod tests {
         Box::new(Inspection {
             frame: meta(id),
             recipe: crate::inspection::recipe::RecipeId("r".into()),
+            recipe_hash: "0".into(),
             bundle: String::new(),
             model_hash: String::new(),
             calibration: None,

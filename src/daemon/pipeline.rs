@@ -5,6 +5,7 @@
 //!  camera n ─┴─► FRAMES mailbox ─► prepare ─► WORK ─► inspect ─┐
 //!      ▲ └ owed, failed ─────────────── failed ────── judged ──┴► NOTICES ─► publish ─► sinks, then the record ─► workers
 //!  triggers ◄─ trigger lines, service (HTTP, TCP)      supervisor: the calling thread    counters ◄─ service
+//!  recipes ◄─ upkeep
 //! ```
 //!
 //! What is owed is told to publish before it goes on its way, so that a deadline or a hanging stage is answered for without
@@ -30,6 +31,7 @@ use super::publish::{Envelopes, Publish, RECORD};
 use super::stages::{Capture, inspect, prepare_frames};
 use super::state::StationState;
 use super::trigger::{Inlet, edges};
+use super::upkeep::{self, Aside, Running};
 use crate::inspection::detect::Detector;
 use crate::inspection::frame::{CameraId, FrameSource};
 use crate::inspection::station_state::Fault;
@@ -117,6 +119,8 @@ pub struct Parts {
     pub alive: Box<dyn Fn() + Send>,
     /// Until when the station may call itself ready, on the clock, nanoseconds: for the READY output.
     pub lease: Arc<AtomicU64>,
+    /// What goes on beside the stages.
+    pub aside: Aside,
 }
 
 /// How it ended.
@@ -137,7 +141,8 @@ struct Ended {
 /// Runs the pipeline to its end on the calling thread.
 pub fn run(parts: Parts) -> Ending {
     let Parts { cameras, detectors, envelopes, sinks, record, workers, service, state, .. } = parts;
-    let Parts { mut watches, desk, clock, stop, shutdown, ready, alive, lease, .. } = parts;
+    let Parts { mut watches, desk, clock, stop, shutdown, ready, alive, lease, aside, .. } = parts;
+    let Aside { upkeep, conditions, challenge } = aside;
     let mut opened = Vec::with_capacity(cameras.len());
     let mut recipes: HashMap<CameraId, Arc<Recipes>> = HashMap::new();
     for Camera { id, source, paced, mode, line, recipes: jobs } in cameras {
@@ -151,8 +156,8 @@ pub fn run(parts: Parts) -> Ending {
     };
     state.runs_free(opened.iter().any(|(_, _, _, mode, _)| *mode == TriggerMode::Free));
     let known = opened.iter().map(|(id, _, paced, mode, _)| (id, &recipes[id], must_speak(*paced, *mode)));
-    let health = Arc::new(Health::new(known, sinks.iter().map(|sink| sink.name()).chain([RECORD])));
-    let (ends, ended) = bounded::<Ended>(2 * opened.len() + workers.len() + 4);
+    let health = Arc::new(Health::new(known, sinks.iter().map(|sink| sink.name()).chain([RECORD]), conditions));
+    let (ends, ended) = bounded::<Ended>(2 * opened.len() + workers.len() + 5);
     let places = opened.iter().map(|(_, _, _, mode, _)| if mode.is_triggered() { PARTS } else { FRAMES });
     let (producers, consumer) = mailbox(places);
     // Prepare works on the next frames while the device works on these; one of each camera may go through it together.
@@ -184,6 +189,8 @@ pub fn run(parts: Parts) -> Ending {
         captures.push(Capture { camera: id, source, paced, mode, inlet, gate, recipes, frames, notices, clock });
     }
 
+    let running_recipes = controlled.iter().map(|known| (known.camera.clone(), Arc::clone(&known.recipes)));
+    let beside = Running { cameras: running_recipes.collect(), clock: Arc::clone(&clock) };
     // Dropped, this stops the service.
     let (stop_service, stopped) = oneshot::channel();
     let control = Control::new(controlled, Arc::clone(&state), Arc::clone(&clock));
@@ -227,7 +234,7 @@ pub fn run(parts: Parts) -> Ending {
                 return;
             }
             if let Ok(detectors) = made {
-                inspect(&work_out, &notices, detectors, &recipes, clock.as_ref(), &health, &breaks);
+                inspect(&work_out, &notices, detectors, challenge, &recipes, clock.as_ref(), &health, &breaks);
             }
         });
     }
@@ -258,11 +265,16 @@ pub fn run(parts: Parts) -> Ending {
         spawn(TRIGGER, &ends, &mut running, move || edges(line, &inlet, &stop));
     }
 
+    if let Some(upkeep) = upkeep {
+        let stop = Arc::clone(&stop);
+        spawn(UPKEEP, &ends, &mut running, move || upkeep::run(upkeep, &beside, &stop));
+    }
+
     let mut beats = [0; 4];
     let mut deadline: Option<Timestamp> = None;
     // A stage lets go of its channels before it tells that it ended, or panicked: its neighbour may be heard before.
     let mut early: Vec<(&'static str, Timestamp)> = Vec::new();
-    while running.keys().any(|name| *name != SERVICE && *name != TRIGGER) {
+    while running.keys().any(|name| !ASIDE.contains(name)) {
         match ended.recv_timeout(TICK) {
             Ok(Ended { stage: SERVICE, panic }) => {
                 running.remove(SERVICE);
@@ -276,7 +288,7 @@ pub fn run(parts: Parts) -> Ending {
                         running.remove(stage);
                     }
                 }
-                if stage != TRIGGER || !stop.load(Ordering::Relaxed) {
+                if !matches!(stage, TRIGGER | UPKEEP) || !stop.load(Ordering::Relaxed) {
                     early.push((stage, clock.now()));
                 }
             }
@@ -312,8 +324,7 @@ pub fn run(parts: Parts) -> Ending {
         if stop.load(Ordering::Relaxed) {
             let limit = *deadline.get_or_insert_with(|| clock.now().plus_millis(shutdown.as_millis() as u64));
             if clock.now() > limit {
-                let mut hanging: Vec<&str> =
-                    running.keys().copied().filter(|name| *name != SERVICE && *name != TRIGGER).collect();
+                let mut hanging: Vec<&str> = running.keys().copied().filter(|name| !ASIDE.contains(name)).collect();
                 hanging.sort_unstable();
                 return Ending::Failed(format!("did not stop within {shutdown:?}: {}", hanging.join(", ")));
             }
@@ -356,6 +367,10 @@ const STAGES: [&str; 4] = ["capture", "prepare", "inspect", "publish"];
 const SERVICE: &str = "service";
 /// Threads that read trigger lines. Nobody hears of their end but the supervisor.
 const TRIGGER: &str = "trigger";
+/// The one that may wait for a disk.
+const UPKEEP: &str = "upkeep";
+/// For whose end nobody waits.
+const ASIDE: [&str; 3] = [SERVICE, TRIGGER, UPKEEP];
 
 fn service_ended(panic: Option<String>) -> String {
     panic.map_or_else(|| format!("{SERVICE} ended"), |panic| format!("{SERVICE} panicked: {panic}"))
@@ -367,7 +382,7 @@ fn premature(stage: &str, running: &HashMap<&'static str, usize>) -> Option<Stri
     let before = match position {
         Some(0) => return None,
         Some(position) => STAGES[position - 1],
-        None if stage == TRIGGER => "capture",
+        None if matches!(stage, TRIGGER | UPKEEP) => "capture",
         None => "publish",
     };
     running.contains_key(before).then(|| format!("{stage} ended while {before} was still running"))

@@ -116,19 +116,21 @@ impl Publish {
     fn fail(&mut self, owed: Owed, reason: FaultReason, text: String) -> Option<Envelope> {
         let line = self.cameras.get(&owed.meta.camera)?;
         let job = line.recipes.get(owed.recipe);
-        let inspection = faulty(owed.meta.clone(), job, reason, text, self.clock.as_ref());
+        let inspection = faulty(owed.meta.clone(), &job, reason, text, self.clock.as_ref());
         self.publish(&owed, Box::new(inspection))
     }
 
     fn publish(&mut self, owed: &Owed, mut inspection: Box<Inspection>) -> Option<Envelope> {
         let line = self.cameras.get_mut(&owed.meta.camera)?;
         if line.state.0 != owed.recipe {
-            // Another product: what was said of the last one counts no more.
-            line.state = (owed.recipe, LineState::default());
+            let id = |recipe: usize| line.recipes.get(recipe).recipe.id.clone();
+            // Another product: what was said of the last one counts no more. One whose recipe was changed is the same.
+            let state = if id(line.state.0) == id(owed.recipe) { line.state.1 } else { LineState::default() };
+            line.state = (owed.recipe, state);
         }
         let (verdict, triggered) = (inspection.decision.verdict, inspection.frame.trigger.is_some());
-        let rules = &line.recipes.get(owed.recipe).recipe.line;
-        inspection.actuation = line.state.1.next(rules, verdict, triggered);
+        let rules = line.recipes.get(owed.recipe).recipe.line;
+        inspection.actuation = line.state.1.next(&rules, verdict, triggered);
         self.health.count(&inspection);
         let envelope = (self.envelopes)();
         let frame = inspection.frame.id.0;

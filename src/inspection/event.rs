@@ -79,6 +79,7 @@ pub struct Event {
     pub boot_id: String,
     pub t_wall: String,
     pub time_synced: bool,
+    pub flags: Vec<&'static str>,
     pub t_mono_ns: u64,
     pub line: String,
     pub station: String,
@@ -89,6 +90,7 @@ pub struct Event {
     pub trigger: Option<String>,
     pub part_id: Option<String>,
     pub recipe_id: String,
+    pub recipe_hash: String,
     pub bundle_id: String,
     pub model_hash: String,
     pub calibration_id: Option<String>,
@@ -110,7 +112,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// The event of an inspection, by a clock that nothing is known of; `image` names its pictures, if any are kept.
+    /// The event of an inspection, by a clock and on a machine that nothing is known of; `image` names its pictures, if any are kept.
     pub fn new(inspection: &Inspection, envelope: &Envelope, image: Option<String>) -> Self {
         let decision = &inspection.decision;
         Self {
@@ -120,6 +122,7 @@ impl Event {
             boot_id: format!("{:016x}", envelope.boot),
             t_wall: rfc3339(envelope.wall_nanos),
             time_synced: false,
+            flags: Vec::new(),
             t_mono_ns: envelope.mono_nanos,
             line: envelope.line.to_string(),
             station: envelope.station.to_string(),
@@ -130,6 +133,7 @@ impl Event {
             trigger: inspection.frame.trigger.as_ref().map(|trigger| trigger.source.clone()),
             part_id: inspection.frame.trigger.as_ref().and_then(|trigger| trigger.part_id.clone()),
             recipe_id: inspection.recipe.0.clone(),
+            recipe_hash: inspection.recipe_hash.to_string(),
             bundle_id: inspection.bundle.clone(),
             model_hash: inspection.model_hash.clone(),
             calibration_id: inspection.calibration.clone(),

@@ -125,6 +125,8 @@ pub struct Inspection {
     pub frame: FrameMeta,
     /// The recipe in force.
     pub recipe: RecipeId,
+    /// What names the recipe as it was meant then.
+    pub recipe_hash: Arc<str>,
     /// Identity of the bundle.
     pub bundle: String,
     /// Hash over the bundle's manifest.

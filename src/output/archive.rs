@@ -22,7 +22,8 @@ use super::drawing::{QUALITY, draw};
 use super::record::Clerk;
 use super::store::read::Reader;
 use super::store::{Images, Row, free_bytes};
-use crate::config::record::ArchiveSettings;
+use crate::config::change::Setting;
+use crate::config::record::{ArchiveLimits, ArchiveSettings};
 use crate::inspection::event::{Envelope, Event};
 use crate::inspection::frame::{Frame, FrameMeta};
 use crate::inspection::time::rfc3339;
@@ -40,11 +41,11 @@ const PARTIAL: &str = "partial";
 const KINDS: [&str; 3] = ["png", "jpg", "json"];
 
 /// Where the files of an inspection go, without what differs, if it gets any.
-pub fn stem(settings: &ArchiveSettings, inspection: &Inspection, envelope: &Envelope) -> Option<String> {
+pub fn stem(limits: &ArchiveLimits, inspection: &Inspection, envelope: &Envelope) -> Option<String> {
     let verdict = inspection.decision.verdict;
     // The golden ratio spreads consecutive numbers evenly.
-    let sampled = (envelope.seq as f64 * GOLDEN).fract() < settings.passes;
-    let share = |threshold: f32, score: f32| f64::from(score) >= settings.near * f64::from(threshold);
+    let sampled = (envelope.seq as f64 * GOLDEN).fract() < limits.passes;
+    let share = |threshold: f32, score: f32| f64::from(score) >= limits.near * f64::from(threshold);
     let score = inspection.detection.as_ref().map(|detection| detection.score.0);
     let near = inspection.decision.threshold.zip(score).is_some_and(|(threshold, score)| share(threshold, score));
     let seen = inspection.pixels.is_some() || inspection.prepared.is_some();
@@ -87,8 +88,10 @@ pub struct Job {
 
 /// Hands events to the worker.
 pub struct Archive {
-    /// What is kept.
-    pub settings: ArchiveSettings,
+    /// Where pictures are kept.
+    pub folder: PathBuf,
+    /// Which.
+    pub limits: Arc<Setting<ArchiveLimits>>,
     jobs: Sender<Job>,
     /// Without an index nothing may be missing: whoever offers waits.
     patient: bool,
@@ -97,7 +100,8 @@ pub struct Archive {
 
 /// What the worker needs; it ends when the archive is dropped.
 pub struct ArchiveWorker {
-    settings: ArchiveSettings,
+    folder: PathBuf,
+    limits: Arc<Setting<ArchiveLimits>>,
     jobs: Receiver<Job>,
     /// The index, where there is one: without, nothing is ever deleted.
     index: Option<(Reader, Clerk)>,
@@ -113,15 +117,18 @@ pub fn open(settings: ArchiveSettings, index: Option<(Reader, Clerk)>) -> (Archi
     let (sender, receiver) = bounded(QUEUE);
     let health = Arc::new(ArchiveHealth::default());
     let patient = index.is_none();
+    let ArchiveSettings { folder, limits } = settings;
+    let limits = Arc::new(Setting::from(limits));
     let worker = ArchiveWorker {
-        settings: settings.clone(),
+        folder: folder.clone(),
+        limits: Arc::clone(&limits),
         jobs: receiver,
         index,
         health: Arc::clone(&health),
         oldest: VecDeque::new(),
         gone: VecDeque::new(),
     };
-    (Archive { settings, jobs: sender, patient, health: Arc::clone(&health) }, worker, health)
+    (Archive { folder, limits, jobs: sender, patient, health: Arc::clone(&health) }, worker, health)
 }
 
 impl Archive {
@@ -144,14 +151,14 @@ impl ArchiveWorker {
                     self.health.written.fetch_add(1, Ordering::Relaxed);
                     self.health.bytes.fetch_add(images.bytes, Ordering::Relaxed);
                     if self.health.failing.swap(false, Ordering::Relaxed) {
-                        log::info!("{}: pictures are written again", self.settings.folder.display());
+                        log::info!("{}: pictures are written again", self.folder.display());
                     }
                     self.index(Row::Images(images));
                 }
                 Err(error) => {
                     self.health.lost.fetch_add(1, Ordering::Relaxed);
                     if !self.health.failing.swap(true, Ordering::Relaxed) {
-                        let folder = self.settings.folder.display();
+                        let folder = self.folder.display();
                         log::error!("{folder}: pictures cannot be written: {error}; make space or check permissions");
                     }
                 }
@@ -167,8 +174,8 @@ impl ArchiveWorker {
     }
 
     fn write(&self, job: &Job) -> io::Result<Images> {
-        let path = self.settings.folder.join(&job.stem);
-        let folder = path.parent().unwrap_or(&self.settings.folder);
+        let path = self.folder.join(&job.stem);
+        let folder = path.parent().unwrap_or(&self.folder);
         std::fs::create_dir_all(folder)?;
         let encoded = |error: encode::EncodeError| io::Error::other(error.to_string());
         let inspection = &job.inspection;
@@ -209,13 +216,13 @@ impl ArchiveWorker {
         if self.index.is_none() {
             return Ok(());
         }
-        let age = u64::from(self.settings.days).saturating_mul(86_400 * 1_000_000_000);
+        let ArchiveLimits { days, max_bytes, min_free_bytes, .. } = self.limits.get();
+        let age = u64::from(days).saturating_mul(86_400 * 1_000_000_000);
         loop {
-            let free = free_bytes(&self.settings.folder).unwrap_or(u64::MAX);
-            let over = self.health.bytes.load(Ordering::Relaxed) >= self.settings.max_bytes
-                || free < self.settings.min_free_bytes;
+            let free = free_bytes(&self.folder).unwrap_or(u64::MAX);
+            let over = self.health.bytes.load(Ordering::Relaxed) >= max_bytes || free < min_free_bytes;
             let Some(oldest) = self.oldest()? else {
-                let short = free < self.settings.min_free_bytes;
+                let short = free < min_free_bytes;
                 return if short { Err(io::Error::other(format!("only {} MiB are free", free >> 20))) } else { Ok(()) };
             };
             // A clock that nobody set may be years ahead.
@@ -224,7 +231,7 @@ impl ArchiveWorker {
                 self.oldest.push_front(oldest);
                 return Ok(());
             }
-            remove(&self.settings.folder.join(&oldest.stem));
+            remove(&self.folder.join(&oldest.stem));
             self.health.bytes.fetch_sub(oldest.bytes, Ordering::Relaxed);
             self.health.deleted.fetch_add(1, Ordering::Relaxed);
             self.gone.push_back(oldest.event_id.clone());
@@ -252,7 +259,7 @@ impl ArchiveWorker {
             Err(error) => log::error!("archive: the index cannot be read: {error}"),
         }
         let (mut found, mut removed) = (Vec::new(), 0u64);
-        for folder in folders(&self.settings.folder).iter().flat_map(|day| folders(day)) {
+        for folder in folders(&self.folder).iter().flat_map(|day| folders(day)) {
             for path in std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
                 let stem = path.with_extension("");
                 let partial = path.extension().is_some_and(|extension| extension == PARTIAL);
@@ -269,7 +276,7 @@ impl ArchiveWorker {
             }
         }
         if removed > 0 || !found.is_empty() {
-            let folder = self.settings.folder.display();
+            let folder = self.folder.display();
             log::info!("{folder}: {removed} unfinished files removed, {} events found again", found.len());
         }
         for images in found {
@@ -289,7 +296,7 @@ impl ArchiveWorker {
         }
         let millis = std::fs::metadata(stem.with_extension("json")).and_then(|meta| meta.modified()).ok()?;
         let wall_nanos = millis.duration_since(std::time::UNIX_EPOCH).ok()?.as_nanos() as u64;
-        let relative = stem.strip_prefix(&self.settings.folder).ok()?.to_str()?.to_owned();
+        let relative = stem.strip_prefix(&self.folder).ok()?.to_str()?.to_owned();
         let verdict = relative.rsplit('-').next()?.to_owned();
         Some(Images {
             event_id,

@@ -21,6 +21,7 @@ use super::ndjson::Lines;
 use super::store::read::{Filter, Reader};
 use super::store::{Row, Store};
 use crate::inspection::audit::{Audit, Deed};
+use crate::inspection::conditions::Conditions;
 use crate::inspection::event::{Envelope, Event};
 use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::verdict::{Inspection, Record, SinkError, Verdict};
@@ -212,6 +213,7 @@ pub struct RecordWorker {
     entries: Receiver<Entry>,
     places: Places,
     synced: Box<dyn Fn() -> bool + Send>,
+    conditions: Arc<Conditions>,
     clock: Arc<dyn Clock>,
     health: Arc<RecordHealth>,
     /// Made, and not committed yet.
@@ -246,13 +248,20 @@ pub fn queue(clock: Arc<dyn Clock>) -> (Recording, Clerk, Queue) {
 }
 
 impl Queue {
-    /// The worker that writes to these places, and what it reports. `synced` says whether the clock of the wall is set by others.
-    pub fn worker(self, places: Places, synced: Box<dyn Fn() -> bool + Send>) -> (RecordWorker, Arc<RecordHealth>) {
+    /// The worker that writes to these places, and what it reports. `synced` says whether the clock of the wall is set by others,
+    /// `conditions` how the machine is.
+    pub fn worker(
+        self,
+        places: Places,
+        synced: Box<dyn Fn() -> bool + Send>,
+        conditions: Arc<Conditions>,
+    ) -> (RecordWorker, Arc<RecordHealth>) {
         let health = Arc::clone(&self.health);
         let worker = RecordWorker {
             entries: self.entries,
             places,
             synced,
+            conditions,
             clock: self.clock,
             health: self.health,
             pending: VecDeque::new(),
@@ -355,13 +364,13 @@ impl RecordWorker {
             Entry::Inspection(envelope, inspection) => {
                 let failing = self.health.failing.load(Ordering::Relaxed);
                 let archive = self.places.archive.as_ref().filter(|_| !failing);
-                let stem = archive.and_then(|archive| archive::stem(&archive.settings, &inspection, &envelope));
+                let stem = archive.and_then(|archive| archive::stem(&archive.limits.get(), &inspection, &envelope));
                 let kind = if inspection.detection.is_some() { "jpg" } else { "png" };
                 let image = stem.as_ref().zip(archive);
-                let image =
-                    image.map(|(stem, archive)| format!("{}.{kind}", archive.settings.folder.join(stem).display()));
+                let image = image.map(|(stem, archive)| format!("{}.{kind}", archive.folder.join(stem).display()));
                 let mut event = Event::new(&inspection, &envelope, image);
                 event.time_synced = (self.synced)();
+                event.flags = self.conditions.words();
                 if event.reason == Some("overrun") {
                     self.overruns.push_back(event.clone());
                     self.overruns.drain(..self.overruns.len().saturating_sub(OVERRUNS));

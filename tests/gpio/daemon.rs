@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use dsad::config::gpio::GpioOutput;
 use dsad::daemon::pipeline::{Camera, Ending, Parts, run};
+use dsad::daemon::upkeep::Aside;
 use dsad::gpio::chips::chips;
 use dsad::gpio::input::Edges;
 use dsad::gpio::output;
@@ -116,6 +117,7 @@ fn sim_a_thousand_edges_are_a_thousand_inspections() {
         ready: Box::new(|| {}),
         alive: Box::new(|| {}),
         lease,
+        aside: Aside::default(),
     };
     let ending = std::thread::scope(|scope| {
         let daemon = scope.spawn(|| run(parts));

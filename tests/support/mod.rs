@@ -180,7 +180,7 @@ pub fn kept(dir: &Path, outlets: Vec<Outlet>, clock: &Arc<dyn Clock>) -> Kept {
     let lines = Lines::new(&dir.join("events.ndjson"), u64::MAX);
     let (recording, clerk, queue) = record::queue(Arc::clone(clock));
     let places = Places { store: Some((store, reader)), lines, archive: None, shown: None };
-    let (worker, health) = queue.worker(places, Box::new(|| true));
+    let (worker, health) = queue.worker(places, Box::new(|| true), Arc::default());
     Kept { recording, clerk, worker: ("record", Box::new(move || worker.run())), health }
 }
 
