@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Parser, Subcommand};
-use dsad::commands::{bundle, calibrate, cameras, check, demo, gpio, inspect, run};
+use clap::{CommandFactory, Parser, Subcommand};
+use dsad::commands::{bundle, calibrate, cameras, check, demo, generate, gpio, inspect, preflight, run, version};
 use dsad::platform::clock::SystemClock;
 
 /// Judges parts on a factory line with a guided diffusion model
 #[derive(Parser)]
-#[command(version)]
+#[command(version, long_version = version::VERSION)]
 struct Arguments {
     #[command(subcommand)]
     verb: Verb,
@@ -25,6 +25,8 @@ enum Verb {
     Run(run::RunArgs),
     /// Check a configuration and start nothing
     Check(check::CheckArgs),
+    /// What this machine lacks for a station, with remedies
+    Preflight(preflight::PreflightArgs),
     /// Set thresholds on this station from good parts, the signed bundle untouched
     Calibrate(calibrate::CalibrateArgs),
     /// Cameras that are plugged in, and what they can do
@@ -33,6 +35,9 @@ enum Verb {
     Gpio(gpio::GpioArgs),
     /// Bundles
     Bundle(bundle::BundleArgs),
+    /// Man pages and shell completions
+    #[command(hide = true)]
+    Generate(generate::GenerateArgs),
 }
 
 fn main() -> ExitCode {
@@ -43,10 +48,12 @@ fn main() -> ExitCode {
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Run(args) => run::run(&args),
         Verb::Check(args) => check::run(&args),
+        Verb::Preflight(args) => preflight::run(&args, clock.as_ref()),
         Verb::Calibrate(args) => calibrate::run(&args),
         Verb::Cameras(args) => cameras::run(&args, clock),
         Verb::Gpio(args) => gpio::run(&args, clock),
         Verb::Bundle(args) => bundle::run(&args),
+        Verb::Generate(args) => generate::run(&args, Arguments::command()),
     };
     result.unwrap_or_else(|error| {
         eprintln!("dsad: {error:#}");
