@@ -111,8 +111,7 @@ fn the_installed_configuration_is_in_order_and_preflight_says_so() {
     std::fs::write(machine.join("proc/self/status"), "Uid:\t990\t990\t990\t990\n").expect("writes");
     let preflight = |config: &Path| {
         let arguments = ["preflight", "--json", "--root", machine.to_str().expect("path"), "--config"];
-        let (code, out, error) =
-            run(DSAD, &[&arguments[..], &[config.to_str().expect("path")]].concat(), dir.path());
+        let (code, out, error) = run(DSAD, &[&arguments[..], &[config.to_str().expect("path")]].concat(), dir.path());
         assert_eq!(error, "");
         (code, crate::cli::lines(&out))
     };

@@ -98,21 +98,23 @@ fn status(problems: &[String]) -> String {
     format!("safe mode, outputs off: {text}{more}")
 }
 
-/// A service on the address of the configuration, as far as it can be read, or on the usual one.
+/// A service for this machine alone, on the port of the configuration as far as it can be read, or on the usual one: accounts and
+/// certificates are part of what may be wrong.
 fn listen(config: &Path) -> std::io::Result<(SocketAddr, Service)> {
-    let bind = |address| TcpListener::bind(address).map(|listener| (address, listener));
-    let (_, listener) = match configured(config).map(bind) {
-        Some(Ok(bound)) => bound,
+    let bind = |address: SocketAddr| TcpListener::bind(address);
+    let listener = match configured(config).map(bind) {
+        Some(Ok(listener)) => listener,
         Some(Err(_)) | None => bind(ADDRESS)?,
     };
     let address = listener.local_addr()?;
     Ok((address, Service::new(Some(listener), None)?))
 }
 
-/// `listen` of `[http]`, whatever else is wrong with the file.
+/// Where `listen` of `[http]` is on this machine, whatever else is wrong with the file.
 fn configured(config: &Path) -> Option<SocketAddr> {
     let table: toml::Table = fs::read_to_string(config).ok()?.parse().ok()?;
-    table.get("http")?.get("listen")?.as_str()?.parse().ok()
+    let address: SocketAddr = table.get("http")?.get("listen")?.as_str()?.parse().ok()?;
+    Some(if address.ip().is_loopback() { address } else { (Ipv4Addr::LOCALHOST, address.port()).into() })
 }
 
 fn lock(told: &Mutex<Vec<String>>) -> std::sync::MutexGuard<'_, Vec<String>> {
@@ -122,6 +124,23 @@ fn lock(told: &Mutex<Vec<String>>) -> std::sync::MutexGuard<'_, Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_this_machine_is_told() {
+        let dir = tempfile::tempdir().expect("directory");
+        let file = dir.path().join("dsad.toml");
+        for (text, address) in [
+            ("[http]\nlisten = '127.0.0.1:9000'\n", Some("127.0.0.1:9000")),
+            ("unknown = 1\n[http]\nlisten = '0.0.0.0:9000'\n", Some("127.0.0.1:9000")),
+            ("[http]\nlisten = '192.168.0.7:81'\n", Some("127.0.0.1:81")),
+            ("[http]\nlisten = 9\n", None),
+            ("[http\n", None),
+            ("", None),
+        ] {
+            fs::write(&file, text).expect("writes");
+            assert_eq!(configured(&file), address.map(|address| address.parse().expect("address")), "{text}");
+        }
+    }
 
     #[test]
     fn the_status_is_one_short_line() {
