@@ -53,6 +53,8 @@ mod store;
 mod support;
 /// Experiments: variants side by side, killed, repeated, failed.
 mod sweep;
+/// What ships for systemd; safe mode, watchdog, preflight.
+mod systemd;
 /// Parts that are larger than the model's input.
 mod tiles;
 /// The paper's sampling and training against PyTorch.

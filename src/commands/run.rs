@@ -9,9 +9,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::load::{Bundles, boot_id, keys};
+use super::problems::examine;
 use super::serve::{Told, listen};
 use super::upkeep::{self, Reload, Reloads, level};
-use super::{record, telling};
+use super::{preflight, record, safe_mode, telling};
 use crate::config::station::{Station, load};
 use crate::daemon::challenge::Challenge;
 use crate::daemon::job::Job;
@@ -47,6 +48,9 @@ pub struct RunArgs {
     /// One JSON object at the end
     #[arg(long)]
     json: bool,
+    /// Stay up and tell why when the configuration is refused, as under systemd
+    #[arg(long)]
+    safe_mode: bool,
 }
 
 /// Runs the verb.
@@ -56,14 +60,19 @@ pub struct RunArgs {
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let (stop, hangup) = (signals::stop_flag()?, signals::reload_flag()?);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+    let refused = |problems: Vec<String>| {
+        eprintln!("dsad: configuration refused:\n{}", problems.join("\n"));
+        if args.safe_mode || service_manager::is_there() {
+            return safe_mode::run(&args.config, problems, &stop, clock.as_ref());
+        }
+        Ok(ExitCode::from(REFUSED))
+    };
     let station = match load(&args.config) {
         Ok(station) => station,
-        Err(error) => {
-            eprintln!("dsad: configuration refused:\n{error}");
-            return Ok(ExitCode::from(REFUSED));
-        }
+        Err(error) => return refused(error.0.iter().map(ToString::to_string).collect()),
     };
     logger::set_level(level(station.log));
+    preflight::before_start(&station);
     let conditions = Arc::<Conditions>::default();
     let kept = match record::open(&station, telling::outlets(&station), Arc::clone(&conditions), &clock) {
         Ok(kept) => kept,
@@ -88,8 +97,9 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let (bundles, cameras) = match open(&station, &clock) {
         Ok(opened) => opened,
         Err(error) => {
-            eprintln!("dsad: configuration refused:\n{error:#}");
-            return Ok(ExitCode::from(REFUSED));
+            // Its address is needed to tell why.
+            drop(service);
+            return refused(examine(&args.config).err().unwrap_or_else(|| vec![format!("{error:#}")]));
         }
     };
     let outputs = &station.outputs;

@@ -220,7 +220,13 @@ pub fn calibration() -> Calibration {
 
 /// Runs a program of this package: exit code, standard output, standard error.
 pub fn run(program: &str, args: &[&str], dir: &Path) -> (i32, String, String) {
-    let output = Command::new(program).args(args).current_dir(dir).env("RUST_LOG", "warn").output().expect("runs");
+    let output = Command::new(program)
+        .args(args)
+        .current_dir(dir)
+        .env("RUST_LOG", "warn")
+        .env_remove("NOTIFY_SOCKET")
+        .output()
+        .expect("runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
 }
