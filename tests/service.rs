@@ -12,12 +12,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dsad::daemon::pipeline::{Camera, Ending, MakeDetectors, Parts, run};
+use dsad::daemon::upkeep::Aside;
 use dsad::inspection::anomaly::AnomalyScore;
 use dsad::inspection::calibration::{Calibration, GoodPart};
 use dsad::inspection::detect::{Detection, Detector, DetectorError, Plan};
 use dsad::inspection::frame::{CameraId, Frame, FrameSource, Prepared, SourceError};
 use dsad::inspection::time::Clock;
-use dsad::output::ndjson;
 use dsad::platform::clock::SystemClock;
 use dsad::service::Service;
 use serde_json::Value;
@@ -25,7 +25,7 @@ use serde_json::Value;
 use crate::cli::{config, lines};
 use crate::pipeline::job;
 use crate::support::doors::{self, ask};
-use crate::support::{DSAD, ScriptedCamera, ScriptedDetector, Shot, calibration, record, state, tiny_bundle};
+use crate::support::{DSAD, ScriptedCamera, ScriptedDetector, Shot, calibration, envelopes, kept, state, tiny_bundle};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -77,14 +77,16 @@ impl Station {
             sources.push(Camera::free(CameraId((*name).into()), source, *paced, job(Some(calibration.clone()))));
             told.push(sender);
         }
-        let (events, worker, _) = ndjson::open(&dir.join("events.ndjson"), u64::MAX);
+        let kept = kept(dir, Vec::new(), &clock);
         let parts = Parts {
             cameras: sources,
             detectors,
-            record: record(Arc::clone(&clock)),
-            sinks: vec![Box::new(events)],
-            workers: vec![("events", Box::new(move || worker.run()))],
+            envelopes: envelopes(Arc::clone(&clock)),
+            sinks: Vec::new(),
+            record: Box::new(kept.recording),
+            workers: vec![kept.worker],
             service: Some(service),
+            desk: Arc::default(),
             state: state(Arc::clone(&clock)),
             watches: Vec::new(),
             clock,
@@ -93,6 +95,7 @@ impl Station {
             ready: Box::new(|| {}),
             alive: Box::new(|| {}),
             lease: Arc::default(),
+            aside: Aside::default(),
         };
         Station { address, cameras: told, stop, ending: std::thread::spawn(move || run(parts)) }
     }

@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 use dsad::config::access::Access;
 use dsad::daemon::pipeline::{Camera, Ending, Parts, Worker, run};
 use dsad::daemon::state::StationState;
+use dsad::daemon::upkeep::Aside;
 use dsad::inspection::account::Level;
 use dsad::inspection::audit::{Audit, Deed};
 use dsad::inspection::detect::{Detection, Detector, DetectorError, Plan};
-use dsad::inspection::event::Event;
+use dsad::inspection::event::{Envelope, Event};
 use dsad::inspection::frame::{
     CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, Prepared, SourceError,
 };
@@ -24,13 +25,12 @@ use dsad::inspection::recipe::RecipeId;
 use dsad::inspection::station_state::{Fault, Start, State};
 use dsad::inspection::time::{Clock, Timestamp};
 use dsad::inspection::trigger::{Asked, Edge, EdgeError, EdgeSource, TriggerMode};
-use dsad::inspection::verdict::{FaultReason, Inspection, SinkError, Verdict, VerdictSink};
-use dsad::output::ndjson;
+use dsad::inspection::verdict::{FaultReason, Inspection, Record, SinkError, Verdict, VerdictSink};
 use dsad::platform::clock::SystemClock;
 use dsad::service::Service;
 
 use crate::pipeline::job;
-use crate::support::{ScriptedDetector, calibration, doors, record};
+use crate::support::{ScriptedDetector, Unrecorded, calibration, doors, envelopes, kept};
 
 /// A camera that gives a frame every few milliseconds, all of one level, until the test ends it.
 struct Steady {
@@ -122,15 +122,29 @@ impl VerdictSink for TellingSink {
         "telling"
     }
 
-    fn publish(&mut self, inspection: &Inspection, event: &Event) -> Result<(), SinkError> {
-        let told = Told { at: self.clock.now(), inspection: inspection.clone(), event: event.clone() };
+    fn publish(&mut self, inspection: &Inspection, envelope: &Envelope) -> Result<(), SinkError> {
+        let event = Event::new(inspection, envelope, None);
+        let told = Told { at: self.clock.now(), inspection: inspection.clone(), event };
         self.told.lock().expect("told").push(told);
         Ok(())
     }
+}
 
-    fn amend(&mut self, event: &Event) -> Result<(), SinkError> {
-        self.late.lock().expect("late").push(event.clone());
-        Ok(())
+/// Keeps what came too late, and hands everything on to a real record, if there is one.
+struct TellingRecord(TellingSink, Box<dyn Record>);
+
+impl Record for TellingRecord {
+    fn keep(&mut self, envelope: Envelope, inspection: Box<Inspection>) -> Result<(), SinkError> {
+        self.1.keep(envelope, inspection)
+    }
+
+    fn amend(&mut self, envelope: Envelope, late: Box<Inspection>) -> Result<(), SinkError> {
+        let told = self.0.told.lock().expect("told");
+        let of = told.iter().find(|told| told.event.seq == envelope.seq).expect("its overrun is out");
+        let mut event = of.event.clone();
+        event.amend(&late);
+        self.0.late.lock().expect("late").push(event);
+        self.1.amend(envelope, late)
     }
 }
 
@@ -170,7 +184,7 @@ pub(super) struct Setup {
     pub line: LineRules,
     pub every: Duration,
     pub paced: bool,
-    /// Where events are written, too.
+    /// Where events are kept, too.
     pub events: Option<PathBuf>,
     pub edges: Option<Box<dyn EdgeSource>>,
     pub detector: Box<dyn Detector>,
@@ -264,19 +278,22 @@ impl Station {
         let detector = setup.detector;
         let mut sinks: Vec<Box<dyn VerdictSink>> = vec![Box::new(sink.clone())];
         sinks.extend(service.sinks());
+        let mut record: Box<dyn Record> = Box::new(Unrecorded);
         let mut workers: Vec<Worker> = Vec::new();
-        if let Some(file) = &setup.events {
-            let (events, worker, _) = ndjson::open(file, u64::MAX);
-            sinks.push(Box::new(events));
-            workers.push(("events", Box::new(move || worker.run())));
+        if let Some(folder) = &setup.events {
+            let kept = kept(folder, Vec::new(), &clock);
+            record = Box::new(kept.recording);
+            workers.push(kept.worker);
         }
         let parts = Parts {
             cameras: cameras.collect(),
             detectors: Box::new(move || Ok(vec![detector])),
-            record: record(Arc::clone(&clock)),
+            envelopes: envelopes(Arc::clone(&clock)),
             sinks,
+            record: Box::new(TellingRecord(sink.clone(), record)),
             workers,
             service: Some(service),
+            desk: Arc::default(),
             state: Arc::clone(&state),
             watches: vec![watch],
             clock: Arc::clone(&clock),
@@ -285,6 +302,7 @@ impl Station {
             ready: Box::new(|| {}),
             alive: Box::new(|| {}),
             lease: Arc::clone(&lease),
+            aside: Aside::default(),
         };
         let ending = std::thread::spawn(move || run(parts));
         let (http, tcp) = (http.expect("http"), tcp.expect("tcp"));
@@ -496,7 +514,7 @@ fn at_the_deadline_an_overrun_goes_out_and_the_late_result_acts_on_nothing() {
     let detector = Box::new(Stalling { every: 6, stall: Duration::from_millis(220), seen: 0, inner });
     let dir = tempfile::tempdir().expect("directory");
     let events = dir.path().join("events.ndjson");
-    let setup = Setup { detector, deadline_ms: Some(60), events: Some(events.clone()), ..Setup::default() };
+    let setup = Setup { detector, deadline_ms: Some(60), events: Some(dir.path().into()), ..Setup::default() };
     let station = Station::start(setup);
     let mut controller = station.controller();
     controller.once_ready("StartSingleJob part_id=0;");

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::mem::take;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::images::{QUALITY, panel};
+use super::drawing::{QUALITY, panel};
 use crate::inspection::anomaly::AnomalyMap;
 use crate::inspection::detect::{Detection, Reconstruction};
-use crate::inspection::event::Event;
+use crate::inspection::event::Envelope;
 use crate::inspection::frame::{CameraId, Prepared};
 use crate::inspection::verdict::{Decision, Inspection, SinkError, VerdictSink};
 use crate::render::encode;
@@ -46,7 +46,7 @@ impl VerdictSink for LatestSink {
         "latest"
     }
 
-    fn publish(&mut self, inspection: &Inspection, _: &Event) -> Result<(), SinkError> {
+    fn publish(&mut self, inspection: &Inspection, _: &Envelope) -> Result<(), SinkError> {
         let (Some(detection), Some(prepared), Some(full_scale)) =
             (&inspection.detection, &inspection.prepared, inspection.full_scale)
         else {

@@ -9,26 +9,30 @@
 //! | `sessions`, `guard` | who has logged in; who asks too often or guesses |
 //! | `tcp` | commands as lines of text, for controllers |
 //! | `modbus` | registers and coils, for controllers and panels |
+//! | `mqtt`, `webhook`, `alarms` | what is told whether somebody listens or not, from the outbox |
 //! | `verdicts` | verdicts on their way to connections |
 //! | `metrics` | a reading of the counters, and its Prometheus text |
 
+pub mod alarms;
 mod commands;
 pub mod guard;
 pub mod http;
 mod login;
 pub mod metrics;
 pub mod modbus;
+pub mod mqtt;
 mod reads;
 pub mod routes;
 pub mod sessions;
 pub mod tcp;
 pub mod verdicts;
+pub mod webhook;
 
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -48,7 +52,7 @@ use crate::inspection::audit::Audit;
 use crate::inspection::command::Order;
 use crate::inspection::frame::CameraId;
 use crate::inspection::time::Clock;
-use crate::inspection::trigger::{Done, Refused};
+use crate::inspection::trigger::{Done, RefusalCode, Refused};
 use crate::inspection::verdict::VerdictSink;
 
 /// Longest time that answers which have begun may take when the service is stopped.
@@ -63,6 +67,32 @@ const BESIDE: usize = 2;
 pub type Read = Arc<dyn Fn() -> Reading + Send + Sync>;
 /// Obeys a command.
 pub type Act = Arc<dyn Fn(Order) -> Result<Done, Refused> + Send + Sync>;
+
+/// The station for those who ask outside of the service: empty until the stages are there.
+#[derive(Default)]
+pub struct Desk(OnceLock<(Read, Act)>);
+
+impl Desk {
+    /// The stages are there.
+    pub fn open(&self, read: Read, act: Act) {
+        // Who comes second changes nothing.
+        let _ = self.0.set((read, act));
+    }
+
+    /// How the station is now.
+    pub fn read(&self) -> Option<Reading> {
+        self.0.get().map(|(read, _)| read())
+    }
+
+    /// Obeys a command.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn act(&self, order: Order) -> Result<Done, Refused> {
+        let starts = || Err(Refused::new(RefusalCode::NotReady, "the station starts"));
+        self.0.get().map_or_else(starts, |(_, act)| act(order))
+    }
+}
 
 /// Adds to a reading what the stages do not know.
 pub type Add = Box<dyn Fn(&mut Reading) + Send + Sync>;
