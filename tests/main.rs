@@ -15,6 +15,8 @@ mod cli;
 mod clock;
 /// What is written in configuration files: the schema, typing errors, anything at all.
 mod configuration;
+/// Processes that are killed.
+mod crash;
 /// Any bytes over HTTP, while parts are judged.
 mod fuzz;
 /// Networks against PyTorch.
