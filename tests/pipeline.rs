@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use dsad::daemon::job::Job;
 use dsad::daemon::pipeline::{Camera, Ending, Parts, run};
+use dsad::daemon::upkeep::Aside;
 use dsad::inspection::calibration::Calibration;
 use dsad::inspection::detect::{Detector, StepChoice, Steps};
 use dsad::inspection::frame::CameraId;
@@ -17,11 +18,14 @@ use dsad::inspection::verdict::{FaultReason, Inspection, Verdict};
 use dsad::preprocess::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
 use dsad::service::Service;
 
-use crate::support::{ManualClock, RecordingSink, ScriptedCamera, ScriptedDetector, Shot, calibration, record, state};
+use crate::support::{
+    ManualClock, RecordingSink, ScriptedCamera, ScriptedDetector, Shot, Unrecorded, calibration, envelopes, state,
+};
 
 pub(super) fn job(calibration: Option<Calibration>) -> Job {
     Job {
         recipe: Recipe::whole_frame("scripted", None, StepChoice::Fixed(Steps(1))),
+        recipe_hash: "0".into(),
         detector: 0,
         bundle: "scripted".into(),
         model_hash: "0".into(),
@@ -33,7 +37,7 @@ pub(super) fn job(calibration: Option<Calibration>) -> Job {
             sketch: SketchPlane::None,
             tiles: None,
         },
-        calibration,
+        calibration: calibration.map(Arc::new),
         dtype: "f32".into(),
         seed: 0,
     }
@@ -67,10 +71,12 @@ fn play_beside(
     let ending = run(Parts {
         cameras: cameras.into_iter().map(camera).collect(),
         detectors: Box::new(move || Ok(vec![Box::new(ScriptedDetector { delay }) as Box<dyn Detector>])),
-        record: record(ManualClock::shared()),
+        envelopes: envelopes(ManualClock::shared()),
         sinks: vec![Box::new(sink.clone())],
+        record: Box::new(Unrecorded),
         workers: Vec::new(),
         service,
+        desk: Arc::default(),
         state: state(ManualClock::shared()),
         watches: Vec::new(),
         clock: ManualClock::shared(),
@@ -79,6 +85,7 @@ fn play_beside(
         ready: Box::new(|| {}),
         alive: Box::new(|| {}),
         lease: Arc::default(),
+        aside: Aside::default(),
     });
     let inspections = sink.0.lock().expect("sink").clone();
     Run { ending, inspections }

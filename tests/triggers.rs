@@ -1,6 +1,7 @@
 //! Triggers, deadlines, recipes and what the line does, through the whole daemon with scripted parts.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::cell::OnceCell;
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,10 +12,11 @@ use std::time::{Duration, Instant};
 use dsad::config::access::Access;
 use dsad::daemon::pipeline::{Camera, Ending, Parts, Worker, run};
 use dsad::daemon::state::StationState;
+use dsad::daemon::upkeep::Aside;
 use dsad::inspection::account::Level;
 use dsad::inspection::audit::{Audit, Deed};
 use dsad::inspection::detect::{Detection, Detector, DetectorError, Plan};
-use dsad::inspection::event::Event;
+use dsad::inspection::event::{Envelope, Event};
 use dsad::inspection::frame::{
     CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, Prepared, SourceError,
 };
@@ -23,13 +25,12 @@ use dsad::inspection::recipe::RecipeId;
 use dsad::inspection::station_state::{Fault, Start, State};
 use dsad::inspection::time::{Clock, Timestamp};
 use dsad::inspection::trigger::{Asked, Edge, EdgeError, EdgeSource, TriggerMode};
-use dsad::inspection::verdict::{FaultReason, Inspection, SinkError, Verdict, VerdictSink};
-use dsad::output::ndjson;
+use dsad::inspection::verdict::{FaultReason, Inspection, Record, SinkError, Verdict, VerdictSink};
 use dsad::platform::clock::SystemClock;
 use dsad::service::Service;
 
 use crate::pipeline::job;
-use crate::support::{ScriptedDetector, calibration, record};
+use crate::support::{ScriptedDetector, Unrecorded, calibration, doors, envelopes, kept};
 
 /// A camera that gives a frame every few milliseconds, all of one level, until the test ends it.
 struct Steady {
@@ -121,15 +122,29 @@ impl VerdictSink for TellingSink {
         "telling"
     }
 
-    fn publish(&mut self, inspection: &Inspection, event: &Event) -> Result<(), SinkError> {
-        let told = Told { at: self.clock.now(), inspection: inspection.clone(), event: event.clone() };
+    fn publish(&mut self, inspection: &Inspection, envelope: &Envelope) -> Result<(), SinkError> {
+        let event = Event::new(inspection, envelope, None);
+        let told = Told { at: self.clock.now(), inspection: inspection.clone(), event };
         self.told.lock().expect("told").push(told);
         Ok(())
     }
+}
 
-    fn amend(&mut self, event: &Event) -> Result<(), SinkError> {
-        self.late.lock().expect("late").push(event.clone());
-        Ok(())
+/// Keeps what came too late, and hands everything on to a real record, if there is one.
+struct TellingRecord(TellingSink, Box<dyn Record>);
+
+impl Record for TellingRecord {
+    fn keep(&mut self, envelope: Envelope, inspection: Box<Inspection>) -> Result<(), SinkError> {
+        self.1.keep(envelope, inspection)
+    }
+
+    fn amend(&mut self, envelope: Envelope, late: Box<Inspection>) -> Result<(), SinkError> {
+        let told = self.0.told.lock().expect("told");
+        let of = told.iter().find(|told| told.event.seq == envelope.seq).expect("its overrun is out");
+        let mut event = of.event.clone();
+        event.amend(&late);
+        self.0.late.lock().expect("late").push(event);
+        self.1.amend(envelope, late)
     }
 }
 
@@ -154,6 +169,9 @@ pub(super) struct Station {
     clock: Arc<dyn Clock>,
     stop: Arc<AtomicBool>,
     ending: JoinHandle<Ending>,
+    /// Its accounts.
+    home: tempfile::TempDir,
+    token: OnceCell<String>,
 }
 
 /// What a station is made of.
@@ -166,7 +184,7 @@ pub(super) struct Setup {
     pub line: LineRules,
     pub every: Duration,
     pub paced: bool,
-    /// Where events are written, too.
+    /// Where events are kept, too.
     pub events: Option<PathBuf>,
     pub edges: Option<Box<dyn EdgeSource>>,
     pub detector: Box<dyn Detector>,
@@ -200,7 +218,10 @@ impl Station {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binds");
         let access = Access { level: setup.level, ..Access::default() };
-        let service = Service::new(Some(bind()), Some(bind())).expect("a service").tcp_access(access.clone());
+        let home = tempfile::tempdir().expect("directory");
+        let (accounts, _) = doors::settings(home.path(), Arc::clone(&clock));
+        let service = Service::new(Some(bind()), Some(bind())).expect("a service").with_accounts(accounts);
+        let service = service.tcp_access(access.clone());
         let names: Vec<CameraId> = setup.cameras.iter().map(|name| CameraId((*name).into())).collect();
         let service = service.modbus(bind(), access, &names).expect("registers");
         let (http, tcp) = service.addresses().expect("addresses");
@@ -257,19 +278,22 @@ impl Station {
         let detector = setup.detector;
         let mut sinks: Vec<Box<dyn VerdictSink>> = vec![Box::new(sink.clone())];
         sinks.extend(service.sinks());
+        let mut record: Box<dyn Record> = Box::new(Unrecorded);
         let mut workers: Vec<Worker> = Vec::new();
-        if let Some(file) = &setup.events {
-            let (events, worker, _) = ndjson::open(file, u64::MAX);
-            sinks.push(Box::new(events));
-            workers.push(("events", Box::new(move || worker.run())));
+        if let Some(folder) = &setup.events {
+            let kept = kept(folder, Vec::new(), &clock);
+            record = Box::new(kept.recording);
+            workers.push(kept.worker);
         }
         let parts = Parts {
             cameras: cameras.collect(),
             detectors: Box::new(move || Ok(vec![detector])),
-            record: record(Arc::clone(&clock)),
+            envelopes: envelopes(Arc::clone(&clock)),
             sinks,
+            record: Box::new(TellingRecord(sink.clone(), record)),
             workers,
             service: Some(service),
+            desk: Arc::default(),
             state: Arc::clone(&state),
             watches: vec![watch],
             clock: Arc::clone(&clock),
@@ -278,10 +302,30 @@ impl Station {
             ready: Box::new(|| {}),
             alive: Box::new(|| {}),
             lease: Arc::clone(&lease),
+            aside: Aside::default(),
         };
         let ending = std::thread::spawn(move || run(parts));
         let (http, tcp) = (http.expect("http"), tcp.expect("tcp"));
-        Station { http, tcp, modbus, sink, level, blind, gone, state, deeds, deaf, broken, lease, clock, stop, ending }
+        let token = OnceCell::new();
+        Station {
+            http,
+            tcp,
+            modbus,
+            sink,
+            level,
+            blind,
+            gone,
+            state,
+            deeds,
+            deaf,
+            broken,
+            lease,
+            clock,
+            stop,
+            ending,
+            home,
+            token,
+        }
     }
 
     /// A connection for commands.
@@ -295,15 +339,13 @@ impl Station {
         self.post_with("", path, body)
     }
 
+    /// As an account that may.
     fn post_with(&self, header: &str, path: &str, body: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.http).expect("connects");
-        let length = body.len();
-        let request = format!("POST {path} HTTP/1.1\r\nHost: x\r\n{header}Content-Length: {length}\r\n\r\n{body}");
-        stream.write_all(request.as_bytes()).expect("asks");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("answers");
-        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-        (status, answer.split_once("\r\n\r\n").expect("a body").1.trim().to_owned())
+        let may = Level::Technician;
+        let token = self.token.get_or_init(|| doors::login(self.http, may.word(), &doors::password(may)));
+        let headers = format!("{}{header}", doors::bearer(token));
+        let (status, _, body) = doors::ask(self.http, &doors::request("POST", path, &headers, body));
+        (status, body.trim().to_owned())
     }
 
     /// What went out, once there is so much.
@@ -339,6 +381,7 @@ impl Station {
         self.stop.store(true, Ordering::Relaxed);
         let ending = self.ending.join().expect("the daemon");
         let Ending::Drained(counts) = ending else { panic!("{ending:?}") };
+        drop(self.home);
         let told = self.sink.told.lock().expect("told").clone();
         assert_eq!(counts.frames_in, told.len() as u64);
         (told, self.sink.late.lock().expect("late").clone())
@@ -471,7 +514,7 @@ fn at_the_deadline_an_overrun_goes_out_and_the_late_result_acts_on_nothing() {
     let detector = Box::new(Stalling { every: 6, stall: Duration::from_millis(220), seen: 0, inner });
     let dir = tempfile::tempdir().expect("directory");
     let events = dir.path().join("events.ndjson");
-    let setup = Setup { detector, deadline_ms: Some(60), events: Some(events.clone()), ..Setup::default() };
+    let setup = Setup { detector, deadline_ms: Some(60), events: Some(dir.path().into()), ..Setup::default() };
     let station = Station::start(setup);
     let mut controller = station.controller();
     controller.once_ready("StartSingleJob part_id=0;");

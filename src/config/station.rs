@@ -7,9 +7,12 @@ use std::path::{Path, PathBuf};
 use super::access::{Door, door};
 use super::camera::{CameraSettings, resolve};
 use super::device::DeviceChoice;
-use super::file::{ImagesOf, ModbusFile, StationFile, TcpFile};
+use super::file::{LogLevel, ModbusFile, StationFile, TcpFile};
 use super::gpio::{self, GpioOutput};
+use super::http::{self, HttpSettings};
 use super::problem::{ConfigError, Problem, read};
+use super::record::{ArchiveSettings, StoreLimits};
+use super::telling::{MqttSettings, WebhookSettings};
 use crate::inspection::station_state::Start;
 
 /// Where inspections go.
@@ -19,10 +22,6 @@ pub struct OutputSettings {
     pub events: PathBuf,
     /// Size at which it is rotated, bytes.
     pub events_max_bytes: u64,
-    /// Folder for drawings.
-    pub images: Option<PathBuf>,
-    /// Which inspections are drawn.
-    pub images_of: ImagesOf,
     /// Lines that tell verdicts to the machine.
     pub gpio: Vec<GpioOutput>,
 }
@@ -30,6 +29,10 @@ pub struct OutputSettings {
 /// A validated station.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Station {
+    /// Where it was read from.
+    pub path: PathBuf,
+    /// What is written there.
+    pub file: StationFile,
     /// Name of the station.
     pub name: String,
     /// Name of the line.
@@ -42,6 +45,8 @@ pub struct Station {
     pub calibrations: Option<PathBuf>,
     /// Folder of what the station keeps.
     pub state: PathBuf,
+    /// How much is logged.
+    pub log: LogLevel,
     /// Where the station goes by itself once it has started.
     pub start: Start,
     /// Milliseconds that a stop may take.
@@ -50,8 +55,18 @@ pub struct Station {
     pub cameras: Vec<CameraSettings>,
     /// The outputs.
     pub outputs: OutputSettings,
-    /// Where the HTTP service listens; absent is no service.
-    pub http: Option<SocketAddr>,
+    /// Minutes from one challenge with golden parts to the next; absent is none.
+    pub challenge_min: Option<u32>,
+    /// How much the database keeps.
+    pub store: StoreLimits,
+    /// Which pictures are kept.
+    pub archive: Option<ArchiveSettings>,
+    /// The broker that is told.
+    pub mqtt: Option<MqttSettings>,
+    /// The server that is told.
+    pub webhook: Option<WebhookSettings>,
+    /// The HTTP service; absent is none.
+    pub http: Option<HttpSettings>,
     /// Where commands are taken by TCP; absent is nowhere.
     pub tcp: Option<Door>,
     /// Where registers are read and written; absent is nowhere.
@@ -84,18 +99,25 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
     if !(1..=4096).contains(&file.outputs.events_max_mib) {
         problem("outputs.events_max_mib".into(), format!("{}: must be 1 to 4096", file.outputs.events_max_mib));
     }
+    let (http, wrong) = file.http.as_ref().map_or((None, Vec::new()), |http| http::resolve(http, base));
+    for (key, message) in wrong {
+        problem(key.into(), message);
+    }
+    let challenge_min = file.challenge.as_ref().map(|challenge| challenge.every_min);
+    if let Some(minutes) = challenge_min.filter(|minutes| !(1..=10_080).contains(minutes)) {
+        problem("challenge.every_min".into(), format!("{minutes}: must be 1 to 10080, a week"));
+    }
     let mut address = |key: &str, text: &str| match text.parse::<SocketAddr>() {
         Ok(address) => Some(address),
         Err(_) => {
-            let remedy = "is no address with a port, such as 127.0.0.1:8080 or, for the whole network, 0.0.0.0:8080";
+            let remedy = "is no address with a port, such as 127.0.0.1:7000";
             problem(key.into(), format!("'{text}' {remedy}"));
             None
         }
     };
-    let http = file.http.as_ref().and_then(|http| address("http.listen", &http.listen));
     let tcp = file.tcp.as_ref().and_then(|tcp| address("tcp.listen", &tcp.listen));
     let modbus = file.modbus.as_ref().and_then(|modbus| address("modbus.listen", &modbus.listen));
-    let listeners = [("http", http), ("tcp", tcp), ("modbus", modbus)];
+    let listeners = [("http", http.as_ref().map(|http| http.listen)), ("tcp", tcp), ("modbus", modbus)];
     for (place, (name, listen)) in listeners.iter().enumerate() {
         // Port 0 is whichever is free.
         let taken =
@@ -115,6 +137,12 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
     for (key, message) in gpio::problems(&file) {
         problem(key, message);
     }
+    let mut said = |(key, message): (&'static str, String)| problem(key.into(), message);
+    let store = file.store.resolve().map_err(&mut said).ok();
+    let mqtt =
+        file.mqtt.as_ref().and_then(|mqtt| mqtt.resolve(base, &file.line, &file.station).map_err(&mut said).ok());
+    let webhook = file.webhook.as_ref().and_then(|webhook| webhook.resolve(base).map_err(&mut said).ok());
+    let archive = file.archive.as_ref().and_then(|archive| archive.resolve(base).map_err(&mut said).ok());
     let mut cameras = Vec::new();
     for (index, camera) in file.cameras.iter().enumerate() {
         match resolve(camera, base, path, index) {
@@ -132,26 +160,30 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
             problems.push(Problem { file: path.to_path_buf(), key: "number".into(), message });
         }
     }
-    if !problems.is_empty() {
-        return Err(ConfigError(problems));
-    }
+    let Some(store) = store.filter(|_| problems.is_empty()) else { return Err(ConfigError(problems)) };
     Ok(Station {
+        path: path.to_path_buf(),
+        file: file.clone(),
         name: file.station,
         line: file.line,
         device: file.device,
         keys: file.keys.map(|keys| base.join(keys)),
         calibrations: file.calibrations.map(|folder| base.join(folder)),
         state: base.join(file.state),
+        log: file.log,
         start: file.start,
         shutdown_timeout_ms: file.shutdown_timeout_ms,
         cameras,
         outputs: OutputSettings {
             events: base.join(file.outputs.events),
             events_max_bytes: file.outputs.events_max_mib << 20,
-            images: file.outputs.images.map(|images| base.join(images)),
-            images_of: file.outputs.images_of,
             gpio: file.outputs.gpio,
         },
+        challenge_min,
+        store,
+        archive,
+        mqtt,
+        webhook,
         http,
         tcp,
         modbus,

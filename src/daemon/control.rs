@@ -108,8 +108,7 @@ impl Control {
         self.station.would(WORD, step)?;
         let cameras: Vec<String> = found.iter().map(|(_, known, _)| known.camera.to_string()).collect();
         let ids = |which: &dyn Fn(&Controlled, usize) -> usize| {
-            let ids =
-                found.iter().map(|(_, known, index)| known.recipes.get(which(known, *index)).recipe.id.0.as_str());
+            let ids = found.iter().map(|(_, known, index)| known.recipes.get(which(known, *index)).recipe.id.0.clone());
             ids.collect::<Vec<_>>().join(", ")
         };
         let (old, new) = (ids(&|known, _| known.recipes.current()), ids(&|_, index| index));

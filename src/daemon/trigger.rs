@@ -106,7 +106,7 @@ impl Inlet {
     pub fn missed(&self, source: &str, count: u64, at: Timestamp) {
         let mut books = self.books();
         if count > MISSED {
-            log::error!("camera {}: {count} edges were missed, of which {MISSED} are answered for", self.camera);
+            log::error!(camera:% = self.camera; "camera {}: {count} edges were missed, of which {MISSED} are answered for", self.camera);
         }
         for _ in 0..count.min(MISSED) {
             let Ok((awaited, admission)) = self.owe(&mut books, source, None, at) else { return };
@@ -224,7 +224,7 @@ pub fn edges(mut line: Box<dyn EdgeSource>, inlet: &Inlet, stop: &AtomicBool) {
             }
             Err(EdgeError::Lost { reason }) => {
                 if gone.as_ref() != Some(&reason) {
-                    log::error!("trigger line of camera {} lost: {reason}; it is tried again", inlet.camera);
+                    log::error!(camera:% = inlet.camera; "trigger line of camera {} lost: {reason}; it is tried again", inlet.camera);
                 }
                 inlet.health.camera(&inlet.camera).trigger_lost(true);
                 inlet.gate.line_lost(&reason);
@@ -243,7 +243,7 @@ pub fn edges(mut line: Box<dyn EdgeSource>, inlet: &Inlet, stop: &AtomicBool) {
 
 fn back(gone: &mut Option<String>, inlet: &Inlet) {
     if gone.take().is_some() {
-        log::info!("the trigger line of camera {} is back", inlet.camera);
+        log::info!(camera:% = inlet.camera; "the trigger line of camera {} is back", inlet.camera);
         inlet.health.camera(&inlet.camera).trigger_lost(false);
         inlet.gate.line_back();
     }

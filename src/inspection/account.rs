@@ -2,15 +2,16 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What an account may do. Each level may do what those before it may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
-    /// Looks, triggers, changes among prepared recipes.
+    /// Looks, triggers, starts and stops.
     Operator,
-    /// Stops the station, and takes it back into work.
+    /// Changes recipes.
     Technician,
     /// Changes how parts are judged.
     Engineer,

@@ -1,5 +1,6 @@
 //! The state of a station, by OPC 40100-1: what it is in, and what follows on what.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::time::Timestamp;
@@ -61,7 +62,7 @@ impl State {
 }
 
 /// Where a station goes by itself once it has started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Start {
     /// To work: the first recipe of each camera is prepared, and cameras that run free are judged.

@@ -10,6 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, prometheus_text
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::inspection::conditions::Machine;
 use crate::inspection::drift::{Drift, Levels};
 use crate::inspection::station_state::{Fault, FaultKind, State};
 
@@ -35,8 +36,43 @@ pub struct Reading {
     pub sink_errors: Vec<(String, u64)>,
     /// GPIO outputs, in the order of the configuration.
     pub outputs: Vec<OutputReading>,
+    /// The machine that it runs on.
+    pub machine: Machine,
+    /// Challenges with golden parts, by what came of them.
+    pub challenges: Vec<(&'static str, u64)>,
+    /// Configurations that it was told to read again, by what came of them.
+    pub reloads: Vec<(&'static str, u64)>,
+    /// Keys that are written otherwise than they run, and need a restart.
+    pub restart_needed: u64,
+    /// What others count: they add it to the reading.
+    pub families: Vec<Family>,
     /// Why the station is not ready; nothing when it is.
     pub obstacles: Vec<String>,
+}
+
+/// Numbers of one name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Family {
+    /// Without the prefix, and without the ending of a counter.
+    pub name: &'static str,
+    /// What it is, in a sentence.
+    pub help: &'static str,
+    /// Whether it only ever grows, while the process runs.
+    pub counter: bool,
+    /// Labels and values.
+    pub rows: Vec<(Vec<(&'static str, String)>, u64)>,
+}
+
+impl Family {
+    /// One number that only ever grows.
+    pub fn counter(name: &'static str, help: &'static str, value: u64) -> Self {
+        Self { name, help, counter: true, rows: vec![(Vec::new(), value)] }
+    }
+
+    /// One number.
+    pub fn gauge(name: &'static str, help: &'static str, value: u64) -> Self {
+        Self { name, help, counter: false, rows: vec![(Vec::new(), value)] }
+    }
 }
 
 /// One GPIO output at one moment.
@@ -168,6 +204,26 @@ impl Collector for Reading {
         let failing = self.outputs.iter().map(|output| (wire(output), f64::from(u8::from(output.failing))));
         gauges(to, "gpio_failing", "1 while the output's line cannot be driven.", failing)?;
 
+        let results = self.challenges.iter().map(|(result, count)| (vec![("result", *result)], *count));
+        counters(to, "challenges", "Challenges with golden parts.", results)?;
+        let results = self.reloads.iter().map(|(result, count)| (vec![("result", *result)], *count));
+        counters(to, "reloads", "Configurations that the station was told to read again.", results)?;
+        let help = "Keys that are written otherwise than they run, and need a restart.";
+        gauges(to, "restart_needed", help, [(Vec::new(), self.restart_needed as f64)].into_iter())?;
+
+        let help = "Temperatures of the machine.";
+        let mut family = to.encode_descriptor("temperature", help, Some(&Unit::Celsius), MetricType::Gauge)?;
+        for zone in &self.machine.zones {
+            family.encode_family(&[("zone", &*zone.name)])?.encode_gauge(&zone.celsius)?;
+        }
+        let help = "1 while a part of the machine is so warm that it slows down.";
+        let throttled = self.machine.zones.iter().map(|z| (vec![("zone", &*z.name)], f64::from(u8::from(z.throttled))));
+        gauges(to, "throttled", help, throttled)?;
+        let drawn = self.machine.over_current.iter().map(|(supply, count)| (vec![("supply", &**supply)], *count));
+        counters(to, "over_current", "How often more was drawn from a supply than it gives.", drawn)?;
+        let mode = self.machine.power_mode.iter().map(|mode| (vec![("mode", &**mode)], 1.0));
+        gauges(to, "power_mode", "The mode of power that was chosen; always 1.", mode)?;
+
         let help = "Time of judged frames, by part of the way.";
         let parts = cameras().flat_map(|camera| {
             let labels = |part| vec![("camera", &*camera.camera), ("part", part)];
@@ -199,7 +255,20 @@ impl Collector for Reading {
                 (labels, f64::from(u8::from(on)))
             })
         });
-        gauges(to, "drift_alarm", "1 while the station says that this drifts.", alarms)
+        gauges(to, "drift_alarm", "1 while the station says that this drifts.", alarms)?;
+
+        for Family { name, help, counter, rows } in &self.families {
+            let rows = rows.iter().map(|(row, value)| {
+                let labels: Labels = row.iter().map(|(name, value)| (*name, &**value)).collect();
+                (labels, *value)
+            });
+            if *counter {
+                counters(to, name, help, rows)?;
+            } else {
+                gauges(to, name, help, rows.map(|(labels, value)| (labels, value as f64)))?;
+            }
+        }
+        Ok(())
     }
 }
 

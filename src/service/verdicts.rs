@@ -2,20 +2,17 @@
 //!
 //! A connection that does not keep up is told how many it missed; nothing else happens to it, or to the line.
 
-use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
 use crate::inspection::command::LONGEST;
-use crate::inspection::event::Event;
+use crate::inspection::event::{Envelope, EventId};
 use crate::inspection::frame::CameraId;
 use crate::inspection::verdict::{Inspection, SinkError, VerdictSink};
 
 /// Verdicts that are kept for connections: two seconds of a hundred parts a second.
 const KEPT: usize = 256;
-/// Letters of an event's id.
-const ID: usize = 26;
 
 /// The ring.
 pub struct Board {
@@ -41,7 +38,7 @@ pub struct Entry {
     verdict: &'static str,
     reason: &'static str,
     score: Option<f32>,
-    event_id: String,
+    event_id: EventId,
 }
 
 impl Entry {
@@ -69,7 +66,7 @@ impl Default for Board {
             verdict: "",
             reason: "",
             score: None,
-            event_id: String::with_capacity(ID),
+            event_id: EventId::default(),
         };
         let entries = std::iter::repeat_with(blank).take(KEPT).collect();
         Self { ring: Mutex::new(Ring { written: 0, entries }), told: watch::Sender::new(0) }
@@ -90,7 +87,7 @@ impl VerdictSink for BoardSink {
         "tcp"
     }
 
-    fn publish(&mut self, inspection: &Inspection, event: &Event) -> Result<(), SinkError> {
+    fn publish(&mut self, inspection: &Inspection, envelope: &Envelope) -> Result<(), SinkError> {
         let mut ring = self.0.ring();
         let place = (ring.written % KEPT as u64) as usize;
         let entry = &mut ring.entries[place];
@@ -104,9 +101,7 @@ impl VerdictSink for BoardSink {
         entry.reason = inspection.decision.reason().unwrap_or_default();
         entry.score =
             inspection.detection.as_ref().map(|detection| detection.score.0).filter(|score| score.is_finite());
-        entry.event_id.clear();
-        // Writing to memory does not fail.
-        let _ = write!(entry.event_id, "{}", event.event_id);
+        entry.event_id = envelope.event_id;
         ring.written += 1;
         let written = ring.written;
         drop(ring);

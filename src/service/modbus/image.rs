@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::inspection::event::Event;
+use crate::inspection::event::Envelope;
 use crate::inspection::frame::CameraId;
 use crate::inspection::verdict::{FailRule, FaultReason, Inspection, SinkError, Verdict, VerdictSink};
 
@@ -120,7 +120,7 @@ impl VerdictSink for ImageSink {
         "modbus"
     }
 
-    fn publish(&mut self, inspection: &Inspection, _: &Event) -> Result<(), SinkError> {
+    fn publish(&mut self, inspection: &Inspection, _: &Envelope) -> Result<(), SinkError> {
         if let Some((_, slot)) = self.0.slots.iter().find(|(camera, _)| *camera == inspection.frame.camera) {
             lock(slot).write(inspection);
         }
