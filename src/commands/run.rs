@@ -134,7 +134,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let shutdown = Duration::from_millis(station.shutdown_timeout_ms);
     let state = Arc::new(StationState::new(station.start, Arc::clone(&clock), Arc::clone(&audit)));
     let reload = Reload { running: station, audit, limits: kept.limits, status: status.clone(), told: reloads };
-    let upkeep = upkeep::upkeep(reload, hangup, Thermal::new(Path::new("/")), Arc::clone(&conditions));
+    let (ask, asked) = upkeep::requests();
+    let upkeep = upkeep::upkeep(reload, hangup, asked, Thermal::new(Path::new("/")), Arc::clone(&conditions));
     let since = Arc::clone(&clock);
     let ending = pipeline::run(Parts {
         cameras,
@@ -149,7 +150,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         clock,
         stop,
         shutdown,
-        aside: Aside { upkeep: Some(upkeep), conditions, challenge },
+        aside: Aside { upkeep: Some(upkeep), reload: Some(ask), conditions, challenge },
         ready: Box::new(move || {
             log::info!("ready after {}: {status}", seconds(since.as_ref()));
             service_manager::ready(&status);

@@ -140,7 +140,7 @@ struct Ended {
 pub fn run(parts: Parts) -> Ending {
     let Parts { cameras, detectors, envelopes, sinks, record, workers, service, state, .. } = parts;
     let Parts { mut watches, clock, stop, shutdown, ready, alive, lease, aside, .. } = parts;
-    let Aside { upkeep, conditions, challenge } = aside;
+    let Aside { upkeep, reload, conditions, challenge } = aside;
     let mut opened = Vec::with_capacity(cameras.len());
     let mut recipes: HashMap<CameraId, Arc<Recipes>> = HashMap::new();
     for Camera { id, source, paced, mode, line, recipes: jobs } in cameras {
@@ -192,7 +192,7 @@ pub fn run(parts: Parts) -> Ending {
     // Dropped, this stops the service.
     let (stop_service, stopped) = oneshot::channel();
     if let Some(service) = service {
-        let control = Control::new(controlled, Arc::clone(&state), Arc::clone(&clock));
+        let control = Control::new(controlled, Arc::clone(&state), reload, Arc::clone(&clock));
         let (health, clock, stop) = (Arc::clone(&health), Arc::clone(&clock), Arc::clone(&stop));
         let (started, state) = (clock.wall_nanos(), Arc::clone(&state));
         let read = move || {
