@@ -193,6 +193,7 @@ fn measure(code: &[u8; 4], model: bool) -> Result<(), Box<dyn Error>> {
         record: Box::new(recording),
         workers: vec![("record", Box::new(move || worker.run()))],
         service: None,
+        desk: Arc::default(),
         state: Arc::new(StationState::new(Start::Automatic, Arc::clone(&clock), Arc::new(|_| Ok(())))),
         watches: Vec::new(),
         clock,

@@ -93,6 +93,7 @@ fn a_wall_clock_that_jumps_moves_no_deadline_and_no_event() {
         record: Box::new(recording),
         state: state(Arc::clone(&clock)),
         watches: Vec::new(),
+        desk: Arc::default(),
         sinks: vec![Box::new(sink.clone())],
         workers: vec![worker],
         service: None,

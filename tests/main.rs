@@ -15,16 +15,22 @@ mod cli;
 mod clock;
 /// What is written in configuration files: the schema, typing errors, anything at all.
 mod configuration;
+/// Any bytes over HTTP, while parts are judged.
+mod fuzz;
 /// Networks against PyTorch.
 mod golden_model;
 /// The paper's networks against Stable Diffusion's and ControlNet's published modules.
 mod golden_paper;
 /// GPIO lines of a simulated chip.
 mod gpio;
+/// Who may do what over HTTP.
+mod http;
 /// Public checkpoints in.
 mod import;
 /// Registers and coils, by a client of the field.
 mod modbus;
+/// The broker and the webhook, real ones, that come and go.
+mod mqtt;
 /// The trainer's map is the daemon's map.
 mod parity;
 /// The whole daemon with scripted parts.
@@ -41,10 +47,14 @@ mod service;
 mod startup;
 /// The state of a station, what commands it obeys, and what faults do.
 mod states;
+/// What the station keeps: database, lines, pictures, audit trail.
+mod store;
 /// Scripted cameras, detectors and clocks.
 mod support;
 /// Experiments: variants side by side, killed, repeated, failed.
 mod sweep;
+/// What ships for systemd; safe mode, watchdog, preflight.
+mod systemd;
 /// Parts that are larger than the model's input.
 mod tiles;
 /// The paper's sampling and training against PyTorch.

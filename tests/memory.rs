@@ -217,6 +217,7 @@ fn daemon(source: Box<dyn FrameSource>, paced: bool, say: Sender<()>, clock: Arc
         record: Box::new(recording),
         workers: vec![("record", Box::new(move || worker.run()))],
         service: None,
+        desk: Arc::default(),
         state: Arc::new(StationState::new(Start::Automatic, Arc::clone(&clock), Arc::new(|_| Ok(())))),
         watches: Vec::new(),
         clock,

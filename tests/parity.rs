@@ -69,6 +69,7 @@ fn trainer_and_daemon_make_the_same_map() {
         record: Box::new(Unrecorded),
         workers: Vec::new(),
         service: None,
+        desk: Arc::default(),
         state: state(Arc::clone(&clock)),
         watches: Vec::new(),
         clock,

@@ -76,6 +76,7 @@ fn play_beside(
         record: Box::new(Unrecorded),
         workers: Vec::new(),
         service,
+        desk: Arc::default(),
         state: state(ManualClock::shared()),
         watches: Vec::new(),
         clock: ManualClock::shared(),

@@ -121,6 +121,7 @@ fn changing(mode: TriggerMode) -> Vec<Inspection> {
         record: Box::new(Unrecorded),
         state: state(Arc::clone(&clock)),
         watches: Vec::new(),
+        desk: Arc::default(),
         sinks: vec![Box::new(sink.clone())],
         workers: Vec::new(),
         service: None,

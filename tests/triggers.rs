@@ -1,6 +1,7 @@
 //! Triggers, deadlines, recipes and what the line does, through the whole daemon with scripted parts.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::cell::OnceCell;
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,7 +30,7 @@ use dsad::platform::clock::SystemClock;
 use dsad::service::Service;
 
 use crate::pipeline::job;
-use crate::support::{ScriptedDetector, Unrecorded, calibration, envelopes, kept};
+use crate::support::{ScriptedDetector, Unrecorded, calibration, doors, envelopes, kept};
 
 /// A camera that gives a frame every few milliseconds, all of one level, until the test ends it.
 struct Steady {
@@ -168,6 +169,9 @@ pub(super) struct Station {
     clock: Arc<dyn Clock>,
     stop: Arc<AtomicBool>,
     ending: JoinHandle<Ending>,
+    /// Its accounts.
+    home: tempfile::TempDir,
+    token: OnceCell<String>,
 }
 
 /// What a station is made of.
@@ -214,7 +218,10 @@ impl Station {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binds");
         let access = Access { level: setup.level, ..Access::default() };
-        let service = Service::new(Some(bind()), Some(bind())).expect("a service").tcp_access(access.clone());
+        let home = tempfile::tempdir().expect("directory");
+        let (accounts, _) = doors::settings(home.path(), Arc::clone(&clock));
+        let service = Service::new(Some(bind()), Some(bind())).expect("a service").with_accounts(accounts);
+        let service = service.tcp_access(access.clone());
         let names: Vec<CameraId> = setup.cameras.iter().map(|name| CameraId((*name).into())).collect();
         let service = service.modbus(bind(), access, &names).expect("registers");
         let (http, tcp) = service.addresses().expect("addresses");
@@ -286,6 +293,7 @@ impl Station {
             record: Box::new(TellingRecord(sink.clone(), record)),
             workers,
             service: Some(service),
+            desk: Arc::default(),
             state: Arc::clone(&state),
             watches: vec![watch],
             clock: Arc::clone(&clock),
@@ -298,7 +306,26 @@ impl Station {
         };
         let ending = std::thread::spawn(move || run(parts));
         let (http, tcp) = (http.expect("http"), tcp.expect("tcp"));
-        Station { http, tcp, modbus, sink, level, blind, gone, state, deeds, deaf, broken, lease, clock, stop, ending }
+        let token = OnceCell::new();
+        Station {
+            http,
+            tcp,
+            modbus,
+            sink,
+            level,
+            blind,
+            gone,
+            state,
+            deeds,
+            deaf,
+            broken,
+            lease,
+            clock,
+            stop,
+            ending,
+            home,
+            token,
+        }
     }
 
     /// A connection for commands.
@@ -312,15 +339,13 @@ impl Station {
         self.post_with("", path, body)
     }
 
+    /// As an account that may.
     fn post_with(&self, header: &str, path: &str, body: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.http).expect("connects");
-        let length = body.len();
-        let request = format!("POST {path} HTTP/1.1\r\nHost: x\r\n{header}Content-Length: {length}\r\n\r\n{body}");
-        stream.write_all(request.as_bytes()).expect("asks");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("answers");
-        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-        (status, answer.split_once("\r\n\r\n").expect("a body").1.trim().to_owned())
+        let may = Level::Technician;
+        let token = self.token.get_or_init(|| doors::login(self.http, may.word(), &doors::password(may)));
+        let headers = format!("{}{header}", doors::bearer(token));
+        let (status, _, body) = doors::ask(self.http, &doors::request("POST", path, &headers, body));
+        (status, body.trim().to_owned())
     }
 
     /// What went out, once there is so much.
@@ -356,6 +381,7 @@ impl Station {
         self.stop.store(true, Ordering::Relaxed);
         let ending = self.ending.join().expect("the daemon");
         let Ending::Drained(counts) = ending else { panic!("{ending:?}") };
+        drop(self.home);
         let told = self.sink.told.lock().expect("told").clone();
         assert_eq!(counts.frames_in, told.len() as u64);
         (told, self.sink.late.lock().expect("late").clone())

@@ -55,11 +55,12 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
             );
         }
     }
+    let http = station.http.as_ref().map(|http| http.listen);
     if args.json {
         println!(
             "{}",
             json!({"station": station.name, "line": station.line, "device": station.device.to_string(),
-                   "cameras": station.cameras.len(), "events": station.outputs.events, "http": station.http,
+                   "cameras": station.cameras.len(), "events": station.outputs.events, "http": http,
                    "tcp": station.tcp.as_ref().map(|door| door.listen),
                    "modbus": station.modbus.as_ref().map(|door| door.listen), "ok": true})
         );
@@ -68,7 +69,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         println!("events: {}", station.outputs.events.display());
         let listen = |door: &Option<Door>| door.as_ref().map(|door| door.listen);
         let (tcp, modbus) = (listen(&station.tcp), listen(&station.modbus));
-        for (name, listen) in [("http", station.http), ("tcp", tcp), ("modbus", modbus)] {
+        for (name, listen) in [("http", http), ("tcp", tcp), ("modbus", modbus)] {
             println!("{name}: {}", listen.map_or("none".into(), |listen| listen.to_string()));
         }
     }

@@ -134,6 +134,7 @@ pub fn run(args: &DemoArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
             ("archive", Box::new(move || archive_worker.run())),
         ],
         service: None,
+        desk: Arc::default(),
         state: Arc::new(StationState::new(Start::Automatic, Arc::clone(&clock), Arc::new(|_| Ok(())))),
         watches: Vec::new(),
         clock: clock_of_run,

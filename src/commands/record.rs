@@ -1,7 +1,7 @@
 //! The record of a station, put together: database, lines, archive, and what they report.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 
@@ -16,9 +16,10 @@ use crate::output::archive::{self, ArchiveHealth};
 use crate::output::ndjson::Lines;
 use crate::output::record::{self, Clerk, Places, RecordHealth, Recording};
 use crate::output::store::Store;
-use crate::output::store::outbox::Destination;
+use crate::output::store::outbox::Outlet;
 use crate::output::store::read::Reader;
 use crate::platform::clock::synchronised;
+use crate::service::Recent;
 use crate::service::metrics::{Family, Reading};
 
 /// The record of a station.
@@ -29,6 +30,8 @@ pub struct Kept {
     pub clerk: Clerk,
     /// What works behind them.
     pub workers: Vec<Worker>,
+    /// The last events, for the service.
+    pub recent: Recent,
     /// What it reports.
     pub health: Arc<RecordHealth>,
     /// What the archive reports, if there is one.
@@ -37,19 +40,19 @@ pub struct Kept {
     pub limits: Option<Arc<Setting<ArchiveLimits>>>,
 }
 
-/// Opens the record of a station; what is kept is also put out for `destinations`. `conditions` say how the machine is.
+/// Opens the record of a station; what is kept is also put out to `outlets`. `conditions` say how the machine is.
 ///
 /// # Errors
 /// The database cannot be used.
 pub fn open(
     station: &Station,
-    destinations: Vec<Destination>,
+    outlets: Vec<Outlet>,
     conditions: Arc<Conditions>,
     clock: &Arc<dyn Clock>,
 ) -> anyhow::Result<Kept> {
-    let store = Store::open(&station.state, destinations, station.store)?;
+    let store = Store::open(&station.state, outlets, station.store)?;
     let reader = || Reader::open(&station.state).with_context(|| store.path().display().to_string());
-    let (of_record, of_archive) = (reader()?, reader()?);
+    let (of_record, of_archive, of_service) = (reader()?, reader()?, reader()?);
     let lines = Lines::new(&station.outputs.events, station.outputs.events_max_bytes);
     let (recording, clerk, queue) = record::queue(Arc::clone(clock));
     let mut workers: Vec<Worker> = Vec::new();
@@ -63,7 +66,17 @@ pub fn open(
     let places = Places { store: Some((store, of_record)), lines, archive, shown: None };
     let (worker, health) = queue.worker(places, synchronised(Arc::clone(clock)), conditions);
     workers.push(("record", Box::new(move || worker.run())));
-    Ok(Kept { recording, clerk, workers, health, archive: archive_health, limits })
+    let recent = recent(of_service);
+    Ok(Kept { recording, clerk, workers, recent, health, archive: archive_health, limits })
+}
+
+/// Events for the service, which asks from one thread.
+fn recent(reader: Reader) -> Recent {
+    let reader = Mutex::new(reader);
+    Arc::new(move |after, limit| {
+        let reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+        reader.recent(after, limit).map_err(|error| error.to_string())
+    })
 }
 
 /// Failures and faults that could not be kept: nobody can tell any more what happened to the parts.

@@ -1,7 +1,6 @@
 //! `dsad run`: the daemon.
 
-use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,11 +9,12 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::load::{Bundles, boot_id, keys};
-use super::record;
+use super::problems::examine;
+use super::serve::{Told, listen};
 use super::upkeep::{self, Reload, Reloads, level};
-use crate::config::access::{Access, Door};
+use super::{preflight, record, safe_mode, telling};
 use crate::config::station::{Station, load};
-use crate::daemon::challenge::Challenge;
+use crate::daemon::challenge::{Challenge, GoldenPart};
 use crate::daemon::job::Job;
 use crate::daemon::pipeline::{self, Camera, Ending, Parts, Watch};
 use crate::daemon::state::StationState;
@@ -28,11 +28,12 @@ use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::trigger::EdgeSource;
 use crate::inspection::verdict::VerdictSink;
 use crate::output::envelope::Envelopes;
+use crate::output::latest;
 use crate::platform::clock::SystemClock;
 use crate::platform::thermal::Thermal;
 use crate::platform::{logger, memory, service_manager, signals};
-use crate::service::Service;
 use crate::service::metrics::{OutputReading, Reading};
+use crate::service::{Desk, Draw, Service};
 use crate::{camera, gpio};
 
 /// Exit code for a configuration that is refused (EX_CONFIG): restarting would not help.
@@ -47,6 +48,9 @@ pub struct RunArgs {
     /// One JSON object at the end
     #[arg(long)]
     json: bool,
+    /// Stay up and tell why when the configuration is refused, as under systemd
+    #[arg(long)]
+    safe_mode: bool,
 }
 
 /// Runs the verb.
@@ -56,33 +60,21 @@ pub struct RunArgs {
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let (stop, hangup) = (signals::stop_flag()?, signals::reload_flag()?);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+    let refused = |problems: Vec<String>| {
+        eprintln!("dsad: configuration refused:\n{}", problems.join("\n"));
+        if args.safe_mode || service_manager::is_there() {
+            return safe_mode::run(&args.config, problems, &stop, clock.as_ref());
+        }
+        Ok(ExitCode::from(REFUSED))
+    };
     let station = match load(&args.config) {
         Ok(station) => station,
-        Err(error) => {
-            eprintln!("dsad: configuration refused:\n{error}");
-            return Ok(ExitCode::from(REFUSED));
-        }
+        Err(error) => return refused(error.0.iter().map(ToString::to_string).collect()),
     };
     logger::set_level(level(station.log));
-    let mut service = match listen(&station, &args.config) {
-        Ok(service) => service,
-        Err(error) => {
-            // Not a refused configuration: the address may be free, or there, at the next start.
-            eprintln!("dsad: {error}");
-            return Ok(ExitCode::FAILURE);
-        }
-    };
-    let (bundles, cameras) = match open(&station, &clock) {
-        Ok(opened) => opened,
-        Err(error) => {
-            eprintln!("dsad: configuration refused:\n{error:#}");
-            return Ok(ExitCode::from(REFUSED));
-        }
-    };
-    let outputs = &station.outputs;
+    preflight::before_start(&station);
     let conditions = Arc::<Conditions>::default();
-    let mut envelopes = Envelopes::new(&station.line, &station.name, boot_id()?, Arc::clone(&clock));
-    let kept = match record::open(&station, Vec::new(), Arc::clone(&conditions), &clock) {
+    let kept = match record::open(&station, telling::outlets(&station), Arc::clone(&conditions), &clock) {
         Ok(kept) => kept,
         Err(error) => {
             // A disk may be there, or have room, at the next start.
@@ -90,7 +82,42 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
+    let audit = kept.clerk.audit();
+    let (latest, pictures) = latest::open(station.cameras.iter().map(|camera| CameraId(camera.name.as_str().into())));
+    let picture: Draw = Arc::new(move |camera| pictures.jpeg(camera));
+    let told = Told { audit: Arc::clone(&audit), picture: Some(picture), recent: Some(Arc::clone(&kept.recent)) };
+    let mut service = match listen(&station, &args.config, &clock, told) {
+        Ok(service) => service,
+        Err(error) => {
+            // Not a refused configuration: the address may be free, or there, at the next start.
+            eprintln!("dsad: {error}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let (bundles, cameras, golden) = match open(&station, &clock) {
+        Ok(opened) => opened,
+        Err(error) => {
+            // Its address is needed to tell why.
+            drop(service);
+            return refused(examine(&args.config).err().unwrap_or_else(|| vec![format!("{error:#}")]));
+        }
+    };
+    let outputs = &station.outputs;
+    let mut envelopes = Envelopes::new(&station.line, &station.name, boot_id()?, Arc::clone(&clock));
+    let desk = Arc::new(Desk::default());
+    let told = match telling::open(&station, &kept, &desk, &clock) {
+        Ok(told) => told,
+        Err(error) => {
+            eprintln!("dsad: configuration refused:\n{}: {error:#}", args.config.display());
+            return Ok(ExitCode::from(REFUSED));
+        }
+    };
     let (mut sinks, mut workers): (Vec<Box<dyn VerdictSink>>, _) = (Vec::new(), kept.workers);
+    workers.extend(told.workers);
+    service = service.map(|service| told.add.into_iter().fold(service, Service::with));
+    if station.http.is_some() {
+        sinks.push(Box::new(latest));
+    }
     {
         let (record, archive) = (Arc::clone(&kept.health), kept.archive);
         service = service
@@ -110,20 +137,15 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         workers.push(("gpio", Box::new(move || worker.run())));
         service = service.map(|service| service.with(Box::new(move |reading| tell(&health, reading))));
     }
-    let audit = kept.clerk.audit();
     let reloads = Arc::new(Reloads::default());
     {
         let reloads = Arc::clone(&reloads);
         service = service.map(|service| service.with(Box::new(move |reading| reloads.tell(reading))));
     }
-    let challenge = match station.challenge_min {
-        Some(minutes) => {
-            let parts = bundles.golden_parts(station.calibrations.as_deref())?;
-            let every = Duration::from_secs(60 * u64::from(minutes));
-            Some(Challenge::new(parts, every, Arc::clone(&audit), clock.as_ref()))
-        }
-        None => None,
-    };
+    let challenge = station.challenge_min.map(|minutes| {
+        let every = Duration::from_secs(60 * u64::from(minutes));
+        Challenge::new(golden, every, Arc::clone(&audit), clock.as_ref())
+    });
     let status = format!("judging {} camera(s) on {}", cameras.len(), station.device);
     let since = Arc::clone(&clock);
     let recipes = cameras.iter().map(|camera| &camera.recipes[..]);
@@ -135,7 +157,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let state = Arc::new(StationState::new(station.start, Arc::clone(&clock), Arc::clone(&audit)));
     let reload = Reload { running: station, audit, limits: kept.limits, status: status.clone(), told: reloads };
     let (ask, asked) = upkeep::requests();
-    let upkeep = upkeep::upkeep(reload, hangup, asked, Thermal::new(Path::new("/")), Arc::clone(&conditions));
+    let upkeep = upkeep::upkeep(reload, hangup, asked, Thermal::new("/".as_ref()), Arc::clone(&conditions));
     let since = Arc::clone(&clock);
     let ending = pipeline::run(Parts {
         cameras,
@@ -145,6 +167,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         record: Box::new(kept.recording),
         workers,
         service,
+        desk,
         state,
         watches,
         clock,
@@ -210,57 +233,8 @@ fn seconds(clock: &dyn Clock) -> String {
     format!("{:.2} s", clock.now().millis_since(Timestamp(0)) / 1e3)
 }
 
-/// The service on its addresses, if the station has any.
-fn listen(station: &Station, file: &Path) -> Result<Option<Service>, String> {
-    let bind = |key: &str, address: Option<SocketAddr>| {
-        let Some(address) = address else { return Ok(None) };
-        TcpListener::bind(address).map(Some).map_err(|error| {
-            format!(
-                "{}: {key}.listen: {address} cannot be used: {error}; take a free port of an address of this machine \
-                 (`ss -ltn` lists the ports in use), or leave [{key}] out",
-                file.display()
-            )
-        })
-    };
-    let listen = |door: &Option<Door>| door.as_ref().map(|door| door.listen);
-    let (http, tcp) = (bind("http", station.http)?, bind("tcp", listen(&station.tcp))?);
-    let modbus = bind("modbus", listen(&station.modbus))?;
-    if http.is_none() && tcp.is_none() && modbus.is_none() {
-        return Ok(None);
-    }
-    let cameras: Vec<CameraId> = station.cameras.iter().map(|camera| CameraId(camera.name.as_str().into())).collect();
-    let make = || {
-        let mut service = Service::new(http, tcp)?;
-        if let Some(door) = &station.tcp {
-            service = service.tcp_access(door.access.clone());
-        }
-        if let Some((listener, door)) = modbus.zip(station.modbus.as_ref()) {
-            service = service.modbus(listener, door.access.clone(), &cameras)?;
-        }
-        Ok((service.addresses()?, service.modbus_address()?, service))
-    };
-    let made = make().map_err(|error: std::io::Error| format!("{}: the service: {error}", file.display()))?;
-    let ((http, tcp), modbus, service) = made;
-    let may = |door: &Option<Door>| {
-        let Some(Door { access: Access { allow, level }, .. }) = door else { return String::new() };
-        let allow: Vec<String> = allow.iter().map(ToString::to_string).collect();
-        format!("whoever connects from {} commands as {level}", allow.join(", "))
-    };
-    for (name, address, what) in [
-        ("http", http, "whoever reaches it reads".to_owned()),
-        ("tcp", tcp, may(&station.tcp)),
-        ("modbus", modbus, may(&station.modbus)),
-    ] {
-        let Some(address) = address else { continue };
-        log::info!("{name}: listening on {address}");
-        if !address.ip().is_loopback() {
-            log::warn!("{name}: {address} is open to the network, without a password: {what}");
-        }
-    }
-    Ok(Some(service))
-}
-
-fn open(station: &Station, clock: &Arc<dyn Clock>) -> anyhow::Result<(Bundles, Vec<Camera>)> {
+/// Bundles and cameras, and the golden parts of challenges.
+fn open(station: &Station, clock: &Arc<dyn Clock>) -> anyhow::Result<(Bundles, Vec<Camera>, Vec<GoldenPart>)> {
     let keys = keys(station.keys.as_deref())?;
     let mut bundles = Bundles::default();
     let mut cameras = Vec::new();
@@ -276,5 +250,9 @@ fn open(station: &Station, clock: &Arc<dyn Clock>) -> anyhow::Result<(Bundles, V
         let line = line.map(|line| Box::new(line) as Box<dyn EdgeSource>);
         cameras.push(Camera { id, source, paced, mode, line, recipes });
     }
-    Ok((bundles, cameras))
+    let golden = match station.challenge_min {
+        Some(_) => bundles.golden_parts(station.calibrations.as_deref())?,
+        None => Vec::new(),
+    };
+    Ok((bundles, cameras, golden))
 }

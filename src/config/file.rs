@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::device::DeviceChoice;
 use super::gpio::{GpioInput, GpioOutput};
 use super::record::{ArchiveFile, StoreFile};
+use super::telling::{MqttFile, WebhookFile};
 use crate::inspection::account::Level;
 use crate::inspection::detect::StepChoice;
 use crate::inspection::layout::FourCc;
@@ -57,6 +58,10 @@ pub struct StationFile {
     pub store: StoreFile,
     /// Which pictures are kept; absent is none.
     pub archive: Option<ArchiveFile>,
+    /// The MQTT broker that is told; absent is none.
+    pub mqtt: Option<MqttFile>,
+    /// The server that is told; absent is none.
+    pub webhook: Option<WebhookFile>,
     /// The HTTP service; absent is none.
     pub http: Option<HttpFile>,
     /// Commands as lines of text over TCP; absent is none.
@@ -252,6 +257,19 @@ pub struct ChallengeFile {
 pub struct HttpFile {
     /// Address and port, such as `127.0.0.1:8080`.
     pub listen: String,
+    /// Whether `/readyz`, `/metrics` and the state are told without an account.
+    #[serde(default = "yes")]
+    pub open_reads: bool,
+    /// Whether it is encrypted; absent is where the address is not of this machine alone.
+    pub tls: Option<bool>,
+    /// The plant's certificate, PEM; absent is one of the station's own making.
+    pub certificate: Option<PathBuf>,
+    /// Its private key, PEM.
+    pub key: Option<PathBuf>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// `[tcp]`.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `file` | exactly the TOML |
 //! | `station`, `camera`, `recipe` | the same, validated and resolved |
+//! | `http` | the HTTP service |
 //! | `gpio` | lines of GPIO chips, both |
 //! | `device` | on which device networks run |
 //! | `change` | what differs between two configurations, and what of it a running station takes |
@@ -16,8 +17,10 @@ pub mod change;
 pub mod device;
 pub mod file;
 pub mod gpio;
+pub mod http;
 pub mod problem;
 pub mod recipe;
 pub mod record;
 pub mod schema;
 pub mod station;
+pub mod telling;

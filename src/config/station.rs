@@ -9,8 +9,10 @@ use super::camera::{CameraSettings, resolve};
 use super::device::DeviceChoice;
 use super::file::{LogLevel, ModbusFile, StationFile, TcpFile};
 use super::gpio::{self, GpioOutput};
+use super::http::{self, HttpSettings};
 use super::problem::{ConfigError, Problem, read};
 use super::record::{ArchiveSettings, StoreLimits};
+use super::telling::{MqttSettings, WebhookSettings};
 use crate::inspection::station_state::Start;
 
 /// Where inspections go.
@@ -59,8 +61,12 @@ pub struct Station {
     pub store: StoreLimits,
     /// Which pictures are kept.
     pub archive: Option<ArchiveSettings>,
-    /// Where the HTTP service listens; absent is no service.
-    pub http: Option<SocketAddr>,
+    /// The broker that is told.
+    pub mqtt: Option<MqttSettings>,
+    /// The server that is told.
+    pub webhook: Option<WebhookSettings>,
+    /// The HTTP service; absent is none.
+    pub http: Option<HttpSettings>,
     /// Where commands are taken by TCP; absent is nowhere.
     pub tcp: Option<Door>,
     /// Where registers are read and written; absent is nowhere.
@@ -93,6 +99,10 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
     if !(1..=4096).contains(&file.outputs.events_max_mib) {
         problem("outputs.events_max_mib".into(), format!("{}: must be 1 to 4096", file.outputs.events_max_mib));
     }
+    let (http, wrong) = file.http.as_ref().map_or((None, Vec::new()), |http| http::resolve(http, base));
+    for (key, message) in wrong {
+        problem(key.into(), message);
+    }
     let challenge_min = file.challenge.as_ref().map(|challenge| challenge.every_min);
     if let Some(minutes) = challenge_min.filter(|minutes| !(1..=10_080).contains(minutes)) {
         problem("challenge.every_min".into(), format!("{minutes}: must be 1 to 10080, a week"));
@@ -100,15 +110,14 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
     let mut address = |key: &str, text: &str| match text.parse::<SocketAddr>() {
         Ok(address) => Some(address),
         Err(_) => {
-            let remedy = "is no address with a port, such as 127.0.0.1:8080 or, for the whole network, 0.0.0.0:8080";
+            let remedy = "is no address with a port, such as 127.0.0.1:7000";
             problem(key.into(), format!("'{text}' {remedy}"));
             None
         }
     };
-    let http = file.http.as_ref().and_then(|http| address("http.listen", &http.listen));
     let tcp = file.tcp.as_ref().and_then(|tcp| address("tcp.listen", &tcp.listen));
     let modbus = file.modbus.as_ref().and_then(|modbus| address("modbus.listen", &modbus.listen));
-    let listeners = [("http", http), ("tcp", tcp), ("modbus", modbus)];
+    let listeners = [("http", http.as_ref().map(|http| http.listen)), ("tcp", tcp), ("modbus", modbus)];
     for (place, (name, listen)) in listeners.iter().enumerate() {
         // Port 0 is whichever is free.
         let taken =
@@ -130,6 +139,9 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
     }
     let mut said = |(key, message): (&'static str, String)| problem(key.into(), message);
     let store = file.store.resolve().map_err(&mut said).ok();
+    let mqtt =
+        file.mqtt.as_ref().and_then(|mqtt| mqtt.resolve(base, &file.line, &file.station).map_err(&mut said).ok());
+    let webhook = file.webhook.as_ref().and_then(|webhook| webhook.resolve(base).map_err(&mut said).ok());
     let archive = file.archive.as_ref().and_then(|archive| archive.resolve(base).map_err(&mut said).ok());
     let mut cameras = Vec::new();
     for (index, camera) in file.cameras.iter().enumerate() {
@@ -170,6 +182,8 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
         challenge_min,
         store,
         archive,
+        mqtt,
+        webhook,
         http,
         tcp,
         modbus,

@@ -123,7 +123,10 @@ impl MqttFile {
         let address = broker(&self.broker).map_err(|message| ("mqtt.broker", message))?;
         let secret = matches!(address, BrokerAddress::Tcp(.., true));
         if !secret && (self.ca.is_some() || self.certificate.is_some()) {
-            return Err(("mqtt.broker", format!("'{}' has no certificates; write mqtts:// or leave `ca` out", self.broker)));
+            return Err((
+                "mqtt.broker",
+                format!("'{}' has no certificates; write mqtts:// or leave `ca` out", self.broker),
+            ));
         }
         if secret && self.ca.is_none() {
             return Err(("mqtt.ca", "is missing; name the PEM file of who signed the broker's certificate".into()));

@@ -62,6 +62,8 @@ pub struct CameraHealth {
     must_speak: bool,
     frames: AtomicU64,
     owed: AtomicU64,
+    /// Inspections that every sink has heard of.
+    told: AtomicU64,
     late: AtomicU64,
     idle: AtomicU64,
     triggers_refused: AtomicU64,
@@ -214,6 +216,11 @@ impl CameraHealth {
         bump(&self.owed);
     }
 
+    /// Counts an inspection that every sink has heard of.
+    pub fn told(&self) {
+        bump(&self.told);
+    }
+
     /// Counts a result that came after its deadline.
     pub fn late(&self) {
         bump(&self.late);
@@ -294,12 +301,11 @@ impl CameraHealth {
         let inspections = OUTCOMES.iter().zip(&self.outcomes);
         let job = self.recipes.as_ref().map(|all| all.get(all.current()));
         let recipe = job.as_ref().map(|job| &job.recipe);
-        let out: u64 = self.outcomes.iter().map(get).sum();
         CameraReading {
             camera: id.to_string(),
             recipe: recipe.map(|recipe| recipe.id.0.clone()).unwrap_or_default(),
             recipe_number: recipe.and_then(|recipe| recipe.number),
-            owed: get(&self.owed).saturating_sub(out),
+            owed: get(&self.owed).saturating_sub(get(&self.told)),
             frames: get(&self.frames),
             late: get(&self.late),
             idle: get(&self.idle),

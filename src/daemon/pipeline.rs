@@ -38,7 +38,7 @@ use crate::inspection::station_state::Fault;
 use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::trigger::{EdgeSource, TriggerMode};
 use crate::inspection::verdict::{Record, VerdictSink};
-use crate::service::Service;
+use crate::service::{Act, Desk, Read, Service};
 
 /// Frames that wait for prepare, of a camera that runs free: one being written by the camera's rhythm, one to take.
 const FRAMES: usize = 2;
@@ -101,6 +101,8 @@ pub struct Parts {
     pub workers: Vec<Worker>,
     /// Tells about the counters, and takes commands, over the network.
     pub service: Option<Service>,
+    /// The station for those who ask outside of the service.
+    pub desk: Arc<Desk>,
     /// The state of the station.
     pub state: Arc<StationState>,
     /// Asked ten times a second for faults of outputs and of the record.
@@ -139,7 +141,7 @@ struct Ended {
 /// Runs the pipeline to its end on the calling thread.
 pub fn run(parts: Parts) -> Ending {
     let Parts { cameras, detectors, envelopes, sinks, record, workers, service, state, .. } = parts;
-    let Parts { mut watches, clock, stop, shutdown, ready, alive, lease, aside, .. } = parts;
+    let Parts { mut watches, desk, clock, stop, shutdown, ready, alive, lease, aside, .. } = parts;
     let Aside { upkeep, reload, conditions, challenge } = aside;
     let mut opened = Vec::with_capacity(cameras.len());
     let mut recipes: HashMap<CameraId, Arc<Recipes>> = HashMap::new();
@@ -191,8 +193,9 @@ pub fn run(parts: Parts) -> Ending {
     let beside = Running { cameras: running_recipes.collect(), clock: Arc::clone(&clock) };
     // Dropped, this stops the service.
     let (stop_service, stopped) = oneshot::channel();
-    if let Some(service) = service {
-        let control = Control::new(controlled, Arc::clone(&state), reload, Arc::clone(&clock));
+    let control = Control::new(controlled, Arc::clone(&state), reload, Arc::clone(&clock));
+    let act: Act = Arc::new(move |order| control.act(order));
+    let read: Read = {
         let (health, clock, stop) = (Arc::clone(&health), Arc::clone(&clock), Arc::clone(&stop));
         let (started, state) = (clock.wall_nanos(), Arc::clone(&state));
         let read = move || {
@@ -201,8 +204,12 @@ pub fn run(parts: Parts) -> Ending {
             reading.obstacles.extend(stop.load(Ordering::Relaxed).then(|| "the station stops".to_owned()));
             reading
         };
+        Arc::new(read)
+    };
+    desk.open(Arc::clone(&read), Arc::clone(&act));
+    if let Some(service) = service {
         spawn(SERVICE, &ends, &mut running, move || {
-            if let Err(error) = service.run(Arc::new(read), Arc::new(move |order| control.act(order)), stopped) {
+            if let Err(error) = service.run(read, act, stopped) {
                 log::error!("{SERVICE}: {error}");
             }
         });

@@ -140,6 +140,7 @@ impl Publish {
         }
         let said = self.record.to.keep(envelope.clone(), inspection);
         self.heard(self.sinks.len(), frame, said);
+        self.health.camera(&owed.meta.camera).told();
         self.station.left(owed.free);
         Some(envelope)
     }

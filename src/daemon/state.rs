@@ -149,7 +149,7 @@ impl StationState {
     pub(super) fn loaded(&self) {
         let mut held = self.held();
         if let Some(machine) = held.machine.after(Step::Loaded) {
-            self.by_itself(&mut held, machine, "start", "", None);
+            self.by_itself(&mut held, machine, "start", "station", None);
         }
     }
 
@@ -253,7 +253,7 @@ impl StationState {
         };
         match what {
             "fault" => log::error!("{}; the station is in {}", deed.of, new.word()),
-            _ => log::info!("{what} {of}: from {} to {}", old.word(), new.word()),
+            _ => log::info!("state: from {} to {}: {what} {of}", old.word(), new.word()),
         }
         if let Err(error) = (self.audit)(deed) {
             log::error!("audit: {what} {of} is not recorded: {error}");

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
-    /// Looks, triggers, changes among prepared recipes.
+    /// Looks, triggers, starts and stops.
     Operator,
-    /// Stops the station, and takes it back into work.
+    /// Changes recipes.
     Technician,
     /// Changes how parts are judged.
     Engineer,

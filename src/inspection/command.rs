@@ -149,18 +149,18 @@ impl Command {
         WORDS[position].0
     }
 
-    /// Who may command it. Whoever stands at the line may trigger, start and stop; what changes how parts are judged, or takes a
-    /// station that was set up by hand into automatic mode, is for those who set it up.
+    /// Who may command it.
     pub fn level(&self) -> Level {
-        match self {
-            Self::StartSingleJob { .. }
-            | Self::StartContinuous
-            | Self::Stop
-            | Self::Abort
-            | Self::Halt
-            | Self::Reset => Level::Operator,
-            Self::SelectModeAutomatic | Self::PrepareRecipe { .. } | Self::UnprepareRecipe => Level::Technician,
-            Self::Reload => Level::Engineer,
+        Self::level_of(self.word())
+    }
+
+    /// Who may command what a word says. Whoever stands at the line may trigger, start and stop; what changes how parts are judged,
+    /// or takes a station that was set up by hand into automatic mode, is for those who set it up.
+    pub fn level_of(word: &str) -> Level {
+        match word {
+            "StartSingleJob" | "StartContinuous" | "Stop" | "Abort" | "Halt" | "Reset" => Level::Operator,
+            "Reload" => Level::Engineer,
+            _ => Level::Technician,
         }
     }
 }

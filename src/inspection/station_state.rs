@@ -223,9 +223,7 @@ impl Machine {
         match (step, self.state) {
             (Step::Loaded, _) => Some(Self { loaded: true, ..*self }.passed()),
             (Step::SelectModeAutomatic, Halted) if !self.loaded => None,
-            (Step::SelectModeAutomatic, Halted) if self.broken => {
-                Some(Self { before: Initialized, prepared: false, ..self.to(Error) })
-            }
+            (Step::SelectModeAutomatic, Halted) if self.broken => Some(Self { before: Initialized, ..self.to(Error) }),
             (Step::SelectModeAutomatic, Halted) => Some(Self { prepared: false, ..self.to(Initialized) }),
             (Step::PrepareRecipe { all: true }, Initialized) => Some(Self { prepared: true, ..self.to(Ready) }),
             (Step::PrepareRecipe { .. }, Initialized | Ready | SingleExecution | ContinuousExecution) => Some(*self),
@@ -252,7 +250,10 @@ impl Machine {
                 };
                 Some(Self { broken: true, before, ..self.to(Error) })
             }
-            (Step::Cleared, Error) => Some(Self { broken: false, ..self.to(self.before) }.passed()),
+            (Step::Cleared, Error) => {
+                let prepared = self.prepared && self.before != Initialized;
+                Some(Self { broken: false, prepared, ..self.to(self.before) }.passed())
+            }
             (Step::Cleared, _) => Some(Self { broken: false, ..*self }),
             _ => None,
         }

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 
-use super::drawing::draw;
+use super::drawing::{QUALITY, draw};
 use super::record::Clerk;
 use super::store::read::Reader;
 use super::store::{Images, Row, free_bytes};
@@ -32,8 +32,6 @@ use crate::render::encode;
 
 /// Inspections that wait to be drawn, about 2 MiB each and as much again for a frame: beyond that pictures are given up, never a verdict.
 const QUEUE: usize = 8;
-/// Quality of the drawings.
-const QUALITY: u8 = 88;
 /// Rows of the index that are looked at together for what may be deleted.
 const OLDEST: usize = 256;
 const GOLDEN: f64 = 0.618_033_988_749_894_9;

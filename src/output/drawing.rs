@@ -1,16 +1,25 @@
 //! The drawing of an inspection: frame, reconstruction and map side by side.
 
+use crate::inspection::detect::Detection;
 use crate::inspection::frame::Prepared;
-use crate::inspection::verdict::Inspection;
+use crate::inspection::verdict::{Decision, Inspection};
 use crate::render::panel::{Panel, inspection_panel};
+
+/// Quality of the JPEG files.
+pub(super) const QUALITY: u8 = 88;
 
 /// The drawing of an inspection; none where nothing was detected.
 pub fn draw(inspection: &Inspection) -> Option<Panel> {
     let (detection, prepared) = (inspection.detection.as_ref()?, inspection.prepared.as_ref()?);
-    let threshold = inspection.decision.threshold.map_or(String::new(), |threshold| format!("/{threshold:.3}"));
     let part = inspection.frame.trigger.as_ref().and_then(|trigger| trigger.part_id.as_deref()).unwrap_or("");
+    Some(panel(prepared, detection, &inspection.decision, inspection.full_scale?, part))
+}
+
+/// The drawing of a part.
+pub(super) fn panel(prepared: &Prepared, detection: &Detection, decision: &Decision, full: f32, part: &str) -> Panel {
+    let threshold = decision.threshold.map_or(String::new(), |threshold| format!("/{threshold:.3}"));
     let caption = format!("{:.3}{threshold} {part}", detection.score.0);
-    Some(inspection_panel(&bytes(prepared), detection, &inspection.decision, inspection.full_scale?, &caption))
+    inspection_panel(&bytes(prepared), detection, decision, full, &caption)
 }
 
 fn bytes(prepared: &Prepared) -> Vec<u8> {

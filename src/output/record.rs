@@ -42,6 +42,8 @@ const BACKLOG: usize = 4_096;
 const RETRY: Duration = Duration::from_millis(250);
 /// How often old rows are deleted.
 const SWEEP_MS: f64 = 60_000.0;
+/// How long the record stays for destinations that have not told everything when the station stops, milliseconds.
+const LINGER_MS: f64 = 6_000.0;
 /// Overruns that a late result may still come for.
 const OVERRUNS: usize = 256;
 
@@ -62,11 +64,35 @@ pub struct RecordHealth {
     pub backlog: AtomicU64,
     /// Whether the last commit failed.
     pub failing: AtomicBool,
-    /// Set when everything is committed and nothing more will be.
-    pub closed: AtomicBool,
+    /// Commits, for those who look for what is new.
+    commits: AtomicU64,
+    /// Destinations that still say what they have told.
+    listeners: AtomicU64,
+    /// Set when every event is committed.
+    closed: AtomicBool,
 }
 
 impl RecordHealth {
+    /// How often something was committed: until it changes the outbox is as it was.
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Acquire)
+    }
+
+    /// Whether every event is committed and no more will come.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// A destination will say what it has told, until it has [`left`](Self::left).
+    pub fn listens(&self) {
+        self.listeners.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A destination has told what it could.
+    pub fn left(&self) {
+        self.listeners.fetch_sub(1, Ordering::AcqRel);
+    }
+
     /// Events that were given up.
     pub fn all_lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed) + self.lost_passes.load(Ordering::Relaxed)
@@ -100,6 +126,14 @@ impl Clerk {
     pub fn audit(&self) -> Audit {
         let clerk = self.clone();
         Arc::new(move |deed: Deed| clerk.tell(Row::Deed(deed, clerk.clock.wall_nanos())))
+    }
+
+    /// Says what a destination has acknowledged, rows of the outbox.
+    ///
+    /// # Errors
+    /// The record has no room just now, or has ended.
+    pub fn sent(&self, rows: Vec<i64>) -> Result<(), SinkError> {
+        self.tell(Row::Sent(rows))
     }
 
     /// Hands a row over, and waits for room: for workers, never for a stage.
@@ -265,6 +299,24 @@ impl RecordWorker {
             log::error!("{}: cannot be made durable: {error}", self.places.lines.path().display());
         }
         self.health.closed.store(true, Ordering::Release);
+        self.linger();
+    }
+
+    /// Hears what destinations have told in the end, for a while: it is not told again then at the next start.
+    fn linger(&mut self) {
+        let since = self.clock.now();
+        loop {
+            // Before the queue is looked at: who left has said everything.
+            let gone = self.health.listeners.load(Ordering::Acquire) == 0;
+            match self.entries.recv_timeout(Duration::from_millis(10)) {
+                Ok(entry) => drop(self.take(entry)),
+                Err(RecvTimeoutError::Timeout) if !gone => {}
+                Err(_) => break,
+            }
+            if !self.commit() || self.clock.now().millis_since(since) > LINGER_MS {
+                break;
+            }
+        }
     }
 
     /// Takes what came, for as long as a commit may wait for it; false when nothing more will come.
@@ -366,6 +418,7 @@ impl RecordWorker {
                 return false;
             }
             let committed: Vec<Pending> = self.pending.drain(..count).collect();
+            self.health.commits.fetch_add(1, Ordering::Release);
             if self.health.failing.swap(false, Ordering::Relaxed) {
                 log::info!("record: events are kept again");
             }

@@ -13,6 +13,11 @@ pub fn starting(step: &str) {
     notify(&[NotifyState::ExtendTimeoutUsec(STEP.as_micros() as u32), NotifyState::Status(step)]);
 }
 
+/// Whether there is a service manager that wants to be told.
+pub fn is_there() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
 /// Says that the service is ready.
 pub fn ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);
@@ -26,6 +31,11 @@ pub fn reloading() {
     }
 }
 
+/// Says how the service is.
+pub fn status(status: &str) {
+    notify(&[NotifyState::Status(status)]);
+}
+
 /// Says that the service is going down.
 pub fn stopping() {
     notify(&[NotifyState::Stopping]);
@@ -34,11 +44,6 @@ pub fn stopping() {
 /// Feeds the watchdog.
 pub fn alive() {
     notify(&[NotifyState::Watchdog]);
-}
-
-/// How often the watchdog wants to be fed, if there is one: a third of its period.
-pub fn watchdog_period() -> Option<Duration> {
-    sd_notify::watchdog_enabled().map(|period| period / 3)
 }
 
 fn notify(states: &[NotifyState<'_>]) {

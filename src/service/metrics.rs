@@ -159,7 +159,8 @@ impl Collector for Reading {
         let help = "When the program began to inspect, seconds since the Unix epoch.";
         to.encode_descriptor("start_time", help, Some(&Unit::Seconds), MetricType::Gauge)?.encode_gauge(&start)?;
         let help = "The state: 0 Preoperational, 1 Halted, 2 Error, 3 Initialized, 4 Ready, 5 SingleExecution, 6 ContinuousExecution.";
-        gauges(to, "state", help, [(Vec::new(), f64::from(self.state.number()))].into_iter())?;
+        let state = f64::from(self.state.number());
+        to.encode_descriptor("state", help, None, MetricType::Gauge)?.encode_gauge(&state)?;
         let since = self.state_since_nanos as f64 / 1e9;
         let help = "When the state was entered, seconds since the Unix epoch.";
         to.encode_descriptor("state_since", help, Some(&Unit::Seconds), MetricType::Gauge)?.encode_gauge(&since)?;

@@ -3,38 +3,56 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `http` | listener, limits, routes |
+//! | `http` | connections: places, patience, encryption |
+//! | `routes` | every route and who may ask; the router |
+//! | `reads`, `commands`, `login` | the answers |
+//! | `sessions`, `guard` | who has logged in; who asks too often or guesses |
 //! | `tcp` | commands as lines of text, for controllers |
 //! | `modbus` | registers and coils, for controllers and panels |
+//! | `mqtt`, `webhook`, `alarms` | what is told whether somebody listens or not, from the outbox |
 //! | `verdicts` | verdicts on their way to connections |
 //! | `metrics` | a reading of the counters, and its Prometheus text |
 
+pub mod alarms;
+mod commands;
+pub mod guard;
 pub mod http;
+mod login;
 pub mod metrics;
 pub mod modbus;
+pub mod mqtt;
+mod reads;
+pub mod routes;
+pub mod sessions;
 pub mod tcp;
 pub mod verdicts;
+pub mod webhook;
 
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
+use tokio_rustls::rustls::ServerConfig;
 
 use self::metrics::Reading;
 use self::modbus::Modbus;
 use self::modbus::image::{Image, ImageSink};
+use self::routes::Shared;
 use self::verdicts::{Board, BoardSink};
+use crate::accounts::Accounts;
 use crate::config::access::Access;
+use crate::inspection::audit::Audit;
 use crate::inspection::command::Order;
 use crate::inspection::frame::CameraId;
-use crate::inspection::trigger::{Done, Refused};
+use crate::inspection::time::Clock;
+use crate::inspection::trigger::{Done, RefusalCode, Refused};
 use crate::inspection::verdict::VerdictSink;
 
 /// Longest time that answers which have begun may take when the service is stopped.
@@ -42,18 +60,73 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Wait after the system refused a connection, as when the process has no file descriptors left.
 const REFUSED: Duration = Duration::from_millis(100);
 
+/// Threads for answers that take long: one looks at a password, one reads or draws.
+const BESIDE: usize = 2;
+
 /// Tells how the station is now.
 pub type Read = Arc<dyn Fn() -> Reading + Send + Sync>;
 /// Obeys a command.
 pub type Act = Arc<dyn Fn(Order) -> Result<Done, Refused> + Send + Sync>;
 
+/// The station for those who ask outside of the service: empty until the stages are there.
+#[derive(Default)]
+pub struct Desk(OnceLock<(Read, Act)>);
+
+impl Desk {
+    /// The stages are there.
+    pub fn open(&self, read: Read, act: Act) {
+        // Who comes second changes nothing.
+        let _ = self.0.set((read, act));
+    }
+
+    /// How the station is now.
+    pub fn read(&self) -> Option<Reading> {
+        self.0.get().map(|(read, _)| read())
+    }
+
+    /// Obeys a command.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn act(&self, order: Order) -> Result<Done, Refused> {
+        let starts = || Err(Refused::new(RefusalCode::NotReady, "the station starts"));
+        self.0.get().map_or_else(starts, |(_, act)| act(order))
+    }
+}
+
 /// Adds to a reading what the stages do not know.
 pub type Add = Box<dyn Fn(&mut Reading) + Send + Sync>;
+/// Draws what was last inspected on a camera, as JPEG; nothing where there is no such camera or picture.
+pub type Draw = Arc<dyn Fn(&str) -> Option<Vec<u8>> + Send + Sync>;
+/// At most so many events after that of an id, the oldest first; without an id the newest. One JSON object each.
+pub type Recent = Arc<dyn Fn(Option<&str>, usize) -> Result<Vec<String>, String> + Send + Sync>;
+
+/// Who may ask the HTTP service, and what it tells beside the counters.
+#[derive(Clone)]
+pub struct Http {
+    /// Name of the station.
+    pub station: String,
+    /// Who may log in.
+    pub accounts: Arc<Accounts>,
+    /// Where logins and changes of accounts are written.
+    pub audit: Audit,
+    /// Time, for sessions and limits.
+    pub clock: Arc<dyn Clock>,
+    /// How it is encrypted; absent is not at all.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// Whether state and counters are told without an account.
+    pub open_reads: bool,
+    /// The last pictures; absent tells none.
+    pub picture: Option<Draw>,
+    /// The last events; absent tells none.
+    pub recent: Option<Recent>,
+}
 
 /// A service, not yet running.
 #[derive(Default)]
 pub struct Service {
     http: Option<TcpListener>,
+    settings: Option<Http>,
     tcp: Option<TcpListener>,
     tcp_access: Access,
     board: Arc<Board>,
@@ -62,7 +135,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// A service of whoever connects to these listeners.
+    /// A service of whoever connects to these listeners. Over HTTP it is only read, until there are accounts.
     ///
     /// # Errors
     /// The system refuses what the listeners need.
@@ -71,6 +144,12 @@ impl Service {
             listener.set_nonblocking(true)?;
         }
         Ok(Self { http, tcp, ..Self::default() })
+    }
+
+    /// The same, with accounts.
+    pub fn with_accounts(mut self, settings: Http) -> Self {
+        self.settings = Some(settings);
+        self
     }
 
     /// The same, with these rules for who commands by lines of text: without them this machine alone, as an operator.
@@ -125,7 +204,11 @@ impl Service {
     /// # Errors
     /// The system refuses what the listeners need.
     pub fn run(self, read: Read, act: Act, stop: oneshot::Receiver<()>) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .max_blocking_threads(BESIDE)
+            .build()?;
         let add = self.add;
         let read: Read = Arc::new(move || {
             let mut reading = read();
@@ -170,7 +253,10 @@ impl Service {
                 None => None,
             };
             match http {
-                Some(listener) => until(stop, http::serve(listener, read, act, Arc::clone(&http_places))).await,
+                Some(listener) => {
+                    let shared = Arc::new(Shared::new(read, act, self.settings));
+                    until(stop, http::serve(listener, shared, Arc::clone(&http_places), http::PATIENCE)).await;
+                }
                 None => until(stop, std::future::pending::<()>()).await,
             }
             tcp.abort();

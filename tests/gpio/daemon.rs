@@ -108,6 +108,7 @@ fn sim_a_thousand_edges_are_a_thousand_inspections() {
         record: Box::new(Unrecorded),
         workers: vec![("gpio", Box::new(move || worker.run()))],
         service: None,
+        desk: Arc::default(),
         state: crate::support::state(Arc::clone(&clock)),
         watches: Vec::new(),
         clock: Arc::clone(&clock),

@@ -1,5 +1,7 @@
 //! Scripted parts for the pipeline's tests, and a tiny bundle made by the trainer itself.
 
+pub mod doors;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,7 +26,7 @@ use dsad::output::envelope::Envelopes;
 use dsad::output::ndjson::Lines;
 use dsad::output::record::{self, Clerk, Places, RecordHealth, Recording};
 use dsad::output::store::Store;
-use dsad::output::store::outbox::Destination;
+use dsad::output::store::outbox::Outlet;
 use dsad::output::store::read::Reader;
 
 /// A clock that moves a microsecond at every look.
@@ -172,8 +174,8 @@ pub struct Kept {
 pub const LIMITS: StoreLimits = StoreLimits { days: 400, outbox_bytes: 256 << 20, outbox_hours: 168 };
 
 /// A record in `dir`, with `events.ndjson` beside its database.
-pub fn kept(dir: &Path, destinations: Vec<Destination>, clock: &Arc<dyn Clock>) -> Kept {
-    let store = Store::open(dir, destinations, LIMITS).expect("opens");
+pub fn kept(dir: &Path, outlets: Vec<Outlet>, clock: &Arc<dyn Clock>) -> Kept {
+    let store = Store::open(dir, outlets, LIMITS).expect("opens");
     let reader = Reader::open(dir).expect("opens");
     let lines = Lines::new(&dir.join("events.ndjson"), u64::MAX);
     let (recording, clerk, queue) = record::queue(Arc::clone(clock));
@@ -218,7 +220,13 @@ pub fn calibration() -> Calibration {
 
 /// Runs a program of this package: exit code, standard output, standard error.
 pub fn run(program: &str, args: &[&str], dir: &Path) -> (i32, String, String) {
-    let output = Command::new(program).args(args).current_dir(dir).env("RUST_LOG", "warn").output().expect("runs");
+    let output = Command::new(program)
+        .args(args)
+        .current_dir(dir)
+        .env("RUST_LOG", "warn")
+        .env_remove("NOTIFY_SOCKET")
+        .output()
+        .expect("runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
 }

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, Transaction, params};
 
-use self::outbox::{Destination, Priority};
+use self::outbox::{Outlet, Priority};
 use crate::config::record::StoreLimits;
 use crate::inspection::audit::Deed;
 use crate::inspection::event::Event;
@@ -106,7 +106,7 @@ pub struct Images {
 pub struct Store {
     db: Connection,
     path: PathBuf,
-    destinations: Vec<Destination>,
+    outlets: Vec<Outlet>,
     limits: StoreLimits,
     waiting: Vec<u64>,
 }
@@ -119,12 +119,12 @@ pub struct Committed {
 }
 
 impl Store {
-    /// Opens or makes the database `dsad.db` of a folder. What is committed is also put out for `destinations`; what waits for others
-    /// is given up.
+    /// Opens or makes the database `dsad.db` of a folder. What is committed is also put out to `outlets`; what waits for others is
+    /// given up.
     ///
     /// # Errors
     /// It cannot be opened, or is of another version.
-    pub fn open(folder: &Path, destinations: Vec<Destination>, limits: StoreLimits) -> Result<Self, StoreError> {
+    pub fn open(folder: &Path, outlets: Vec<Outlet>, limits: StoreLimits) -> Result<Self, StoreError> {
         std::fs::create_dir_all(folder).map_err(|source| StoreError::Folder { path: folder.to_path_buf(), source })?;
         let path = file(folder);
         let failed = |source| StoreError::Sqlite {
@@ -137,11 +137,11 @@ impl Store {
         if found != SCHEMA {
             return Err(StoreError::Version { path, found });
         }
-        let names: Vec<&str> = destinations.iter().map(|destination| destination.word()).collect();
+        let names: Vec<&str> = outlets.iter().map(|outlet| outlet.to.word()).collect();
         outbox::forget_others(&db, &names).map_err(failed)?;
         let waiting =
             names.iter().map(|name| outbox::waiting_bytes(&db, name)).collect::<Result<_, _>>().map_err(failed)?;
-        let store = Self { db, path, destinations, limits, waiting };
+        let store = Self { db, path, outlets, limits, waiting };
         store.reserve();
         Ok(store)
     }
@@ -161,10 +161,10 @@ impl Store {
         let result = (|| {
             let transaction = self.db.transaction()?;
             for row in rows {
-                write(&transaction, row, &self.destinations, &mut waiting)?;
+                write(&transaction, row, &self.outlets, &mut waiting)?;
             }
-            for (destination, bytes) in self.destinations.iter().zip(&mut waiting) {
-                let (freed, rows) = outbox::shrink(&transaction, *destination, *bytes, self.limits.outbox_bytes)?;
+            for (outlet, bytes) in self.outlets.iter().zip(&mut waiting) {
+                let (freed, rows) = outbox::shrink(&transaction, outlet.to, *bytes, self.limits.outbox_bytes)?;
                 *bytes -= freed;
                 done.given_up += rows;
             }
@@ -192,8 +192,7 @@ impl Store {
     pub fn sweep(&mut self, wall_nanos: u64) -> Result<Committed, rusqlite::Error> {
         let before = |hours: u64| wall_nanos.saturating_sub(hours * 3_600 * 1_000_000_000) as i64;
         let transaction = self.db.transaction()?;
-        let (freed, given_up) =
-            outbox::expire(&transaction, before(self.limits.outbox_hours.into()), &self.destinations)?;
+        let (freed, given_up) = outbox::expire(&transaction, before(self.limits.outbox_hours.into()), &self.outlets)?;
         transaction.execute(
             "DELETE FROM events WHERE id IN (SELECT id FROM events e WHERE wall_ns < ?1 \
              AND NOT EXISTS (SELECT 1 FROM images i WHERE i.event_id = e.event_id) \
@@ -279,12 +278,7 @@ fn prepare(db: &Connection) -> Result<i64, rusqlite::Error> {
     db.query_row("SELECT value FROM meta WHERE key = 'schema'", [], |row| row.get(0))
 }
 
-fn write(
-    transaction: &Transaction,
-    row: &Row,
-    destinations: &[Destination],
-    waiting: &mut [u64],
-) -> Result<(), rusqlite::Error> {
+fn write(transaction: &Transaction, row: &Row, outlets: &[Outlet], waiting: &mut [u64]) -> Result<(), rusqlite::Error> {
     match row {
         Row::Event(event, json, wall_nanos) => {
             let mut insert = transaction.prepare_cached(
@@ -303,15 +297,7 @@ fn write(
                 json
             ])?;
             let id = transaction.last_insert_rowid();
-            outbox::put_event(
-                transaction,
-                id,
-                Priority::of(event.verdict),
-                json.len(),
-                *wall_nanos,
-                destinations,
-                waiting,
-            )
+            outbox::put_event(transaction, id, Priority::of(event.verdict), json.len(), *wall_nanos, outlets, waiting)
         }
         Row::Late(event, json) => {
             transaction
@@ -321,9 +307,9 @@ fn write(
         }
         Row::Deed(deed, wall_nanos) => audit::append(transaction, deed, *wall_nanos),
         Row::Message(topic, body, wall_nanos) => {
-            outbox::put_message(transaction, topic, body, *wall_nanos, destinations, waiting)
+            outbox::put_message(transaction, topic, body, *wall_nanos, outlets, waiting)
         }
-        Row::Sent(ids) => outbox::sent(transaction, ids, destinations, waiting),
+        Row::Sent(ids) => outbox::sent(transaction, ids, outlets, waiting),
         Row::Images(Images { event_id, stem, verdict, bytes, blake3, wall_nanos }) => {
             transaction
                 .prepare_cached(

@@ -30,6 +30,15 @@ impl Destination {
     }
 }
 
+/// A destination, and what it is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outlet {
+    /// Whom.
+    pub to: Destination,
+    /// Whether passes are told, too.
+    pub passes: bool,
+}
+
 /// What goes before what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Priority {
@@ -140,15 +149,18 @@ pub(super) fn put_event(
     priority: Priority,
     bytes: usize,
     wall_nanos: u64,
-    destinations: &[Destination],
+    outlets: &[Outlet],
     waiting: &mut [u64],
 ) -> Result<(), rusqlite::Error> {
-    for (destination, waiting) in destinations.iter().zip(waiting) {
+    for (Outlet { to, passes }, waiting) in outlets.iter().zip(waiting) {
+        if priority == Priority::Pass && !passes {
+            continue;
+        }
         transaction
             .prepare_cached(
                 "INSERT INTO outbox(destination, priority, topic, event, bytes, wall_ns) VALUES (?1, ?2, 'verdict', ?3, ?4, ?5)",
             )?
-            .execute(params![destination.word(), priority as i64, event, bytes as i64, wall_nanos as i64])?;
+            .execute(params![to.word(), priority as i64, event, bytes as i64, wall_nanos as i64])?;
         *waiting += bytes as u64;
     }
     Ok(())
@@ -159,16 +171,16 @@ pub(super) fn put_message(
     topic: &str,
     body: &str,
     wall_nanos: u64,
-    destinations: &[Destination],
+    outlets: &[Outlet],
     waiting: &mut [u64],
 ) -> Result<(), rusqlite::Error> {
-    for (destination, waiting) in destinations.iter().zip(waiting) {
+    for (outlet, waiting) in outlets.iter().zip(waiting) {
         transaction
             .prepare_cached(
                 "INSERT INTO outbox(destination, priority, topic, body, bytes, wall_ns) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             )?
             .execute(params![
-                destination.word(),
+                outlet.to.word(),
                 Priority::Station as i64,
                 topic,
                 body,
@@ -184,21 +196,21 @@ pub(super) fn put_message(
 pub(super) fn sent(
     transaction: &Transaction,
     ids: &[i64],
-    destinations: &[Destination],
+    outlets: &[Outlet],
     waiting: &mut [u64],
 ) -> Result<(), rusqlite::Error> {
     let mut delete = transaction.prepare_cached("DELETE FROM outbox WHERE id = ?1 RETURNING destination, bytes")?;
     for id in ids {
         let mut rows = delete.query([id])?;
         while let Some(row) = rows.next()? {
-            subtract(destinations, waiting, &row.get::<_, String>(0)?, row.get::<_, i64>(1)? as u64);
+            subtract(outlets, waiting, &row.get::<_, String>(0)?, row.get::<_, i64>(1)? as u64);
         }
     }
     Ok(())
 }
 
-fn subtract(destinations: &[Destination], waiting: &mut [u64], destination: &str, bytes: u64) {
-    let at = destinations.iter().position(|known| known.word() == destination);
+fn subtract(outlets: &[Outlet], waiting: &mut [u64], destination: &str, bytes: u64) {
+    let at = outlets.iter().position(|known| known.to.word() == destination);
     if let Some(waiting) = at.and_then(|at| waiting.get_mut(at)) {
         *waiting = waiting.saturating_sub(bytes);
     }
@@ -231,9 +243,9 @@ pub(super) fn shrink(
 pub(super) fn expire(
     transaction: &Transaction,
     before: i64,
-    destinations: &[Destination],
+    outlets: &[Outlet],
 ) -> Result<(Vec<u64>, u64), rusqlite::Error> {
-    let mut freed = vec![0; destinations.len()];
+    let mut freed = vec![0; outlets.len()];
     let mut rows = 0;
     let mut delete = transaction.prepare_cached(
         "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox WHERE wall_ns < ?1 ORDER BY id LIMIT 2000) RETURNING destination, bytes",
@@ -241,7 +253,7 @@ pub(super) fn expire(
     let mut gone = delete.query([before])?;
     while let Some(row) = gone.next()? {
         let name: String = row.get(0)?;
-        if let Some(at) = destinations.iter().position(|known| known.word() == name) {
+        if let Some(at) = outlets.iter().position(|known| known.to.word() == name) {
             freed[at] += row.get::<_, i64>(1)? as u64;
         }
         rows += 1;

@@ -66,6 +66,26 @@ impl Reader {
         Ok(())
     }
 
+    /// At most so many events after that of an id, the oldest first; without an id the newest ones.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn recent(&self, after: Option<&str>, limit: usize) -> Result<Vec<String>, rusqlite::Error> {
+        let after = match after {
+            // Of an id that is not known, any more, all are after it.
+            Some(id) => self.number(id)?.unwrap_or(0),
+            None => self.last_number()?.saturating_sub(limit as i64),
+        };
+        let mut found = Vec::new();
+        self.events(&Filter { after, ..Filter::default() }, |_, json| {
+            if found.len() < limit {
+                found.push(json.to_owned());
+            }
+            found.len() < limit
+        })?;
+        Ok(found)
+    }
+
     /// The number of an event.
     ///
     /// # Errors
