@@ -171,6 +171,7 @@ fn a_detector_that_begins_to_answer_otherwise_takes_ready_away_until_it_answers_
         detectors: Box::new(move || Ok(vec![Box::new(drifting) as Box<dyn Detector>])),
         envelopes: envelopes(Arc::clone(&clock)),
         record: Box::new(Unrecorded),
+        desk: Arc::default(),
         state: state(Arc::clone(&clock)),
         watches: Vec::new(),
         desk: Arc::default(),

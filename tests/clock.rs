@@ -91,6 +91,7 @@ fn a_wall_clock_that_jumps_moves_no_deadline_and_no_event() {
         detectors: Box::new(|| Ok(vec![Box::new(ScriptedDetector { delay: Duration::ZERO }) as Box<dyn Detector>])),
         envelopes: envelopes(Arc::clone(&clock)),
         record: Box::new(recording),
+        desk: Arc::default(),
         state: state(Arc::clone(&clock)),
         watches: Vec::new(),
         desk: Arc::default(),

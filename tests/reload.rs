@@ -119,6 +119,7 @@ fn changing(mode: TriggerMode) -> Vec<Inspection> {
         detectors: Box::new(move || Ok(vec![Box::new(ScriptedDetector { delay }) as Box<dyn Detector>])),
         envelopes: envelopes(Arc::clone(&clock)),
         record: Box::new(Unrecorded),
+        desk: Arc::default(),
         state: state(Arc::clone(&clock)),
         watches: Vec::new(),
         desk: Arc::default(),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dsad::config::record::{ArchiveSettings, StoreLimits};
+use dsad::config::record::{ArchiveLimits, ArchiveSettings, StoreLimits};
 use dsad::inspection::anomaly::{AnomalyMap, AnomalyScore};
 use dsad::inspection::audit::Deed;
 use dsad::inspection::detect::{Detection, Reconstruction, Steps};
@@ -55,6 +55,7 @@ pub fn inspection(frame: u64, verdict: Verdict, score: f32) -> Box<Inspection> {
     Box::new(Inspection {
         frame: FrameMeta { id: FrameId(frame), sequence: frame, ..FrameMeta::of_picture("top", 32, 32) },
         recipe: RecipeId("r".into()),
+        recipe_hash: "".into(),
         bundle: "b".into(),
         model_hash: "0".into(),
         calibration: None,
@@ -292,7 +293,7 @@ fn keep_pictures(
     let (archive, keeper, health) = archive::open(settings.clone(), Some((reader(), clerk.clone())));
     let lines = Lines::new(&dir.join("events.ndjson"), u64::MAX);
     let places = Places { store: Some((store, reader())), lines, archive: Some(archive), shown: None };
-    let (worker, record) = queue.worker(places, Box::new(|| true));
+    let (worker, record) = queue.worker(places, Box::new(|| true), Arc::default());
     let workers = [std::thread::spawn(move || keeper.run()), std::thread::spawn(move || worker.run())];
     let mut envelopes = Envelopes::new("l", "s", 7, Arc::clone(&clock));
     for inspection in inspections {
@@ -306,11 +307,18 @@ fn keep_pictures(
     health
 }
 
+/// Everything but these limits.
+fn limited(folder: &Path, limit: impl Fn(&mut ArchiveLimits)) -> ArchiveSettings {
+    let mut settings = ArchiveSettings::everything(folder);
+    limit(&mut settings.limits);
+    settings
+}
+
 #[test]
 fn pictures_are_whole_or_not_there_and_the_index_knows() {
     let dir = tempfile::tempdir().expect("directory");
     let folder = dir.path().join("images");
-    let settings = ArchiveSettings { passes: 0.0, near: 0.9, ..ArchiveSettings::everything(&folder) };
+    let settings = limited(&folder, |limits| (limits.passes, limits.near) = (0.0, 0.9));
     let faulty = Inspection {
         detection: None,
         prepared: None,
@@ -384,7 +392,7 @@ fn the_oldest_passes_make_room_and_a_failure_goes_last() {
     let reader = Reader::open(dir.path()).expect("opens");
     let (bytes, events) = reader.image_bytes().expect("reads");
     assert_eq!(events, 6);
-    let settings = ArchiveSettings { max_bytes: bytes / 2, ..everything };
+    let settings = limited(&folder, |limits| limits.max_bytes = bytes / 2);
     let health = keep_pictures(dir.path(), &settings, vec![inspection(6, Verdict::Pass, 0.5)]);
     let (after, events) = reader.image_bytes().expect("reads");
     assert!(after <= bytes / 2 + bytes / 6 + 64, "at most one more than fits: {after} of {bytes}");
@@ -393,7 +401,7 @@ fn the_oldest_passes_make_room_and_a_failure_goes_last() {
     assert_eq!(left.len() as u64, 3 * events);
     assert!(left.iter().any(|name| name.ends_with("fail.json")), "{left:?}");
     // Where nothing else is left, failures go, too; and a disk that others filled gets none.
-    let settings = ArchiveSettings { min_free_bytes: u64::MAX, ..ArchiveSettings::everything(&folder) };
+    let settings = limited(&folder, |limits| limits.min_free_bytes = u64::MAX);
     let health = keep_pictures(dir.path(), &settings, vec![inspection(7, FAIL, 0.5)]);
     assert_eq!((files(&folder).len(), health.lost.load(std::sync::atomic::Ordering::Relaxed)), (0, 1));
 }

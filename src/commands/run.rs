@@ -1,6 +1,6 @@
 //! `dsad run`: the daemon.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -107,10 +107,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let desk = Arc::new(Desk::default());
     let told = match telling::open(&station, &kept, &desk, &clock) {
         Ok(told) => told,
-        Err(error) => {
-            eprintln!("dsad: configuration refused:\n{}: {error:#}", args.config.display());
-            return Ok(ExitCode::from(REFUSED));
-        }
+        Err(error) => return refused(vec![format!("{}: {error:#}", args.config.display())]),
     };
     let (mut sinks, mut workers): (Vec<Box<dyn VerdictSink>>, _) = (Vec::new(), kept.workers);
     workers.extend(told.workers);

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::inspection::account::Level;
 
 /// `[mqtt]`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MqttFile {
     /// `mqtt://HOST:1883`, `mqtts://HOST:8883`, or `unix:///run/mosquitto/mosquitto.sock`.
@@ -43,7 +44,7 @@ fn default_keep_alive() -> u16 {
 }
 
 /// `[webhook]`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookFile {
     /// Where events are posted: `https://...` or `http://...`.
