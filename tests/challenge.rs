@@ -174,7 +174,6 @@ fn a_detector_that_begins_to_answer_otherwise_takes_ready_away_until_it_answers_
         desk: Arc::default(),
         state: state(Arc::clone(&clock)),
         watches: Vec::new(),
-        desk: Arc::default(),
         sinks: vec![Box::new(sink.clone())],
         workers: Vec::new(),
         service: None,

@@ -94,7 +94,6 @@ fn a_wall_clock_that_jumps_moves_no_deadline_and_no_event() {
         desk: Arc::default(),
         state: state(Arc::clone(&clock)),
         watches: Vec::new(),
-        desk: Arc::default(),
         sinks: vec![Box::new(sink.clone())],
         workers: vec![worker],
         service: None,

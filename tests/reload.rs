@@ -122,7 +122,6 @@ fn changing(mode: TriggerMode) -> Vec<Inspection> {
         desk: Arc::default(),
         state: state(Arc::clone(&clock)),
         watches: Vec::new(),
-        desk: Arc::default(),
         sinks: vec![Box::new(sink.clone())],
         workers: Vec::new(),
         service: None,
