@@ -14,21 +14,27 @@ use dsad::bundle::signature::KeyList;
 use dsad::camera::unpack::{Encoding, Picture, Unpacker};
 use dsad::commands::load::Bundles;
 use dsad::config::device::DeviceChoice;
+use dsad::config::record::StoreLimits;
 use dsad::daemon::job::Job;
 use dsad::daemon::pipeline::{self, Camera, Ending, MakeDetectors, Parts};
+use dsad::daemon::state::StationState;
+use dsad::daemon::upkeep::Aside;
 use dsad::inspection::anomaly::{AnomalyMap, AnomalyScore};
 use dsad::inspection::detect::{ClassId, Detection, Detector, DetectorError, Plan, Reconstruction, StepChoice, Steps};
-use dsad::inspection::event::Event;
+use dsad::inspection::event::Envelope;
 use dsad::inspection::frame::{
     CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, Prepared, SourceError,
 };
 use dsad::inspection::layout::FourCc;
 use dsad::inspection::recipe::Recipe;
+use dsad::inspection::station_state::Start;
 use dsad::inspection::time::{Clock, Timestamp};
 use dsad::inspection::verdict::{Inspection, Latency, SinkError, VerdictSink};
 use dsad::output::envelope::Envelopes;
-use dsad::output::ndjson;
-use dsad::output::record::Recorder;
+use dsad::output::ndjson::Lines;
+use dsad::output::record::{self, Places};
+use dsad::output::store::Store;
+use dsad::output::store::read::Reader;
 use dsad::platform::clock::SystemClock;
 use dsad::render::encode::jpeg;
 use dsad::synthetic::{Product, good_part};
@@ -131,7 +137,7 @@ impl VerdictSink for Last {
         "last"
     }
 
-    fn publish(&mut self, inspection: &Inspection, _: &Event) -> Result<(), SinkError> {
+    fn publish(&mut self, inspection: &Inspection, _: &Envelope) -> Result<(), SinkError> {
         let way = Timestamp(self.1.now().0 - inspection.frame.captured_at.0);
         self.0.send((way, inspection.latency)).map_err(|error| SinkError(error.to_string()))
     }
@@ -172,22 +178,31 @@ fn measure(code: &[u8; 4], model: bool) -> Result<(), Box<dyn Error>> {
         clock: Arc::clone(&clock),
         unpacked: tell_unpacked,
     };
-    let mut recorder = Recorder::new(Envelopes::new("", "", 0, Arc::clone(&clock)), None);
-    let (events, worker, _) = ndjson::open(&dir.join("events.ndjson"), u64::MAX);
+    let store = Store::open(&dir, Vec::new(), StoreLimits { days: 400, outbox_bytes: 1 << 20, outbox_hours: 1 })?;
+    let lines = Lines::new(&dir.join("events.ndjson"), u64::MAX);
+    let (recording, _, queue) = record::queue(Arc::clone(&clock));
+    let places = Places { store: Some((store, Reader::open(&dir)?)), lines, archive: None, shown: None };
+    let (worker, _) = queue.worker(places, Box::new(|| true), Arc::default());
+    let mut envelopes = Envelopes::new("", "", 0, Arc::clone(&clock));
     let (say, told) = channel();
     let ending = pipeline::run(Parts {
         cameras: vec![Camera::free(CameraId("a".into()), Box::new(source), true, job)],
         detectors,
-        record: Box::new(move |inspection| recorder.record(inspection)),
-        sinks: vec![Box::new(events), Box::new(Last(say, Arc::clone(&clock)))],
-        workers: vec![("events", Box::new(move || worker.run()))],
+        envelopes: Box::new(move || envelopes.make()),
+        sinks: vec![Box::new(Last(say, Arc::clone(&clock)))],
+        record: Box::new(recording),
+        workers: vec![("record", Box::new(move || worker.run()))],
         service: None,
+        desk: Arc::default(),
+        state: Arc::new(StationState::new(Start::Automatic, Arc::clone(&clock), Arc::new(|_| Ok(())))),
+        watches: Vec::new(),
         clock,
         stop: Arc::new(AtomicBool::new(false)),
         shutdown: Duration::from_secs(20),
         ready: Box::new(|| {}),
         alive: Box::new(|| {}),
         lease: Arc::default(),
+        aside: Aside::default(),
     });
     std::fs::remove_dir_all(&dir)?;
     let Ending::Drained(counts) = ending else { return Err(format!("{ending:?}").into()) };

@@ -16,7 +16,8 @@
 //! | [`synthetic`], [`render`] | procedural parts; drawings | `inspection` |
 //! | [`config`] | what an operator writes | `inspection`, `synthetic` |
 //! | `camera`, `gpio`, `output`, `platform` | the edges | `inspection`, `config`, ... |
-//! | `service` | what a station tells over HTTP, and the commands that it takes there and by TCP | `inspection`, `config`, `output` |
+//! | `accounts` | who may command a station | `inspection`, `platform` |
+//! | `service` | what a station tells over HTTP, and the commands that it takes there and by TCP | `inspection`, `config`, `output`, `accounts` |
 //! | `daemon` | threads and channels | everything but `trainer`, `commands`, burn |
 //! | `commands` | the verbs of `dsad` | everything but `trainer`, burn |
 //! | `trainer` | the verbs of `trainer` | everything but the station |
@@ -26,6 +27,8 @@
 //! Every frame of a camera that runs free, and every trigger that was accepted, ends as exactly one
 //! [`inspection::verdict::Inspection`], and nothing but a completed, calibrated detection in time is a Pass.
 
+#[cfg(feature = "station")]
+pub mod accounts;
 pub mod bundle;
 #[cfg(feature = "station")]
 pub mod camera;

@@ -13,7 +13,7 @@ const MAX_LINES: usize = 500;
 const FORBIDDEN_NAMES: [&str; 3] = ["utils", "common", "misc"];
 
 /// What each module may use of this crate, and which outside words it must not contain.
-const RULES: [(&str, &[&str], &[&str]); 17] = [
+const RULES: [(&str, &[&str], &[&str]); 18] = [
     ("inspection", &[], &["burn::", "log::", "std::fs", "std::net", "std::thread", "Instant::now", "SystemTime::now"]),
     ("preprocess", &["inspection"], &["burn::", "std::fs", "std::thread"]),
     ("kernels", &[], &["std::fs", "std::thread"]),
@@ -28,11 +28,13 @@ const RULES: [(&str, &[&str], &[&str]); 17] = [
     ("gpio", &["config", "inspection"], &["burn::", "Instant::now"]),
     ("output", &["config", "inspection", "render"], &["burn::", "Instant::now"]),
     ("platform", &["inspection"], &["burn::"]),
-    ("service", &["config", "inspection", "output"], &["burn::", "std::fs", "std::thread", "Instant::now"]),
+    ("accounts", &["inspection", "platform"], &["burn::", "std::thread", "Instant::now", "SystemTime::now"]),
+    ("service", &["accounts", "config", "inspection", "output"], &["burn::", "std::fs", "std::thread", "Instant::now"]),
     ("daemon", &["inspection", "preprocess", "service"], &["burn::", "std::fs", "Instant::now"]),
     (
         "commands",
         &[
+            "accounts",
             "bundle",
             "camera",
             "config",

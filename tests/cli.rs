@@ -18,7 +18,7 @@ pub(super) fn config(dir: &Path, bundle: &Path, source: &str, events: &str) {
     std::fs::write(dir.join("r.toml"), format!("id = 'r'\nbundle = '{}'\nsteps = 2\n", bundle.display()))
         .expect("writes");
     let text = format!(
-        "station = 's'\n[[cameras]]\nname = 'a'\nrecipe = 'r.toml'\nsource = {source}\n[outputs]\nevents = '{events}'\nimages = 'drawn'\nimages_of = 'all'\n"
+        "station = 's'\n[[cameras]]\nname = 'a'\nrecipe = 'r.toml'\nsource = {source}\n[outputs]\nevents = '{events}'\n[archive]\nfolder = 'drawn'\npasses = 1.0\nmin_free_gib = 0.0\n"
     );
     std::fs::write(dir.join("dsad.toml"), text).expect("writes");
 }

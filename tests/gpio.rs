@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dsad::config::gpio::{EdgeKind, GpioInput, GpioOutput, Pin, PinLine};
 use dsad::daemon::job::{Job, faulty};
-use dsad::daemon::publish::Record;
+use dsad::daemon::publish::Envelopes;
 use dsad::gpio::input::Edges;
 use dsad::gpio::output::{self, GpioHealth, GpioSink};
 use dsad::inspection::frame::FrameMeta;
@@ -21,7 +21,7 @@ use dsad::platform::clock::SystemClock;
 use serde_json::json;
 
 use crate::pipeline::job;
-use crate::support::record;
+use crate::support::envelopes;
 use chip::{Chip, Trace, pace};
 
 /// The simulated chip, who reads its lines, and who keeps a rhythm.
@@ -198,7 +198,7 @@ fn sim_an_input_comes_back_with_its_chip() {
 /// A line with a sink, driven by made-up inspections.
 struct Outputs {
     sink: GpioSink,
-    record: Record,
+    envelopes: Envelopes,
     job: Job,
     clock: Arc<dyn Clock>,
 }
@@ -211,7 +211,7 @@ impl Outputs {
     ) -> (Self, Arc<GpioHealth>) {
         let (sink, worker, health) = output::open(outputs, Arc::clone(clock), Box::new(|| true));
         scope.spawn(move || worker.run());
-        (Self { sink, record: record(Arc::clone(clock)), job: job(None), clock: Arc::clone(clock) }, health)
+        (Self { sink, envelopes: envelopes(Arc::clone(clock)), job: job(None), clock: Arc::clone(clock) }, health)
     }
 
     fn order(&mut self, actuation: Actuation, at: Timestamp) {
@@ -219,8 +219,7 @@ impl Outputs {
         let meta = FrameMeta { trigger, captured_at: at, ..FrameMeta::of_picture("top", 0, 0) };
         let inspection = faulty(meta, &self.job, FaultReason::Overrun, String::new(), self.clock.as_ref());
         let inspection = Inspection { actuation, ..inspection };
-        let event = (self.record)(&inspection);
-        self.sink.publish(&inspection, &event).unwrap();
+        self.sink.publish(&inspection, &(self.envelopes)()).unwrap();
     }
 }
 

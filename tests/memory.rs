@@ -14,24 +14,30 @@ use std::time::Duration;
 use dsad::bundle::manifest::{MapSpec, NumberFormat};
 use dsad::camera::unpack::{Encoding, Picture, Unpacker};
 use dsad::config::device::DeviceChoice;
+use dsad::config::record::StoreLimits;
 use dsad::daemon::job::Job;
 use dsad::daemon::pipeline::{Camera, Ending, MakeDetectors, Parts, run};
+use dsad::daemon::state::StationState;
+use dsad::daemon::upkeep::Aside;
 use dsad::detector::{DetectorSpec, DiffusionDetector};
 use dsad::device;
 use dsad::inspection::anomaly::Pooling;
 use dsad::inspection::calibration::{Calibration, CalibrationEntry, GoodPart};
 use dsad::inspection::detect::{Detector, StepChoice, Steps};
-use dsad::inspection::event::Event;
+use dsad::inspection::event::Envelope;
 use dsad::inspection::frame::{CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, SourceError};
 use dsad::inspection::layout::{self, LAYOUTS};
 use dsad::inspection::recipe::Recipe;
+use dsad::inspection::station_state::Start;
 use dsad::inspection::time::{Clock, Timestamp};
 use dsad::inspection::verdict::{Inspection, SinkError, VerdictSink};
 use dsad::model::network::MapWeights;
 use dsad::model::profile::{ModelConfig, Profile};
 use dsad::output::envelope::Envelopes;
-use dsad::output::ndjson;
-use dsad::output::record::Recorder;
+use dsad::output::ndjson::Lines;
+use dsad::output::record::{self, Places};
+use dsad::output::store::Store;
+use dsad::output::store::read::Reader;
 use dsad::platform::clock::SystemClock;
 use dsad::preprocess::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
 
@@ -115,7 +121,7 @@ impl VerdictSink for Last {
         "last"
     }
 
-    fn publish(&mut self, _: &Inspection, _: &Event) -> Result<(), SinkError> {
+    fn publish(&mut self, _: &Inspection, _: &Envelope) -> Result<(), SinkError> {
         // The camera may have ended.
         let _ = self.0.send(());
         Ok(())
@@ -180,12 +186,13 @@ fn job() -> Job {
     };
     let recipe = Recipe::whole_frame("r", None, StepChoice::Fixed(Steps(1)));
     Job {
+        recipe_hash: recipe.hash(),
         recipe,
         detector: 0,
         bundle: "b".into(),
         model_hash: "0".into(),
         spec: spec(),
-        calibration: Some(Calibration { id: "c".into(), entries: vec![entry] }),
+        calibration: Some(Arc::new(Calibration { id: "c".into(), entries: vec![entry] })),
         dtype: "f32".into(),
         seed: 0,
     }
@@ -194,21 +201,32 @@ fn job() -> Job {
 /// Runs the whole daemon on one camera; `say` hears of every frame that has gone all the way.
 fn daemon(source: Box<dyn FrameSource>, paced: bool, say: Sender<()>, clock: Arc<dyn Clock>) -> Ending {
     let dir = tempfile::tempdir().unwrap();
-    let (events, worker, _) = ndjson::open(&dir.path().join("events.ndjson"), u64::MAX);
-    let mut recorder = Recorder::new(Envelopes::new("", "", 0, Arc::clone(&clock)), None);
+    let limits = StoreLimits { days: 400, outbox_bytes: 1 << 20, outbox_hours: 1 };
+    let store = Store::open(dir.path(), Vec::new(), limits).unwrap();
+    let reader = Reader::open(dir.path()).unwrap();
+    let lines = Lines::new(&dir.path().join("events.ndjson"), u64::MAX);
+    let (recording, _, queue) = record::queue(Arc::clone(&clock));
+    let places = Places { store: Some((store, reader)), lines, archive: None, shown: None };
+    let (worker, _) = queue.worker(places, Box::new(|| true), Arc::default());
+    let mut envelopes = Envelopes::new("", "", 0, Arc::clone(&clock));
     run(Parts {
         cameras: vec![Camera::free(CameraId("a".into()), source, paced, job())],
         detectors: detectors(Arc::clone(&clock)),
-        record: Box::new(move |inspection| recorder.record(inspection)),
-        sinks: vec![Box::new(events), Box::new(Last(say))],
-        workers: vec![("events", Box::new(move || worker.run()))],
+        envelopes: Box::new(move || envelopes.make()),
+        sinks: vec![Box::new(Last(say))],
+        record: Box::new(recording),
+        workers: vec![("record", Box::new(move || worker.run()))],
         service: None,
+        desk: Arc::default(),
+        state: Arc::new(StationState::new(Start::Automatic, Arc::clone(&clock), Arc::new(|_| Ok(())))),
+        watches: Vec::new(),
         clock,
         stop: Arc::new(AtomicBool::new(false)),
         shutdown: Duration::from_secs(20),
         ready: Box::new(|| {}),
         alive: Box::new(|| {}),
         lease: Arc::default(),
+        aside: Aside::default(),
     })
 }
 

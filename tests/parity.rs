@@ -10,6 +10,7 @@ use dsad::camera::replay::{Replay, pictures};
 use dsad::commands::load::Bundles;
 use dsad::config::device::DeviceChoice;
 use dsad::daemon::pipeline::{self, Camera, Ending, Parts};
+use dsad::daemon::upkeep::Aside;
 use dsad::detector::{DiffusionDetector, prepare_picture};
 use dsad::device;
 use dsad::inspection::detect::{ClassId, Detector, Gate, Plan, StepChoice, StepPlan, Steps};
@@ -21,7 +22,7 @@ use dsad::trainer::judge::{Rules, TrainerClock, judge};
 use serde_json::Value;
 
 use crate::cli::lines;
-use crate::support::{DSAD, RecordingSink, record, run, tiny_bundle};
+use crate::support::{DSAD, RecordingSink, Unrecorded, envelopes, run, state, tiny_bundle};
 
 #[test]
 fn trainer_and_daemon_make_the_same_map() {
@@ -63,16 +64,21 @@ fn trainer_and_daemon_make_the_same_map() {
     let ending = pipeline::run(Parts {
         cameras: vec![Camera::free(camera, Box::new(source), false, job)],
         detectors,
-        record: record(Arc::clone(&clock)),
+        envelopes: envelopes(Arc::clone(&clock)),
         sinks: vec![Box::new(sink.clone())],
+        record: Box::new(Unrecorded),
         workers: Vec::new(),
         service: None,
+        desk: Arc::default(),
+        state: state(Arc::clone(&clock)),
+        watches: Vec::new(),
         clock,
         stop: Arc::new(AtomicBool::new(false)),
         shutdown: Duration::from_secs(60),
         ready: Box::new(|| {}),
         alive: Box::new(|| {}),
         lease: Arc::default(),
+        aside: Aside::default(),
     });
     assert!(matches!(ending, Ending::Drained(_)), "{ending:?}");
 

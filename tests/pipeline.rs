@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use dsad::daemon::job::Job;
 use dsad::daemon::pipeline::{Camera, Ending, Parts, run};
+use dsad::daemon::upkeep::Aside;
 use dsad::inspection::calibration::Calibration;
 use dsad::inspection::detect::{Detector, StepChoice, Steps};
 use dsad::inspection::frame::CameraId;
@@ -17,11 +18,14 @@ use dsad::inspection::verdict::{FaultReason, Inspection, Verdict};
 use dsad::preprocess::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
 use dsad::service::Service;
 
-use crate::support::{ManualClock, RecordingSink, ScriptedCamera, ScriptedDetector, Shot, calibration, record};
+use crate::support::{
+    ManualClock, RecordingSink, ScriptedCamera, ScriptedDetector, Shot, Unrecorded, calibration, envelopes, state,
+};
 
 pub(super) fn job(calibration: Option<Calibration>) -> Job {
     Job {
         recipe: Recipe::whole_frame("scripted", None, StepChoice::Fixed(Steps(1))),
+        recipe_hash: "0".into(),
         detector: 0,
         bundle: "scripted".into(),
         model_hash: "0".into(),
@@ -33,7 +37,7 @@ pub(super) fn job(calibration: Option<Calibration>) -> Job {
             sketch: SketchPlane::None,
             tiles: None,
         },
-        calibration,
+        calibration: calibration.map(Arc::new),
         dtype: "f32".into(),
         seed: 0,
     }
@@ -67,16 +71,21 @@ fn play_beside(
     let ending = run(Parts {
         cameras: cameras.into_iter().map(camera).collect(),
         detectors: Box::new(move || Ok(vec![Box::new(ScriptedDetector { delay }) as Box<dyn Detector>])),
-        record: record(ManualClock::shared()),
+        envelopes: envelopes(ManualClock::shared()),
         sinks: vec![Box::new(sink.clone())],
+        record: Box::new(Unrecorded),
         workers: Vec::new(),
         service,
+        desk: Arc::default(),
+        state: state(ManualClock::shared()),
+        watches: Vec::new(),
         clock: ManualClock::shared(),
         stop,
         shutdown: Duration::from_secs(20),
         ready: Box::new(|| {}),
         alive: Box::new(|| {}),
         lease: Arc::default(),
+        aside: Aside::default(),
     });
     let inspections = sink.0.lock().expect("sink").clone();
     Run { ending, inspections }
@@ -138,19 +147,13 @@ fn a_stop_drains_what_was_captured() {
 
 #[test]
 fn faults_are_named_and_never_pass() {
-    let shots = vec![Shot::Value(20), Shot::Damaged, Shot::Value(255), Shot::Lost, Shot::Value(254), Shot::Value(20)];
+    let shots = vec![Shot::Value(20), Shot::Damaged, Shot::Lost, Shot::Value(254), Shot::Value(20)];
     let run = play(vec![(ScriptedCamera::new("a", shots), false)], Some(calibration()), Duration::ZERO, never());
     let verdicts: Vec<Verdict> = run.inspections.iter().map(|i| i.decision.verdict).collect();
     let fault = Verdict::Fault;
     assert_eq!(
         verdicts,
-        [
-            Verdict::Pass,
-            fault(FaultReason::CameraFault),
-            fault(FaultReason::DetectorFault),
-            fault(FaultReason::DetectorFault),
-            Verdict::Pass
-        ]
+        [Verdict::Pass, fault(FaultReason::CameraFault), fault(FaultReason::DetectorFault), Verdict::Pass]
     );
     assert!(run.inspections.iter().all(|i| (i.fault.is_some()) == matches!(i.decision.verdict, Verdict::Fault(_))));
 }

@@ -12,19 +12,20 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dsad::daemon::pipeline::{Camera, Ending, MakeDetectors, Parts, run};
+use dsad::daemon::upkeep::Aside;
 use dsad::inspection::anomaly::AnomalyScore;
 use dsad::inspection::calibration::{Calibration, GoodPart};
 use dsad::inspection::detect::{Detection, Detector, DetectorError, Plan};
 use dsad::inspection::frame::{CameraId, Frame, FrameSource, Prepared, SourceError};
 use dsad::inspection::time::Clock;
-use dsad::output::ndjson;
 use dsad::platform::clock::SystemClock;
 use dsad::service::Service;
 use serde_json::Value;
 
 use crate::cli::{config, lines};
 use crate::pipeline::job;
-use crate::support::{DSAD, ScriptedCamera, ScriptedDetector, Shot, calibration, record, tiny_bundle};
+use crate::support::doors::{self, ask};
+use crate::support::{DSAD, ScriptedCamera, ScriptedDetector, Shot, calibration, envelopes, kept, state, tiny_bundle};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -46,8 +47,8 @@ impl FrameSource for ToldCamera {
 }
 
 /// A daemon with a service, running.
-struct Station {
-    address: SocketAddr,
+pub(super) struct Station {
+    pub(super) address: SocketAddr,
     cameras: Vec<Sender<Shot>>,
     stop: Arc<AtomicBool>,
     ending: JoinHandle<Ending>,
@@ -55,7 +56,7 @@ struct Station {
 
 impl Station {
     /// Cameras by name and whether they may lose frames.
-    fn start(
+    pub(super) fn start(
         dir: &Path,
         cameras: &[(&'static str, bool)],
         calibration: &Calibration,
@@ -63,7 +64,8 @@ impl Station {
     ) -> Station {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let service = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|http| Service::new(Some(http), None));
-        let service = service.expect("binds");
+        let (accounts, _) = doors::settings(dir, Arc::clone(&clock));
+        let service = service.expect("binds").with_accounts(accounts);
         let (address, stop) =
             (service.addresses().expect("address").0.expect("http"), Arc::new(AtomicBool::new(false)));
         let mut told = Vec::new();
@@ -75,29 +77,34 @@ impl Station {
             sources.push(Camera::free(CameraId((*name).into()), source, *paced, job(Some(calibration.clone()))));
             told.push(sender);
         }
-        let (events, worker, _) = ndjson::open(&dir.join("events.ndjson"), u64::MAX);
+        let kept = kept(dir, Vec::new(), &clock);
         let parts = Parts {
             cameras: sources,
             detectors,
-            record: record(Arc::clone(&clock)),
-            sinks: vec![Box::new(events)],
-            workers: vec![("events", Box::new(move || worker.run()))],
+            envelopes: envelopes(Arc::clone(&clock)),
+            sinks: Vec::new(),
+            record: Box::new(kept.recording),
+            workers: vec![kept.worker],
             service: Some(service),
+            desk: Arc::default(),
+            state: state(Arc::clone(&clock)),
+            watches: Vec::new(),
             clock,
             stop: Arc::clone(&stop),
             shutdown: Duration::from_secs(20),
             ready: Box::new(|| {}),
             alive: Box::new(|| {}),
             lease: Arc::default(),
+            aside: Aside::default(),
         };
         Station { address, cameras: told, stop, ending: std::thread::spawn(move || run(parts)) }
     }
 
-    fn tell(&self, camera: usize, shots: impl IntoIterator<Item = Shot>) {
+    pub(super) fn tell(&self, camera: usize, shots: impl IntoIterator<Item = Shot>) {
         shots.into_iter().for_each(|shot| self.cameras[camera].send(shot).expect("camera"));
     }
 
-    fn metrics(&self) -> Metrics {
+    pub(super) fn metrics(&self) -> Metrics {
         let (status, head, body) = get(self.address, "/metrics");
         assert_eq!(status, 200);
         assert!(head.to_lowercase().contains("content-type: text/plain; version=0.0.4"), "{head}");
@@ -112,13 +119,13 @@ impl Station {
         })
     }
 
-    fn stop(self) -> Ending {
+    pub(super) fn stop(self) -> Ending {
         self.stop.store(true, Ordering::Relaxed);
         self.ending.join().expect("the daemon")
     }
 }
 
-fn wait<T>(mut look: impl FnMut() -> Option<T>) -> T {
+pub(super) fn wait<T>(mut look: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
         if let Some(found) = look() {
@@ -134,19 +141,8 @@ fn get(address: SocketAddr, path: &str) -> (u16, String, String) {
     ask(address, &format!("GET {path} HTTP/1.1\r\nHost: dsad\r\n\r\n"))
 }
 
-fn ask(address: SocketAddr, request: &str) -> (u16, String, String) {
-    let mut stream = TcpStream::connect(address).expect("connects");
-    stream.set_read_timeout(Some(LONG)).expect("timeout");
-    stream.write_all(request.as_bytes()).expect("asks");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("answers");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-    (status, head.to_owned(), body.to_owned())
-}
-
 /// Samples by metric and labels.
-type Metrics = BTreeMap<(String, BTreeMap<String, String>), f64>;
+pub(super) type Metrics = BTreeMap<(String, BTreeMap<String, String>), f64>;
 
 /// Reads the Prometheus text format and refuses everything that is not it.
 fn parse(text: &str) -> Metrics {
@@ -229,7 +225,7 @@ fn parse_labels(text: &str) -> BTreeMap<String, String> {
     labels
 }
 
-fn sum(metrics: &Metrics, name: &str) -> f64 {
+pub(super) fn sum(metrics: &Metrics, name: &str) -> f64 {
     metrics.iter().filter(|((other, _), _)| other == name).map(|(_, value)| value).sum()
 }
 
@@ -239,11 +235,11 @@ fn value(metrics: &Metrics, name: &str, labels: &[(&str, &str)]) -> f64 {
     *metrics.get(&key).unwrap_or_else(|| panic!("no {key:?}"))
 }
 
-fn scripted(delay: Duration) -> MakeDetectors {
+pub(super) fn scripted(delay: Duration) -> MakeDetectors {
     Box::new(move || Ok(vec![Box::new(ScriptedDetector { delay }) as Box<dyn Detector>]))
 }
 
-fn shots(count: usize, value: u8) -> Vec<Shot> {
+pub(super) fn shots(count: usize, value: u8) -> Vec<Shot> {
     vec![Shot::Value(value); count]
 }
 
@@ -253,14 +249,14 @@ fn the_counters_are_those_of_the_events() {
     let names = ["a", "b \"left\"\\"];
     let cameras = [(names[0], false), (names[1], true)];
     let station = Station::start(dir.path(), &cameras, &calibration(), scripted(Duration::from_millis(2)));
-    station.tell(0, [shots(20, 20), shots(3, 200), vec![Shot::Damaged, Shot::Value(255), Shot::Value(254)]].concat());
+    station.tell(0, [shots(20, 20), shots(3, 200), vec![Shot::Damaged, Shot::Value(254)]].concat());
     // Faster than they are judged, and the last one is let in.
     station.tell(1, shots(40, 20));
-    let metrics = station.judged(66);
+    let metrics = station.judged(65);
     let again = station.metrics();
     assert_eq!(metrics, again, "nothing more comes");
     let Ending::Drained(counts) = station.stop() else { panic!("failed") };
-    assert_eq!(counts.frames_in, 66);
+    assert_eq!(counts.frames_in, 65);
 
     let events = lines(&std::fs::read_to_string(dir.path().join("events.ndjson")).expect("events"));
     let mut seen: BTreeMap<[String; 3], f64> = BTreeMap::new();
@@ -287,7 +283,7 @@ fn the_counters_are_those_of_the_events() {
         let labels = [("camera", camera)];
         let overruns = seen.get(&[camera.into(), "fault".into(), "overrun".into()]).copied().unwrap_or_default();
         assert_eq!(value(&metrics, "dsad_overruns_total", &labels), overruns);
-        assert_eq!(value(&metrics, "dsad_frames_total", &labels), if camera == "a" { 26.0 } else { 40.0 });
+        assert_eq!(value(&metrics, "dsad_frames_total", &labels), if camera == "a" { 25.0 } else { 40.0 });
         assert_eq!(value(&metrics, "dsad_driver_drops_total", &labels), 0.0);
         assert_eq!(value(&metrics, "dsad_camera_losses_total", &labels), 0.0);
         let (count, millis) = judged(camera);
@@ -368,7 +364,7 @@ fn ready_is_said_when_detectors_are_loaded_and_frames_come() {
 fn what_is_no_question_gets_no_answer() {
     let dir = tempfile::tempdir().expect("directory");
     let station = Station::start(dir.path(), &[("a", false)], &calibration(), scripted(Duration::ZERO));
-    assert_eq!(get(station.address, "/").0, 404);
+    assert_eq!(get(station.address, "/nothing").0, 404);
     let post = "POST /metrics HTTP/1.1\r\nHost: dsad\r\nContent-Length: 4\r\n\r\nbody";
     assert_eq!(ask(station.address, post).0, 405);
     assert_eq!(ask(station.address, "what?\r\n\r\n").0, 400);
@@ -442,7 +438,7 @@ fn slow_clients_do_not_slow_the_line() {
     let address = station.address;
     let (over, told) = channel::<()>();
     let slow = std::thread::spawn(move || {
-        let mut clients: Vec<TcpStream> = (0..50).map(|_| TcpStream::connect(address).expect("connects")).collect();
+        let mut clients: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(address).expect("connects")).collect();
         for byte in b"GET /metrics" {
             clients.iter_mut().for_each(|client| client.write_all(&[*byte]).expect("takes a byte"));
             if told.recv_timeout(Duration::from_secs(1)).is_ok() {
@@ -451,7 +447,7 @@ fn slow_clients_do_not_slow_the_line() {
         }
         clients
     });
-    // The line goes on, the counters can be read, and none of the fifty is through.
+    // The line goes on, the counters can be read, and none of the two hundred is through.
     let mut before = 0.0;
     for _ in 0..6 {
         std::thread::sleep(Duration::from_millis(500));

@@ -1,6 +1,7 @@
 //! Triggers, deadlines, recipes and what the line does, through the whole daemon with scripted parts.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::cell::OnceCell;
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,23 +9,28 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use dsad::config::access::Access;
 use dsad::daemon::pipeline::{Camera, Ending, Parts, Worker, run};
+use dsad::daemon::state::StationState;
+use dsad::daemon::upkeep::Aside;
+use dsad::inspection::account::Level;
+use dsad::inspection::audit::{Audit, Deed};
 use dsad::inspection::detect::{Detection, Detector, DetectorError, Plan};
-use dsad::inspection::event::Event;
+use dsad::inspection::event::{Envelope, Event};
 use dsad::inspection::frame::{
     CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, Prepared, SourceError,
 };
 use dsad::inspection::line::{Actuation, FailIf, LineRules};
 use dsad::inspection::recipe::RecipeId;
+use dsad::inspection::station_state::{Fault, Start, State};
 use dsad::inspection::time::{Clock, Timestamp};
 use dsad::inspection::trigger::{Asked, Edge, EdgeError, EdgeSource, TriggerMode};
-use dsad::inspection::verdict::{FaultReason, Inspection, SinkError, Verdict, VerdictSink};
-use dsad::output::ndjson;
+use dsad::inspection::verdict::{FaultReason, Inspection, Record, SinkError, Verdict, VerdictSink};
 use dsad::platform::clock::SystemClock;
 use dsad::service::Service;
 
 use crate::pipeline::job;
-use crate::support::{ScriptedDetector, calibration, record};
+use crate::support::{ScriptedDetector, Unrecorded, calibration, doors, envelopes, kept};
 
 /// A camera that gives a frame every few milliseconds, all of one level, until the test ends it.
 struct Steady {
@@ -32,6 +38,7 @@ struct Steady {
     every: Duration,
     level: Arc<AtomicU64>,
     blind: Arc<AtomicBool>,
+    gone: Arc<AtomicBool>,
     next: u64,
     clock: Arc<dyn Clock>,
 }
@@ -39,6 +46,9 @@ struct Steady {
 impl FrameSource for Steady {
     fn next_frame(&mut self) -> Result<Frame, SourceError> {
         std::thread::sleep(self.every);
+        if self.gone.load(Ordering::Relaxed) {
+            return Err(SourceError::Lost { reason: "unplugged".into() });
+        }
         if self.blind.load(Ordering::Relaxed) {
             return Err(SourceError::Timeout);
         }
@@ -58,11 +68,11 @@ impl FrameSource for Steady {
 }
 
 /// A detector that stalls now and then.
-struct Stalling {
-    every: u64,
-    stall: Duration,
-    seen: u64,
-    inner: ScriptedDetector,
+pub(super) struct Stalling {
+    pub every: u64,
+    pub stall: Duration,
+    pub seen: u64,
+    pub inner: ScriptedDetector,
 }
 
 impl Detector for Stalling {
@@ -94,10 +104,10 @@ impl Detector for Batching {
 
 /// What went out, and when.
 #[derive(Clone)]
-struct Told {
-    at: Timestamp,
-    inspection: Inspection,
-    event: Event,
+pub(super) struct Told {
+    pub at: Timestamp,
+    pub inspection: Inspection,
+    pub event: Event,
 }
 
 #[derive(Clone)]
@@ -112,45 +122,75 @@ impl VerdictSink for TellingSink {
         "telling"
     }
 
-    fn publish(&mut self, inspection: &Inspection, event: &Event) -> Result<(), SinkError> {
-        let told = Told { at: self.clock.now(), inspection: inspection.clone(), event: event.clone() };
+    fn publish(&mut self, inspection: &Inspection, envelope: &Envelope) -> Result<(), SinkError> {
+        let event = Event::new(inspection, envelope, None);
+        let told = Told { at: self.clock.now(), inspection: inspection.clone(), event };
         self.told.lock().expect("told").push(told);
-        Ok(())
-    }
-
-    fn amend(&mut self, event: &Event) -> Result<(), SinkError> {
-        self.late.lock().expect("late").push(event.clone());
         Ok(())
     }
 }
 
-struct Station {
-    http: SocketAddr,
-    tcp: SocketAddr,
+/// Keeps what came too late, and hands everything on to a real record, if there is one.
+struct TellingRecord(TellingSink, Box<dyn Record>);
+
+impl Record for TellingRecord {
+    fn keep(&mut self, envelope: Envelope, inspection: Box<Inspection>) -> Result<(), SinkError> {
+        self.1.keep(envelope, inspection)
+    }
+
+    fn amend(&mut self, envelope: Envelope, late: Box<Inspection>) -> Result<(), SinkError> {
+        let told = self.0.told.lock().expect("told");
+        let of = told.iter().find(|told| told.event.seq == envelope.seq).expect("its overrun is out");
+        let mut event = of.event.clone();
+        event.amend(&late);
+        self.0.late.lock().expect("late").push(event);
+        self.1.amend(envelope, late)
+    }
+}
+
+pub(super) struct Station {
+    pub http: SocketAddr,
+    pub tcp: SocketAddr,
+    pub modbus: SocketAddr,
     sink: TellingSink,
-    level: Arc<AtomicU64>,
-    blind: Arc<AtomicBool>,
+    /// Of the frames: 20 is good, 200 bad, 255 breaks the detector.
+    pub level: Arc<AtomicU64>,
+    /// Whether the cameras give nothing.
+    pub blind: Arc<AtomicBool>,
+    /// Whether they are gone.
+    pub gone: Arc<AtomicBool>,
+    pub state: Arc<StationState>,
+    pub deeds: Arc<Mutex<Vec<Deed>>>,
+    /// Whether the trail takes nothing.
+    pub deaf: Arc<AtomicBool>,
+    /// What is broken beside the stages.
+    pub broken: Arc<Mutex<Option<Fault>>>,
     lease: Arc<AtomicU64>,
     clock: Arc<dyn Clock>,
     stop: Arc<AtomicBool>,
     ending: JoinHandle<Ending>,
+    /// Its accounts.
+    home: tempfile::TempDir,
+    token: OnceCell<String>,
 }
 
 /// What a station is made of.
-struct Setup {
-    cameras: Vec<&'static str>,
-    mode: TriggerMode,
-    deadline_ms: Option<u64>,
-    line: LineRules,
-    every: Duration,
-    paced: bool,
-    /// Where events are written, too.
-    events: Option<PathBuf>,
-    edges: Option<Box<dyn EdgeSource>>,
-    detector: Box<dyn Detector>,
+pub(super) struct Setup {
+    pub cameras: Vec<&'static str>,
+    pub mode: TriggerMode,
+    pub start: Start,
+    pub level: Level,
+    pub deadline_ms: Option<u64>,
+    pub line: LineRules,
+    pub every: Duration,
+    pub paced: bool,
+    /// Where events are kept, too.
+    pub events: Option<PathBuf>,
+    pub edges: Option<Box<dyn EdgeSource>>,
+    pub detector: Box<dyn Detector>,
 }
 
-fn asked(wait_ms: u64, debounce_ms: u64) -> TriggerMode {
+pub(super) fn asked(wait_ms: u64, debounce_ms: u64) -> TriggerMode {
     let millis = |millis: u64| millis * 1_000_000;
     TriggerMode::Asked(Asked { delay_nanos: 0, debounce_nanos: millis(debounce_ms), patience_nanos: millis(wait_ms) })
 }
@@ -160,6 +200,8 @@ impl Default for Setup {
         Self {
             cameras: vec!["top"],
             mode: asked(1_000, 0),
+            start: Start::Automatic,
+            level: Level::Technician,
             deadline_ms: None,
             line: LineRules::default(),
             every: Duration::from_millis(3),
@@ -172,17 +214,43 @@ impl Default for Setup {
 }
 
 impl Station {
-    fn start(setup: Setup) -> Station {
+    pub fn start(setup: Setup) -> Station {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binds");
-        let service = Service::new(Some(bind()), Some(bind())).expect("a service");
+        let access = Access { level: setup.level, ..Access::default() };
+        let home = tempfile::tempdir().expect("directory");
+        let (accounts, _) = doors::settings(home.path(), Arc::clone(&clock));
+        let service = Service::new(Some(bind()), Some(bind())).expect("a service").with_accounts(accounts);
+        let service = service.tcp_access(access.clone());
+        let names: Vec<CameraId> = setup.cameras.iter().map(|name| CameraId((*name).into())).collect();
+        let service = service.modbus(bind(), access, &names).expect("registers");
         let (http, tcp) = service.addresses().expect("addresses");
+        let modbus = service.modbus_address().expect("address").expect("modbus");
         let (level, blind) = (Arc::new(AtomicU64::new(20)), Arc::new(AtomicBool::new(false)));
+        let (gone, deaf) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let deeds: Arc<Mutex<Vec<Deed>>> = Arc::default();
+        let audit: Audit = {
+            let (deeds, deaf) = (Arc::clone(&deeds), Arc::clone(&deaf));
+            Arc::new(move |deed| {
+                if deaf.load(Ordering::Relaxed) {
+                    return Err(SinkError("the disk is full".into()));
+                }
+                deeds.lock().expect("deeds").push(deed);
+                Ok(())
+            })
+        };
+        let state = Arc::new(StationState::new(setup.start, Arc::clone(&clock), audit));
+        let broken: Arc<Mutex<Option<Fault>>> = Arc::default();
+        let watch = {
+            let broken = Arc::clone(&broken);
+            Box::new(move || broken.lock().expect("broken").clone())
+        };
         let mut line = setup.edges;
         let cameras = setup.cameras.into_iter().map(|name| {
             let recipe = |id: &str, sensitivity: f64| {
                 let mut job = job(Some(calibration()));
                 job.recipe.id = RecipeId(id.into());
+                job.recipe.number = Some(if id == "usual" { 1 } else { 2 });
                 (job.recipe.deadline_ms, job.recipe.line) = (setup.deadline_ms, setup.line);
                 job.recipe.sensitivity = sensitivity;
                 job
@@ -192,6 +260,7 @@ impl Station {
                 every: setup.every,
                 level: Arc::clone(&level),
                 blind: Arc::clone(&blind),
+                gone: Arc::clone(&gone),
                 next: 0,
                 clock: Arc::clone(&clock),
             };
@@ -208,55 +277,79 @@ impl Station {
         let (stop, lease) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let detector = setup.detector;
         let mut sinks: Vec<Box<dyn VerdictSink>> = vec![Box::new(sink.clone())];
+        sinks.extend(service.sinks());
+        let mut record: Box<dyn Record> = Box::new(Unrecorded);
         let mut workers: Vec<Worker> = Vec::new();
-        if let Some(file) = &setup.events {
-            let (events, worker, _) = ndjson::open(file, u64::MAX);
-            sinks.push(Box::new(events));
-            workers.push(("events", Box::new(move || worker.run())));
+        if let Some(folder) = &setup.events {
+            let kept = kept(folder, Vec::new(), &clock);
+            record = Box::new(kept.recording);
+            workers.push(kept.worker);
         }
         let parts = Parts {
             cameras: cameras.collect(),
             detectors: Box::new(move || Ok(vec![detector])),
-            record: record(Arc::clone(&clock)),
+            envelopes: envelopes(Arc::clone(&clock)),
             sinks,
+            record: Box::new(TellingRecord(sink.clone(), record)),
             workers,
             service: Some(service),
+            desk: Arc::default(),
+            state: Arc::clone(&state),
+            watches: vec![watch],
             clock: Arc::clone(&clock),
             stop: Arc::clone(&stop),
             shutdown: Duration::from_secs(20),
             ready: Box::new(|| {}),
             alive: Box::new(|| {}),
             lease: Arc::clone(&lease),
+            aside: Aside::default(),
         };
         let ending = std::thread::spawn(move || run(parts));
         let (http, tcp) = (http.expect("http"), tcp.expect("tcp"));
-        Station { http, tcp, sink, level, blind, lease, clock, stop, ending }
+        let token = OnceCell::new();
+        Station {
+            http,
+            tcp,
+            modbus,
+            sink,
+            level,
+            blind,
+            gone,
+            state,
+            deeds,
+            deaf,
+            broken,
+            lease,
+            clock,
+            stop,
+            ending,
+            home,
+            token,
+        }
     }
 
     /// A connection for commands.
-    fn controller(&self) -> Controller {
+    pub fn controller(&self) -> Controller {
         let stream = TcpStream::connect(self.tcp).expect("connects");
         stream.set_nodelay(true).expect("is set");
         Controller(BufReader::new(stream))
     }
 
-    fn post(&self, path: &str, body: &str) -> (u16, String) {
+    pub fn post(&self, path: &str, body: &str) -> (u16, String) {
         self.post_with("", path, body)
     }
 
+    /// As an account that may.
     fn post_with(&self, header: &str, path: &str, body: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.http).expect("connects");
-        let length = body.len();
-        let request = format!("POST {path} HTTP/1.1\r\nHost: x\r\n{header}Content-Length: {length}\r\n\r\n{body}");
-        stream.write_all(request.as_bytes()).expect("asks");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("answers");
-        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-        (status, answer.split_once("\r\n\r\n").expect("a body").1.trim().to_owned())
+        let may = Level::Technician;
+        let token = self.token.get_or_init(|| doors::login(self.http, may.word(), &doors::password(may)));
+        let headers = format!("{}{header}", doors::bearer(token));
+        let (status, _, body) = doors::ask(self.http, &doors::request("POST", path, &headers, body));
+        (status, body.trim().to_owned())
     }
 
     /// What went out, once there is so much.
-    fn told(&self, count: usize) -> Vec<Told> {
+    pub fn told(&self, count: usize) -> Vec<Told> {
         let started = Instant::now();
         loop {
             let told = self.sink.told.lock().expect("told").clone();
@@ -268,29 +361,56 @@ impl Station {
         }
     }
 
+    /// Waits until the station is in a state.
+    pub fn reaches(&self, state: State) {
+        let started = Instant::now();
+        while self.state.now() != state {
+            let now = self.state.now();
+            assert!(started.elapsed() < Duration::from_secs(60), "{now:?}, and never {state:?}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Whether the READY output may be on.
+    pub fn is_ready(&self) -> bool {
+        self.lease.load(Ordering::Relaxed) > self.clock.now().0
+    }
+
     /// Stops, and checks that everything owed went out once.
-    fn stop(self) -> (Vec<Told>, Vec<Event>) {
+    pub fn stop(self) -> (Vec<Told>, Vec<Event>) {
         self.stop.store(true, Ordering::Relaxed);
         let ending = self.ending.join().expect("the daemon");
         let Ending::Drained(counts) = ending else { panic!("{ending:?}") };
+        drop(self.home);
         let told = self.sink.told.lock().expect("told").clone();
         assert_eq!(counts.frames_in, told.len() as u64);
         (told, self.sink.late.lock().expect("late").clone())
     }
 }
 
-struct Controller(BufReader<TcpStream>);
+pub(super) struct Controller(BufReader<TcpStream>);
 
 impl Controller {
-    fn say(&mut self, command: &str) -> String {
+    pub fn say(&mut self, command: &str) -> String {
         self.0.get_mut().write_all(command.as_bytes()).expect("says");
-        let mut answer = String::new();
-        self.0.read_line(&mut answer).expect("answers");
-        answer.trim().to_owned()
+        // Verdicts of triggers before it come when they come.
+        loop {
+            let line = self.line();
+            if !line.starts_with("verdict ") {
+                return line;
+            }
+        }
+    }
+
+    /// The next line of any kind.
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).expect("answers");
+        line.trim().to_owned()
     }
 
     /// Says it until the station is ready.
-    fn once_ready(&mut self, command: &str) -> String {
+    pub fn once_ready(&mut self, command: &str) -> String {
         loop {
             match self.say(command) {
                 answer if answer.starts_with("error not_ready") => std::thread::sleep(Duration::from_millis(5)),
@@ -300,7 +420,7 @@ impl Controller {
     }
 }
 
-fn fault(reason: FaultReason) -> Verdict {
+pub(super) fn fault(reason: FaultReason) -> Verdict {
     Verdict::Fault(reason)
 }
 
@@ -394,7 +514,7 @@ fn at_the_deadline_an_overrun_goes_out_and_the_late_result_acts_on_nothing() {
     let detector = Box::new(Stalling { every: 6, stall: Duration::from_millis(220), seen: 0, inner });
     let dir = tempfile::tempdir().expect("directory");
     let events = dir.path().join("events.ndjson");
-    let setup = Setup { detector, deadline_ms: Some(60), events: Some(events.clone()), ..Setup::default() };
+    let setup = Setup { detector, deadline_ms: Some(60), events: Some(dir.path().into()), ..Setup::default() };
     let station = Station::start(setup);
     let mut controller = station.controller();
     controller.once_ready("StartSingleJob part_id=0;");

@@ -4,8 +4,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use dsad::commands::{bundle, calibrate, cameras, check, demo, generate, gpio, inspect, preflight, run, version};
+use dsad::commands::{
+    accounts, bundle, calibrate, cameras, check, config_schema, demo, events, generate, gpio, inspect, preflight, run,
+    version,
+};
 use dsad::platform::clock::SystemClock;
+use dsad::platform::logger;
 
 /// Judges parts on a factory line with a guided diffusion model
 #[derive(Parser)]
@@ -25,6 +29,8 @@ enum Verb {
     Run(run::RunArgs),
     /// Check a configuration and start nothing
     Check(check::CheckArgs),
+    /// What may be written in the configuration, as a JSON schema for editors
+    ConfigSchema(config_schema::ConfigSchemaArgs),
     /// What this machine lacks for a station, with remedies
     Preflight(preflight::PreflightArgs),
     /// Set thresholds on this station from good parts, the signed bundle untouched
@@ -33,6 +39,10 @@ enum Verb {
     Cameras(cameras::CamerasArgs),
     /// GPIO lines: which there are, what an input sees, whether an output moves
     Gpio(gpio::GpioArgs),
+    /// Events and the audit trail that the station keeps
+    Events(events::EventsArgs),
+    /// Who may command a station over HTTP
+    Accounts(accounts::AccountsArgs),
     /// Bundles
     Bundle(bundle::BundleArgs),
     /// Man pages and shell completions
@@ -42,16 +52,19 @@ enum Verb {
 
 fn main() -> ExitCode {
     let clock = Arc::new(SystemClock::start());
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,dsad=info")).init();
+    logger::install();
     let result = match Arguments::parse().verb {
         Verb::Demo(args) => demo::run(&args, clock),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Run(args) => run::run(&args),
         Verb::Check(args) => check::run(&args),
+        Verb::ConfigSchema(args) => config_schema::run(&args),
         Verb::Preflight(args) => preflight::run(&args, clock.as_ref()),
         Verb::Calibrate(args) => calibrate::run(&args),
         Verb::Cameras(args) => cameras::run(&args, clock),
         Verb::Gpio(args) => gpio::run(&args, clock),
+        Verb::Events(args) => events::run(&args),
+        Verb::Accounts(args) => accounts::run(&args),
         Verb::Bundle(args) => bundle::run(&args),
         Verb::Generate(args) => generate::run(&args, Arguments::command()),
     };

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::load::{Bundles, keys};
+use crate::config::access::Door;
 use crate::config::camera::CameraKind;
 use crate::config::station::load;
 use crate::daemon::job::Job;
@@ -54,17 +55,21 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
             );
         }
     }
+    let http = station.http.as_ref().map(|http| http.listen);
     if args.json {
         println!(
             "{}",
             json!({"station": station.name, "line": station.line, "device": station.device.to_string(),
-                   "cameras": station.cameras.len(), "events": station.outputs.events, "http": station.http,
-                   "tcp": station.tcp, "ok": true})
+                   "cameras": station.cameras.len(), "events": station.outputs.events, "http": http,
+                   "tcp": station.tcp.as_ref().map(|door| door.listen),
+                   "modbus": station.modbus.as_ref().map(|door| door.listen), "ok": true})
         );
     } else {
         println!("station '{}' on {}: in order", station.name, station.device);
         println!("events: {}", station.outputs.events.display());
-        for (name, listen) in [("http", station.http), ("tcp", station.tcp)] {
+        let listen = |door: &Option<Door>| door.as_ref().map(|door| door.listen);
+        let (tcp, modbus) = (listen(&station.tcp), listen(&station.modbus));
+        for (name, listen) in [("http", http), ("tcp", tcp), ("modbus", modbus)] {
             println!("{name}: {}", listen.map_or("none".into(), |listen| listen.to_string()));
         }
     }

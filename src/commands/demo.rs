@@ -14,18 +14,20 @@ use super::load::{Bundles, boot_id, keys};
 use crate::camera::synthetic::SyntheticCamera;
 use crate::config::camera::SyntheticLine;
 use crate::config::device::DeviceChoice;
-use crate::config::file::ImagesOf;
+use crate::config::record::ArchiveSettings;
 use crate::daemon::pipeline::{self, Camera, Ending, Parts};
+use crate::daemon::state::StationState;
+use crate::daemon::upkeep::Aside;
 use crate::inspection::detect::{ClassId, StepChoice};
 use crate::inspection::event::Event;
 use crate::inspection::frame::CameraId;
 use crate::inspection::recipe::Recipe;
+use crate::inspection::station_state::Start;
 use crate::inspection::time::Clock;
-use crate::inspection::verdict::VerdictSink;
+use crate::output::archive;
 use crate::output::envelope::Envelopes;
-use crate::output::live::LiveSink;
-use crate::output::record::{Drawings, Recorder};
-use crate::output::{images, ndjson};
+use crate::output::ndjson::Lines;
+use crate::output::record::{self, Places};
 use crate::platform::{memory, signals};
 use crate::synthetic::Product;
 
@@ -38,7 +40,7 @@ pub struct DemoArgs {
     /// Judge for this long instead of a number of parts
     #[arg(long)]
     seconds: Option<f64>,
-    /// Folder for drawings and events.ndjson; must be empty or absent
+    /// Folder for pictures and events.ndjson; must be empty or absent
     #[arg(long, default_value = "dsad-demo")]
     out: PathBuf,
     /// Seed of the parts
@@ -109,13 +111,13 @@ pub fn run(args: &DemoArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
         let source = Box::new(SyntheticCamera::new(camera.clone(), line, Arc::clone(&clock)));
         cameras.push(Camera::free(camera, source, false, job));
     }
-    let drawings = Drawings { folder: args.out.clone(), of: ImagesOf::All };
-    let mut recorder = Recorder::new(Envelopes::new("demo", "demo", boot_id()?, Arc::clone(&clock)), Some(drawings));
-    let (events, events_worker, events_health) = ndjson::open(&args.out.join("events.ndjson"), u64::MAX);
-    let (drawings, drawings_worker, drawings_failed) = images::open();
+    let mut envelopes = Envelopes::new("demo", "demo", boot_id()?, Arc::clone(&clock));
     let (shown_in, shown) = bounded::<Event>(EVENTS);
-    let sinks: Vec<Box<dyn VerdictSink>> =
-        vec![Box::new(LiveSink::new(shown_in)), Box::new(events), Box::new(drawings)];
+    let (archive, archive_worker, archive_health) = archive::open(ArchiveSettings::everything(&args.out), None);
+    let (recording, _, queue) = record::queue(Arc::clone(&clock));
+    let lines = Lines::new(&args.out.join("events.ndjson"), u64::MAX);
+    let places = Places { store: None, lines, archive: Some(archive), shown: Some(shown_in) };
+    let (record_worker, record_health) = queue.worker(places, Box::new(|| false), Arc::default());
     let clock_of_run = Arc::clone(&clock);
     let stop_of_run = Arc::clone(&stop);
     let recipes = cameras.iter().map(|camera| &camera.recipes[..]);
@@ -124,19 +126,24 @@ pub fn run(args: &DemoArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
     let parts_of_run = Parts {
         cameras,
         detectors,
-        record: Box::new(move |inspection| recorder.record(inspection)),
-        sinks,
+        envelopes: Box::new(move || envelopes.make()),
+        sinks: Vec::new(),
+        record: Box::new(recording),
         workers: vec![
-            ("events", Box::new(move || events_worker.run())),
-            ("images", Box::new(move || drawings_worker.run())),
+            ("record", Box::new(move || record_worker.run())),
+            ("archive", Box::new(move || archive_worker.run())),
         ],
         service: None,
+        desk: Arc::default(),
+        state: Arc::new(StationState::new(Start::Automatic, Arc::clone(&clock), Arc::new(|_| Ok(())))),
+        watches: Vec::new(),
         clock: clock_of_run,
         stop: stop_of_run,
         shutdown: Duration::from_secs(10),
         ready: Box::new(|| log::info!("ready")),
         alive: Box::new(|| {}),
         lease: Arc::default(),
+        aside: Aside::default(),
     };
     let seconds = args.seconds.map(Duration::from_secs_f64);
     let (ending, tally) = std::thread::scope(|scope| {
@@ -148,7 +155,7 @@ pub fn run(args: &DemoArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
     if let Ending::Failed(reason) = ending {
         bail!("{reason}");
     }
-    let lost = events_health.lost.load(Ordering::Relaxed) + drawings_failed.load(Ordering::Relaxed);
+    let lost = record_health.all_lost() + archive_health.lost.load(Ordering::Relaxed);
     summary(tally, &args.out, args.json);
     Ok(if lost == 0 { ExitCode::SUCCESS } else { ExitCode::from(super::inspect::FAULT) })
 }
@@ -249,9 +256,14 @@ fn clear(out: &Path) -> anyhow::Result<()> {
     for entry in std::fs::read_dir(out)? {
         let path = entry?.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if name == "events.ndjson" || name.ends_with(".jpg") || name.ends_with(".partial") {
-            std::fs::remove_file(&path).with_context(|| format!("{}: cannot be removed", path.display()))?;
-        }
+        // Folders of pictures are called by their date.
+        let is_date = name.len() == 10 && name.chars().all(|c| c.is_ascii_digit() || c == '-');
+        let removed = match name == "events.ndjson" {
+            true => std::fs::remove_file(&path),
+            false if is_date => std::fs::remove_dir_all(&path),
+            false => Ok(()),
+        };
+        removed.with_context(|| format!("{}: cannot be removed", path.display()))?;
     }
     Ok(())
 }

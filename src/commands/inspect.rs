@@ -18,8 +18,8 @@ use crate::inspection::recipe::Recipe;
 use crate::inspection::tiles::TileGrid;
 use crate::inspection::time::Clock;
 use crate::inspection::verdict::{FaultReason, Inspection, Latency, Verdict};
+use crate::output::drawing::draw;
 use crate::output::envelope::Envelopes;
-use crate::output::images::draw;
 use crate::platform::clock::SystemClock;
 use crate::preprocess::prepare_for;
 use crate::render::encode;
@@ -104,7 +104,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
             None => None,
         };
         let image = image.map(|path| path.display().to_string());
-        let event = Event::new(&inspection, envelopes.make(), image);
+        let event = Event::new(&inspection, &envelopes.make(), image);
         if args.json {
             println!("{}", serde_json::to_string(&event)?);
         } else {
@@ -133,7 +133,12 @@ fn judge(file: &Path, job: &Job, detector: &mut dyn Detector, clock: &Arc<dyn Cl
             match prepare_for(&job.recipe, &frame, &job.spec) {
                 Ok(prepared) => {
                     let latency = Latency { prepare: clock.now().millis_since(started), ..Latency::default() };
-                    judge_one(Item { meta: frame.meta, prepared, latency, due: None }, job, detector, clock.as_ref())
+                    judge_one(
+                        Item { meta: frame.meta, prepared, pixels: None, latency, due: None },
+                        job,
+                        detector,
+                        clock.as_ref(),
+                    )
                 }
                 Err(error) => broken(frame.meta, format!("{}: {error}", file.display())),
             }

@@ -12,16 +12,16 @@ use crate::bundle::{Bundle, station_calibration};
 use crate::config::device::DeviceChoice;
 use crate::config::problem::ConfigError;
 use crate::config::recipe::load_recipe;
-use crate::daemon::job::Job;
+use crate::daemon::challenge::GoldenPart;
+use crate::daemon::job::{Job, fits};
 use crate::daemon::pipeline::MakeDetectors;
-use crate::detector::DiffusionDetector;
+use crate::detector::{DiffusionDetector, golden};
 use crate::device;
 use crate::inspection::calibration::Calibration;
 use crate::inspection::detect::{Detector, Plan, StepChoice};
-use crate::inspection::mask::Placement;
 use crate::inspection::recipe::{Recipe, RecipeId};
 use crate::inspection::time::Clock;
-use crate::preprocess::spec::{Geometry, PreprocessSpec};
+use crate::preprocess::spec::PreprocessSpec;
 
 /// Bundles by their directory, opened once.
 #[derive(Debug, Default)]
@@ -83,23 +83,39 @@ impl Bundles {
         };
         let calibration = in_force(bundle, calibrations)?;
         let spec = PreprocessSpec { tiles: recipe.tiles.or(manifest.preprocess.tiles), ..manifest.preprocess.clone() };
-        // How a letterbox lies follows from the frames, which are not there yet.
-        if spec.geometry == Geometry::Stretch {
-            let (columns, rows) = spec.canvas();
-            recipe.rois.mask(&Placement::of_crop(&recipe.roi, (columns, rows))).map_err(|problem| {
-                anyhow::anyhow!("recipe '{}': {problem} ({place} has {columns}x{rows} cells)", recipe.id.0)
-            })?;
-        }
+        fits(&recipe, &spec).map_err(|problem| anyhow::anyhow!("{place}: {problem}"))?;
         Ok(Job {
             detector: index,
             bundle: manifest.id.clone(),
             model_hash: bundle.model_hash.clone(),
             spec,
-            calibration,
+            calibration: calibration.map(Arc::new),
             dtype: if format == NumberFormat::F16 { "f16" } else { "f32" }.into(),
             seed: manifest.seed,
+            recipe_hash: recipe.hash(),
             recipe,
         })
+    }
+
+    /// The golden pictures of all bundles, for challenges.
+    ///
+    /// # Errors
+    /// A bundle without any, or whose files have changed.
+    pub fn golden_parts(&self, calibrations: Option<&Path>) -> anyhow::Result<Vec<GoldenPart>> {
+        let mut parts = Vec::new();
+        for (detector, bundle) in self.opened.iter().enumerate() {
+            if bundle.manifest.golden.is_empty() {
+                bail!("{}: has no golden picture to challenge it with; leave [challenge] out", bundle.dir.display());
+            }
+            let calibration = in_force(bundle, calibrations)?.map(Arc::new);
+            for listed in &bundle.manifest.golden {
+                let (prepared, plan, expected) = golden(bundle, listed)?;
+                let (bundle, name) = (bundle.manifest.id.clone(), listed.picture.clone());
+                let calibration = calibration.clone();
+                parts.push(GoldenPart { detector, bundle, name, prepared, plan, expected, calibration });
+            }
+        }
+        Ok(parts)
     }
 
     /// Loads a detector for every bundle, proves each with its golden pictures, and does what the recipes of these cameras will ask
@@ -217,11 +233,12 @@ pub fn in_force(bundle: &Bundle, calibrations: Option<&Path>) -> anyhow::Result<
 mod tests {
     use super::*;
     use crate::inspection::detect::Steps;
-    use crate::preprocess::spec::{Normalisation, SketchPlane};
+    use crate::preprocess::spec::{Geometry, Normalisation, SketchPlane};
 
     fn job(recipe: &str, steps: u32) -> Job {
         Job {
             recipe: Recipe::whole_frame(recipe, None, StepChoice::Fixed(Steps(steps))),
+            recipe_hash: "0".into(),
             detector: 0,
             bundle: "b".into(),
             model_hash: "0".into(),

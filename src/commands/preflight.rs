@@ -108,7 +108,7 @@ fn of_station(machine: &Machine, station: &Station) -> Vec<Finding> {
     findings.push(folder("disk of state", &station.state));
     let events = station.outputs.events.parent().unwrap_or(Path::new("."));
     findings.push(folder("disk of events", if events == Path::new("") { Path::new(".") } else { events }));
-    findings.extend(station.outputs.images.iter().map(|images| folder("disk of images", images)));
+    findings.extend(station.archive.iter().map(|archive| folder("disk of pictures", &archive.folder)));
     findings
 }
 

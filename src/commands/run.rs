@@ -1,6 +1,5 @@
 //! `dsad run`: the daemon.
 
-use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,23 +10,30 @@ use serde_json::json;
 
 use super::load::{Bundles, boot_id, keys};
 use super::problems::examine;
-use super::{preflight, safe_mode};
+use super::serve::{Told, listen};
+use super::upkeep::{self, Reload, Reloads, level};
+use super::{preflight, record, safe_mode, telling};
 use crate::config::station::{Station, load};
+use crate::daemon::challenge::Challenge;
 use crate::daemon::job::Job;
-use crate::daemon::pipeline::{self, Camera, Ending, Parts, Worker};
+use crate::daemon::pipeline::{self, Camera, Ending, Parts, Watch};
+use crate::daemon::state::StationState;
+use crate::daemon::upkeep::Aside;
 use crate::gpio::input::Edges;
 use crate::gpio::output::GpioHealth;
+use crate::inspection::conditions::Conditions;
 use crate::inspection::frame::CameraId;
+use crate::inspection::station_state::{Fault, FaultKind};
 use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::trigger::EdgeSource;
 use crate::inspection::verdict::VerdictSink;
 use crate::output::envelope::Envelopes;
-use crate::output::record::{Drawings, Recorder};
-use crate::output::{images, ndjson};
+use crate::output::latest;
 use crate::platform::clock::SystemClock;
-use crate::platform::{memory, service_manager, signals};
-use crate::service::Service;
+use crate::platform::thermal::Thermal;
+use crate::platform::{logger, memory, service_manager, signals};
 use crate::service::metrics::{OutputReading, Reading};
+use crate::service::{Desk, Draw, Service};
 use crate::{camera, gpio};
 
 /// Exit code for a configuration that is refused (EX_CONFIG): restarting would not help.
@@ -52,7 +58,7 @@ pub struct RunArgs {
 /// # Errors
 /// The system refuses signal handlers or randomness.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let stop = signals::stop_flag()?;
+    let (stop, hangup) = (signals::stop_flag()?, signals::reload_flag()?);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
     let refused = |problems: Vec<String>| {
         eprintln!("dsad: configuration refused:\n{}", problems.join("\n"));
@@ -65,8 +71,22 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         Ok(station) => station,
         Err(error) => return refused(error.0.iter().map(ToString::to_string).collect()),
     };
+    logger::set_level(level(station.log));
     preflight::before_start(&station);
-    let mut service = match listen(&station, &args.config) {
+    let conditions = Arc::<Conditions>::default();
+    let kept = match record::open(&station, telling::outlets(&station), Arc::clone(&conditions), &clock) {
+        Ok(kept) => kept,
+        Err(error) => {
+            // A disk may be there, or have room, at the next start.
+            eprintln!("dsad: {error:#}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let audit = kept.clerk.audit();
+    let (latest, pictures) = latest::open(station.cameras.iter().map(|camera| CameraId(camera.name.as_str().into())));
+    let picture: Draw = Arc::new(move |camera| pictures.jpeg(camera));
+    let told = Told { audit: Arc::clone(&audit), picture: Some(picture), recent: Some(Arc::clone(&kept.recent)) };
+    let mut service = match listen(&station, &args.config, &clock, told) {
         Ok(service) => service,
         Err(error) => {
             // Not a refused configuration: the address may be free, or there, at the next start.
@@ -83,17 +103,25 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let outputs = &station.outputs;
-    let envelopes = Envelopes::new(&station.line, &station.name, boot_id()?, Arc::clone(&clock));
-    let (events, events_worker, events_health) = ndjson::open(&outputs.events, outputs.events_max_bytes);
-    let drawings = outputs.images.clone().map(|folder| Drawings { folder, of: outputs.images_of });
-    let mut recorder = Recorder::new(envelopes, drawings);
-    let mut sinks: Vec<Box<dyn VerdictSink>> = vec![Box::new(events)];
-    let mut workers: Vec<Worker> = vec![("events", Box::new(move || events_worker.run()))];
-    if outputs.images.is_some() {
-        let (sink, worker, _) = images::open();
-        sinks.push(Box::new(sink));
-        workers.push(("images", Box::new(move || worker.run())));
+    let mut envelopes = Envelopes::new(&station.line, &station.name, boot_id()?, Arc::clone(&clock));
+    let desk = Arc::new(Desk::default());
+    let told = match telling::open(&station, &kept, &desk, &clock) {
+        Ok(told) => told,
+        Err(error) => return refused(vec![format!("{}: {error:#}", args.config.display())]),
+    };
+    let (mut sinks, mut workers): (Vec<Box<dyn VerdictSink>>, _) = (Vec::new(), kept.workers);
+    workers.extend(told.workers);
+    service = service.map(|service| told.add.into_iter().fold(service, Service::with));
+    if station.http.is_some() {
+        sinks.push(Box::new(latest));
     }
+    {
+        let (record, archive) = (Arc::clone(&kept.health), kept.archive);
+        service = service
+            .map(|service| service.with(Box::new(move |reading| record::tell(&record, archive.as_deref(), reading))));
+    }
+    sinks.splice(0..0, service.iter().flat_map(Service::sinks));
+    let mut watches: Vec<Watch> = vec![record::watch(Arc::clone(&kept.health))];
     let lease = Arc::new(AtomicU64::new(0));
     let mut lines: Option<Arc<GpioHealth>> = None;
     if !outputs.gpio.is_empty() {
@@ -101,11 +129,24 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         let ready = move || now.now().0 < lease.load(Ordering::Relaxed);
         let (sink, worker, health) = gpio::output::open(&outputs.gpio, Arc::clone(&clock), Box::new(ready));
         lines = Some(Arc::clone(&health));
-        // Before all others: they take their time.
-        sinks.insert(0, Box::new(sink));
+        watches.push(broken_line(Arc::clone(&health)));
+        sinks.push(Box::new(sink));
         workers.push(("gpio", Box::new(move || worker.run())));
         service = service.map(|service| service.with(Box::new(move |reading| tell(&health, reading))));
     }
+    let reloads = Arc::new(Reloads::default());
+    {
+        let reloads = Arc::clone(&reloads);
+        service = service.map(|service| service.with(Box::new(move |reading| reloads.tell(reading))));
+    }
+    let challenge = match station.challenge_min {
+        Some(minutes) => {
+            let parts = bundles.golden_parts(station.calibrations.as_deref())?;
+            let every = Duration::from_secs(60 * u64::from(minutes));
+            Some(Challenge::new(parts, every, Arc::clone(&audit), clock.as_ref()))
+        }
+        None => None,
+    };
     let status = format!("judging {} camera(s) on {}", cameras.len(), station.device);
     let since = Arc::clone(&clock);
     let recipes = cameras.iter().map(|camera| &camera.recipes[..]);
@@ -113,17 +154,26 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         log::info!("start, {}: {step}", seconds(since.as_ref()));
         service_manager::starting(step);
     });
+    let shutdown = Duration::from_millis(station.shutdown_timeout_ms);
+    let state = Arc::new(StationState::new(station.start, Arc::clone(&clock), Arc::clone(&audit)));
+    let reload = Reload { running: station, audit, limits: kept.limits, status: status.clone(), told: reloads };
+    let upkeep = upkeep::upkeep(reload, hangup, Thermal::new(Path::new("/")), Arc::clone(&conditions));
     let since = Arc::clone(&clock);
     let ending = pipeline::run(Parts {
         cameras,
         detectors,
-        record: Box::new(move |inspection| recorder.record(inspection)),
+        envelopes: Box::new(move || envelopes.make()),
         sinks,
+        record: Box::new(kept.recording),
         workers,
         service,
+        desk,
+        state,
+        watches,
         clock,
         stop,
-        shutdown: Duration::from_millis(station.shutdown_timeout_ms),
+        shutdown,
+        aside: Aside { upkeep: Some(upkeep), conditions, challenge },
         ready: Box::new(move || {
             log::info!("ready after {}: {status}", seconds(since.as_ref()));
             service_manager::ready(&status);
@@ -132,13 +182,13 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         lease,
     });
     service_manager::stopping();
-    let lost = events_health.lost.load(Ordering::Relaxed);
+    let lost = kept.health.all_lost();
     match ending {
         Ending::Drained(counts) => {
             if args.json {
                 println!(
                     "{}",
-                    json!({"counts": counts, "events_written": events_health.written.load(Ordering::Relaxed),
+                    json!({"counts": counts, "events_written": kept.health.kept.load(Ordering::Relaxed),
                            "events_lost": lost, "peak_rss_mb": memory::peak_rss_mb()})
                 );
             }
@@ -153,6 +203,15 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+/// Lines that cannot be driven.
+fn broken_line(health: Arc<GpioHealth>) -> Watch {
+    Box::new(move || {
+        let failing = health.outputs.iter().find(|output| output.failing.load(Ordering::Relaxed))?;
+        let of = format!("gpio {}, {}", failing.signal, failing.pin);
+        Some(Fault { kind: FaultKind::Output, of, text: "cannot be driven".into() })
+    })
 }
 
 /// What the GPIO outputs report.
@@ -172,36 +231,6 @@ fn tell(health: &GpioHealth, reading: &mut Reading) {
 /// How long the program has run.
 fn seconds(clock: &dyn Clock) -> String {
     format!("{:.2} s", clock.now().millis_since(Timestamp(0)) / 1e3)
-}
-
-/// The service on its addresses, if the station has any.
-fn listen(station: &Station, file: &Path) -> Result<Option<Service>, String> {
-    let bind = |key: &str, address: Option<SocketAddr>| {
-        let Some(address) = address else { return Ok(None) };
-        TcpListener::bind(address).map(Some).map_err(|error| {
-            format!(
-                "{}: {key}.listen: {address} cannot be used: {error}; take a free port of an address of this machine \
-                 (`ss -ltn` lists the ports in use), or leave [{key}] out",
-                file.display()
-            )
-        })
-    };
-    let (http, tcp) = (bind("http", station.http)?, bind("tcp", station.tcp)?);
-    if http.is_none() && tcp.is_none() {
-        return Ok(None);
-    }
-    let service = Service::new(http, tcp).and_then(|service| Ok((service.addresses()?, service)));
-    let ((http, tcp), service) = service.map_err(|error| format!("{}: the service: {error}", file.display()))?;
-    for (name, address, what) in
-        [("http", http, "whoever reaches it reads"), ("tcp", tcp, "whoever reaches it commands")]
-    {
-        let Some(address) = address else { continue };
-        log::info!("{name}: listening on {address}");
-        if !address.ip().is_loopback() {
-            log::warn!("{name}: {address} is open to the network, without a password: {what}");
-        }
-    }
-    Ok(Some(service))
 }
 
 fn open(station: &Station, clock: &Arc<dyn Clock>) -> anyhow::Result<(Bundles, Vec<Camera>)> {

@@ -3,19 +3,24 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::device::DeviceChoice;
 use super::gpio::{GpioInput, GpioOutput};
+use super::record::{ArchiveFile, StoreFile};
+use super::telling::{MqttFile, WebhookFile};
+use crate::inspection::account::Level;
 use crate::inspection::detect::StepChoice;
 use crate::inspection::layout::FourCc;
 use crate::inspection::line::{FailIf, OnFault};
 use crate::inspection::polygon::PolygonRoi;
 use crate::inspection::roi::Roi;
+use crate::inspection::station_state::Start;
 use crate::inspection::tiles::TileGrid;
 
 /// `dsad.toml`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StationFile {
     /// Name of the station, in every event.
@@ -33,6 +38,12 @@ pub struct StationFile {
     /// Folder of what the station keeps: events, accounts, certificates; made when it is not there.
     #[serde(default = "default_state")]
     pub state: PathBuf,
+    /// How much this program logs: `error`, `warn`, `info`, `debug` or `trace`. `RUST_LOG` goes before it.
+    #[serde(default)]
+    pub log: LogLevel,
+    /// Where the station goes by itself once it has started.
+    #[serde(default)]
+    pub start: Start,
     /// Milliseconds that a stop may take before the process ends anyway.
     #[serde(default = "default_shutdown")]
     pub shutdown_timeout_ms: u64,
@@ -40,10 +51,40 @@ pub struct StationFile {
     pub cameras: Vec<CameraFile>,
     /// Where inspections go.
     pub outputs: OutputsFile,
+    /// Golden parts that are judged again and again; absent is never.
+    pub challenge: Option<ChallengeFile>,
+    /// How much the database keeps.
+    #[serde(default)]
+    pub store: StoreFile,
+    /// Which pictures are kept; absent is none.
+    pub archive: Option<ArchiveFile>,
+    /// The MQTT broker that is told; absent is none.
+    pub mqtt: Option<MqttFile>,
+    /// The server that is told; absent is none.
+    pub webhook: Option<WebhookFile>,
     /// The HTTP service; absent is none.
     pub http: Option<HttpFile>,
     /// Commands as lines of text over TCP; absent is none.
     pub tcp: Option<TcpFile>,
+    /// Registers and coils over Modbus TCP; absent is none.
+    pub modbus: Option<ModbusFile>,
+}
+
+/// How much this program logs; each level has those before it, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    /// What needs somebody.
+    Error,
+    /// What may need somebody.
+    Warn,
+    /// What happens.
+    #[default]
+    Info,
+    /// What a developer asks for.
+    Debug,
+    /// All of it.
+    Trace,
 }
 
 fn default_state() -> PathBuf {
@@ -55,7 +96,7 @@ fn default_shutdown() -> u64 {
 }
 
 /// One `[[cameras]]`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CameraFile {
     /// Name, in every event.
@@ -73,7 +114,7 @@ pub struct CameraFile {
 }
 
 /// What makes frames be inspected.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum TriggerFile {
     /// Every frame; the newest wins.
@@ -121,7 +162,7 @@ fn default_wait() -> f64 {
 }
 
 /// Where frames come from.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum SourceFile {
     /// Pictures of a folder, once.
@@ -185,7 +226,7 @@ fn default_silence() -> f64 {
 }
 
 /// `[outputs]`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OutputsFile {
     /// The file of events, one JSON object a line.
@@ -193,11 +234,6 @@ pub struct OutputsFile {
     /// Size at which the file is renamed to `.1` and begun anew, MiB.
     #[serde(default = "default_events_max")]
     pub events_max_mib: u64,
-    /// Folder for drawings; absent keeps none.
-    pub images: Option<PathBuf>,
-    /// Which inspections are drawn.
-    #[serde(default)]
-    pub images_of: ImagesOf,
     /// Lines that tell verdicts to the machine.
     #[serde(default)]
     pub gpio: Vec<GpioOutput>,
@@ -207,39 +243,73 @@ fn default_events_max() -> u64 {
     256
 }
 
+/// `[challenge]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChallengeFile {
+    /// Minutes from one challenge to the next.
+    pub every_min: u32,
+}
+
 /// `[http]`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HttpFile {
     /// Address and port, such as `127.0.0.1:8080`.
     pub listen: String,
+    /// Whether `/readyz`, `/metrics` and the state are told without an account.
+    #[serde(default = "yes")]
+    pub open_reads: bool,
+    /// Whether it is encrypted; absent is where the address is not of this machine alone.
+    pub tls: Option<bool>,
+    /// The plant's certificate, PEM; absent is one of the station's own making.
+    pub certificate: Option<PathBuf>,
+    /// Its private key, PEM.
+    pub key: Option<PathBuf>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// `[tcp]`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TcpFile {
     /// Address and port, such as `192.168.0.10:7000`.
     pub listen: String,
+    /// Who may connect: addresses and networks, such as `192.168.0.0/24`; absent is this machine alone.
+    pub allow: Option<Vec<String>>,
+    /// What whoever connects may command.
+    #[serde(default = "default_level")]
+    pub level: Level,
 }
 
-/// Which inspections are drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ImagesOf {
-    /// Fails only.
-    #[default]
-    Fail,
-    /// Fails and passes.
-    All,
+/// `[modbus]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModbusFile {
+    /// Address and port, such as `192.168.0.10:502`.
+    pub listen: String,
+    /// Who may connect, as of `[tcp]`.
+    pub allow: Option<Vec<String>>,
+    /// What whoever connects may command, as of `[tcp]`.
+    #[serde(default = "default_level")]
+    pub level: Level,
+}
+
+fn default_level() -> Level {
+    Level::Operator
 }
 
 /// A recipe.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RecipeFile {
     /// Name, in every event.
     pub id: String,
+    /// Number, for controllers that have no names: 1 to 65535, of one recipe alone; absent is none.
+    pub number: Option<u16>,
     /// The bundle's directory.
     pub bundle: PathBuf,
     /// Product kind of a multi-class bundle; absent is the null class.

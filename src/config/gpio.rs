@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::file::StationFile;
 use super::problem::did_you_mean;
@@ -11,7 +12,7 @@ use super::problem::did_you_mean;
 const LONGEST_MS: u32 = 60_000;
 
 /// A line of a GPIO chip. "Pin", because a line is what the parts go along.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pin {
     /// Path of the chip, or its name or label as `dsad gpio` lists them; absent: the chip that has a line of this name.
@@ -24,7 +25,7 @@ pub struct Pin {
 }
 
 /// Which line of a chip.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "a line's number or its name")]
 pub enum PinLine {
     /// By its number, from 0.
@@ -65,7 +66,7 @@ impl Pin {
 }
 
 /// Which change of an input is an edge.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EdgeKind {
     /// From inactive to active.
@@ -76,7 +77,7 @@ pub enum EdgeKind {
 }
 
 /// What an open input is drawn to, where the chip can do that.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Bias {
     /// To high voltage.
@@ -88,14 +89,14 @@ pub enum Bias {
 }
 
 /// An input whose edges trigger.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GpioInput {
-    /// As of a [`Pin`].
+    /// Path of the chip, or its name or label as `dsad gpio` lists them; absent: the chip that has a line of this name.
     pub chip: Option<String>,
-    /// As of a [`Pin`].
+    /// Number or name of the line.
     pub line: PinLine,
-    /// As of a [`Pin`].
+    /// Whether the line is active while its voltage is low.
     #[serde(default)]
     pub active_low: bool,
     /// Which change counts.
@@ -123,7 +124,7 @@ impl GpioInput {
 }
 
 /// One `[[outputs.gpio]]`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "signal", rename_all = "snake_case", deny_unknown_fields)]
 pub enum GpioOutput {
     /// A pulse for every accepted part: the only output that is active for a good one.

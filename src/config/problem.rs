@@ -1,9 +1,12 @@
 //! What is wrong in a configuration: file, key, value and remedy, all at once.
 
 use std::fmt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
+
+pub use crate::inspection::words::did_you_mean;
 
 /// One thing that is wrong in a configuration file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,19 +39,35 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// Longest file, bytes: a path may name anything, `/dev/zero` too.
+const LONGEST: u64 = 1 << 20;
+
 /// Reads a file as it is written.
 ///
 /// # Errors
 /// It cannot be read, or is not what is asked for.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Problem> {
     let problem = |message: String| Problem { file: path.to_path_buf(), key: String::new(), message };
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| problem(format!("cannot be read: {error}; check the path and its permissions")))?;
+    let text =
+        text(path).map_err(|error| problem(format!("cannot be read: {error}; check the path and its permissions")))?;
+    if text.len() as u64 > LONGEST {
+        return Err(problem(format!("is longer than {LONGEST} bytes; is it the right file?")));
+    }
     toml::from_str(&text).map_err(|error| {
         let message = error.to_string();
-        let hint = unknown_key(error.message()).unwrap_or_default();
+        let hint = unknown_key(error.message()).or_else(|| missing_key(error.message(), &text)).unwrap_or_default();
         problem(format!("{}{hint}", message.trim_end()))
     })
+}
+
+fn text(path: &Path) -> std::io::Result<String> {
+    // A pipe would be waited for, and a device never ends.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::other("it is no file"));
+    }
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(LONGEST + 1).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// A suggestion for serde's "unknown field `x`, expected one of `a`, `b`".
@@ -58,11 +77,11 @@ fn unknown_key(message: &str) -> Option<String> {
     Some(did_you_mean(wrong, quoted))
 }
 
-/// ` (did you mean 'x'?)`, or nothing if no known word is close.
-pub fn did_you_mean<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let best = known.map(|word| (strsim::damerau_levenshtein(wrong, word), word)).min();
-    match best {
-        Some((distance, word)) if distance <= 1 + wrong.len() / 3 => format!(" (did you mean '{word}'?)"),
-        _ => String::new(),
-    }
+/// A suggestion for serde's "missing field `x`": the key that decides what others mean is asked for before the unknown ones are seen.
+fn missing_key(message: &str, text: &str) -> Option<String> {
+    let missing = message.strip_prefix("missing field `")?.strip_suffix('`')?;
+    let words = text.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '-')).filter(|word| !word.is_empty());
+    let near = |word: &&str| *word != missing && !did_you_mean(word, std::iter::once(missing)).is_empty();
+    let wrong = words.filter(near).min_by_key(|word| strsim::damerau_levenshtein(word, missing))?;
+    Some(format!(" (did you mean '{missing}' by '{wrong}'?)"))
 }

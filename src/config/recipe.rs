@@ -23,6 +23,9 @@ pub fn load_recipe(path: &Path) -> Result<(Recipe, PathBuf), Vec<Problem>> {
     if file.id.is_empty() {
         problem("id", "is empty; give the recipe a name".into());
     }
+    if file.number == Some(0) {
+        problem("number", "0: must be 1 to 65535; leave it out for none".into());
+    }
     if !(0.0..=1.0).contains(&file.sensitivity) {
         problem("sensitivity", format!("{}: must be 0 to 1; 0.5 is the calibrated point", file.sensitivity));
     }
@@ -53,6 +56,7 @@ pub fn load_recipe(path: &Path) -> Result<(Recipe, PathBuf), Vec<Problem>> {
     }
     let recipe = Recipe {
         id: RecipeId(file.id),
+        number: file.number,
         roi: file.roi,
         rois,
         class: file.class.map(ClassId),

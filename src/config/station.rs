@@ -1,14 +1,19 @@
 //! A station as it is meant: validated, with paths resolved against the files that name them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use super::access::{Door, door};
 use super::camera::{CameraSettings, resolve};
 use super::device::DeviceChoice;
-use super::file::{ImagesOf, StationFile};
+use super::file::{LogLevel, ModbusFile, StationFile, TcpFile};
 use super::gpio::{self, GpioOutput};
+use super::http::{self, HttpSettings};
 use super::problem::{ConfigError, Problem, read};
+use super::record::{ArchiveSettings, StoreLimits};
+use super::telling::{MqttSettings, WebhookSettings};
+use crate::inspection::station_state::Start;
 
 /// Where inspections go.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,10 +22,6 @@ pub struct OutputSettings {
     pub events: PathBuf,
     /// Size at which it is rotated, bytes.
     pub events_max_bytes: u64,
-    /// Folder for drawings.
-    pub images: Option<PathBuf>,
-    /// Which inspections are drawn.
-    pub images_of: ImagesOf,
     /// Lines that tell verdicts to the machine.
     pub gpio: Vec<GpioOutput>,
 }
@@ -28,6 +29,10 @@ pub struct OutputSettings {
 /// A validated station.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Station {
+    /// Where it was read from.
+    pub path: PathBuf,
+    /// What is written there.
+    pub file: StationFile,
     /// Name of the station.
     pub name: String,
     /// Name of the line.
@@ -40,16 +45,32 @@ pub struct Station {
     pub calibrations: Option<PathBuf>,
     /// Folder of what the station keeps.
     pub state: PathBuf,
+    /// How much is logged.
+    pub log: LogLevel,
+    /// Where the station goes by itself once it has started.
+    pub start: Start,
     /// Milliseconds that a stop may take.
     pub shutdown_timeout_ms: u64,
     /// The cameras, at least one.
     pub cameras: Vec<CameraSettings>,
     /// The outputs.
     pub outputs: OutputSettings,
-    /// Where the HTTP service listens; absent is no service.
-    pub http: Option<SocketAddr>,
+    /// Minutes from one challenge with golden parts to the next; absent is none.
+    pub challenge_min: Option<u32>,
+    /// How much the database keeps.
+    pub store: StoreLimits,
+    /// Which pictures are kept.
+    pub archive: Option<ArchiveSettings>,
+    /// The broker that is told.
+    pub mqtt: Option<MqttSettings>,
+    /// The server that is told.
+    pub webhook: Option<WebhookSettings>,
+    /// The HTTP service; absent is none.
+    pub http: Option<HttpSettings>,
     /// Where commands are taken by TCP; absent is nowhere.
-    pub tcp: Option<SocketAddr>,
+    pub tcp: Option<Door>,
+    /// Where registers are read and written; absent is nowhere.
+    pub modbus: Option<Door>,
 }
 
 /// Reads a station with its recipes.
@@ -78,22 +99,50 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
     if !(1..=4096).contains(&file.outputs.events_max_mib) {
         problem("outputs.events_max_mib".into(), format!("{}: must be 1 to 4096", file.outputs.events_max_mib));
     }
-    let mut address = |key: &str, text: &str| match text.parse() {
+    let (http, wrong) = file.http.as_ref().map_or((None, Vec::new()), |http| http::resolve(http, base));
+    for (key, message) in wrong {
+        problem(key.into(), message);
+    }
+    let challenge_min = file.challenge.as_ref().map(|challenge| challenge.every_min);
+    if let Some(minutes) = challenge_min.filter(|minutes| !(1..=10_080).contains(minutes)) {
+        problem("challenge.every_min".into(), format!("{minutes}: must be 1 to 10080, a week"));
+    }
+    let mut address = |key: &str, text: &str| match text.parse::<SocketAddr>() {
         Ok(address) => Some(address),
         Err(_) => {
-            let remedy = "is no address with a port, such as 127.0.0.1:8080 or, for the whole network, 0.0.0.0:8080";
+            let remedy = "is no address with a port, such as 127.0.0.1:7000";
             problem(key.into(), format!("'{text}' {remedy}"));
             None
         }
     };
-    let http = file.http.as_ref().and_then(|http| address("http.listen", &http.listen));
     let tcp = file.tcp.as_ref().and_then(|tcp| address("tcp.listen", &tcp.listen));
-    if file.tcp.is_some() && tcp == http && tcp.is_some() {
-        problem("tcp.listen".into(), "is the address of [http] already; take another port".into());
+    let modbus = file.modbus.as_ref().and_then(|modbus| address("modbus.listen", &modbus.listen));
+    let listeners = [("http", http.as_ref().map(|http| http.listen)), ("tcp", tcp), ("modbus", modbus)];
+    for (place, (name, listen)) in listeners.iter().enumerate() {
+        // Port 0 is whichever is free.
+        let taken =
+            listeners[..place].iter().find(|(_, other)| other == listen && listen.is_some_and(|a| a.port() > 0));
+        if let Some((other, _)) = taken {
+            problem(format!("{name}.listen"), format!("is the address of [{other}] already; take another port"));
+        }
     }
+    let tcp = file.tcp.as_ref().and_then(|tcp_file| {
+        let TcpFile { allow, level, .. } = tcp_file;
+        door("tcp", tcp, allow.as_deref(), *level, &mut problem)
+    });
+    let modbus = file.modbus.as_ref().and_then(|modbus_file| {
+        let ModbusFile { allow, level, .. } = modbus_file;
+        door("modbus", modbus, allow.as_deref(), *level, &mut problem)
+    });
     for (key, message) in gpio::problems(&file) {
         problem(key, message);
     }
+    let mut said = |(key, message): (&'static str, String)| problem(key.into(), message);
+    let store = file.store.resolve().map_err(&mut said).ok();
+    let mqtt =
+        file.mqtt.as_ref().and_then(|mqtt| mqtt.resolve(base, &file.line, &file.station).map_err(&mut said).ok());
+    let webhook = file.webhook.as_ref().and_then(|webhook| webhook.resolve(base).map_err(&mut said).ok());
+    let archive = file.archive.as_ref().and_then(|archive| archive.resolve(base).map_err(&mut said).ok());
     let mut cameras = Vec::new();
     for (index, camera) in file.cameras.iter().enumerate() {
         match resolve(camera, base, path, index) {
@@ -101,27 +150,43 @@ pub fn load(path: &Path) -> Result<Station, ConfigError> {
             Err(found) => problems.extend(found),
         }
     }
-    if !problems.is_empty() {
-        return Err(ConfigError(problems));
+    let mut numbers: BTreeMap<u16, &str> = BTreeMap::new();
+    for (recipe, _) in cameras.iter().flat_map(|camera| &camera.recipes) {
+        let Some(number) = recipe.number else { continue };
+        let id = recipe.id.0.as_str();
+        let other = *numbers.entry(number).or_insert(id);
+        if other != id {
+            let message = format!("{number} is the number of '{other}' and of '{id}'; a number names one recipe");
+            problems.push(Problem { file: path.to_path_buf(), key: "number".into(), message });
+        }
     }
+    let Some(store) = store.filter(|_| problems.is_empty()) else { return Err(ConfigError(problems)) };
     Ok(Station {
+        path: path.to_path_buf(),
+        file: file.clone(),
         name: file.station,
         line: file.line,
         device: file.device,
         keys: file.keys.map(|keys| base.join(keys)),
         calibrations: file.calibrations.map(|folder| base.join(folder)),
         state: base.join(file.state),
+        log: file.log,
+        start: file.start,
         shutdown_timeout_ms: file.shutdown_timeout_ms,
         cameras,
         outputs: OutputSettings {
             events: base.join(file.outputs.events),
             events_max_bytes: file.outputs.events_max_mib << 20,
-            images: file.outputs.images.map(|images| base.join(images)),
-            images_of: file.outputs.images_of,
             gpio: file.outputs.gpio,
         },
+        challenge_min,
+        store,
+        archive,
+        mqtt,
+        webhook,
         http,
         tcp,
+        modbus,
     })
 }
 

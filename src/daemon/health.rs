@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::job::Recipes;
+use crate::inspection::conditions::Conditions;
 use crate::inspection::drift::{Drift, Levels};
 use crate::inspection::frame::{CameraId, FrameMeta};
 use crate::inspection::time::Timestamp;
@@ -37,6 +38,14 @@ pub struct Health {
     pub beats: [AtomicU64; 4],
     /// Whether the detectors are there.
     pub loaded: AtomicBool,
+    /// The machine.
+    conditions: Arc<Conditions>,
+    /// Challenges that passed, and that failed.
+    challenges: [AtomicU64; 2],
+    /// Whether the last one failed,
+    is_challenge_failed: AtomicBool,
+    /// and why. Held for the time of a copy.
+    challenge: Mutex<Option<String>>,
     /// Inspections that each sink refused, in the order of the sinks.
     sinks: Vec<(String, AtomicU64)>,
     cameras: BTreeMap<CameraId, CameraHealth>,
@@ -53,7 +62,10 @@ pub struct CameraHealth {
     must_speak: bool,
     frames: AtomicU64,
     owed: AtomicU64,
+    /// Inspections that every sink has heard of.
+    told: AtomicU64,
     late: AtomicU64,
+    idle: AtomicU64,
     triggers_refused: AtomicU64,
     trigger_lost: AtomicBool,
     /// The driver's number of the last frame, one more; 0 before the first.
@@ -101,6 +113,7 @@ impl Health {
     pub fn new<'a>(
         cameras: impl Iterator<Item = (&'a CameraId, &'a Arc<Recipes>, bool)>,
         sinks: impl Iterator<Item = &'a str>,
+        conditions: Arc<Conditions>,
     ) -> Self {
         let of = |recipes: &Arc<Recipes>, must_speak| CameraHealth {
             recipes: Some(Arc::clone(recipes)),
@@ -109,6 +122,7 @@ impl Health {
         };
         Self {
             cameras: cameras.map(|(camera, recipes, must_speak)| (camera.clone(), of(recipes, must_speak))).collect(),
+            conditions,
             sinks: sinks.map(|sink| (sink.to_owned(), AtomicU64::new(0))).collect(),
             ..Self::default()
         }
@@ -135,6 +149,13 @@ impl Health {
         bump(&self.sinks[sink].1);
     }
 
+    /// Counts a challenge, which failed for this reason; gives back why the one before it failed.
+    pub fn challenged(&self, failed: Option<String>) -> Option<String> {
+        bump(&self.challenges[usize::from(failed.is_some())]);
+        self.is_challenge_failed.store(failed.is_some(), Ordering::Relaxed);
+        std::mem::replace(&mut self.challenge.lock().unwrap_or_else(PoisonError::into_inner), failed)
+    }
+
     /// Says that a stage is alive.
     pub fn beat(&self, stage: usize) {
         bump(&self.beats[stage]);
@@ -157,7 +178,15 @@ impl Health {
 
     /// Whether parts can be judged now.
     pub fn is_ready(&self, now: Timestamp) -> bool {
-        self.loaded.load(Ordering::Relaxed) && self.cameras.values().all(|camera| camera.silent(now).is_none())
+        let obstructed = self.is_challenge_failed.load(Ordering::Relaxed) || self.conditions.is_critical();
+        !obstructed
+            && self.loaded.load(Ordering::Relaxed)
+            && self.cameras.values().all(|camera| camera.silent(now).is_none())
+    }
+
+    /// Cameras that must give frames, gave some, and give none any more.
+    pub fn silences(&self, now: Timestamp) -> impl Iterator<Item = (&CameraId, String)> {
+        self.cameras.iter().filter_map(move |(id, camera)| Some((id, camera.quiet(now)?)))
     }
 
     /// Everything now, for the service.
@@ -165,12 +194,18 @@ impl Health {
         let detectors = (!self.loaded.load(Ordering::Relaxed)).then(|| "the detectors are not loaded yet".to_owned());
         let silent =
             self.cameras.iter().filter_map(|(id, camera)| Some(format!("camera {id}: {}", camera.silent(now)?)));
+        let challenge = self.challenge.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let challenge = challenge.map(|wrong| format!("the last challenge failed: {wrong}"));
+        let obstacles = detectors.into_iter().chain(silent).chain(challenge).chain(self.conditions.obstacles());
+        let [passed, failed] = self.challenges.each_ref().map(get);
         Reading {
             started_nanos,
-            obstacles: detectors.into_iter().chain(silent).collect(),
+            obstacles: obstacles.collect(),
+            machine: self.conditions.machine(),
+            challenges: vec![("passed", passed), ("failed", failed)],
             cameras: self.cameras.iter().map(|(id, camera)| camera.reading(id)).collect(),
             sink_errors: self.sinks.iter().map(|(sink, count)| (sink.clone(), get(count))).collect(),
-            outputs: Vec::new(),
+            ..Reading::default()
         }
     }
 }
@@ -181,9 +216,19 @@ impl CameraHealth {
         bump(&self.owed);
     }
 
+    /// Counts an inspection that every sink has heard of.
+    pub fn told(&self) {
+        bump(&self.told);
+    }
+
     /// Counts a result that came after its deadline.
     pub fn late(&self) {
         bump(&self.late);
+    }
+
+    /// Counts a frame of a camera that runs free, while nothing is judged that nobody asked for.
+    pub fn idle(&self) {
+        bump(&self.idle);
     }
 
     /// Counts a trigger that was refused.
@@ -236,23 +281,34 @@ impl CameraHealth {
 
     /// Why no frames come, if so.
     fn silent(&self, now: Timestamp) -> Option<String> {
-        let since = now.millis_since(Timestamp(get(&self.last)));
-        let limit = SILENCE.max(3.0 * get(&self.interval) as f64 / 1e6);
         match get(&self.frames) {
             _ if self.trigger_lost.load(Ordering::Relaxed) => Some("its trigger line is lost".into()),
             0 if self.must_speak => Some("no frame yet".into()),
             _ if self.lost.load(Ordering::Relaxed) => Some("lost".into()),
-            _ => (self.must_speak && since > limit).then(|| format!("no frame for {:.0} s", since / 1e3)),
+            _ => self.quiet(now),
         }
+    }
+
+    /// For how long a camera gave no frame that must and did, if that is too long.
+    fn quiet(&self, now: Timestamp) -> Option<String> {
+        let since = now.millis_since(Timestamp(get(&self.last)));
+        let limit = SILENCE.max(3.0 * get(&self.interval) as f64 / 1e6);
+        let quiet = self.must_speak && get(&self.frames) > 0 && since > limit;
+        quiet.then(|| format!("no frame for {:.0} s", since / 1e3))
     }
 
     fn reading(&self, id: &CameraId) -> CameraReading {
         let inspections = OUTCOMES.iter().zip(&self.outcomes);
+        let job = self.recipes.as_ref().map(|all| all.get(all.current()));
+        let recipe = job.as_ref().map(|job| &job.recipe);
         CameraReading {
             camera: id.to_string(),
-            recipe: self.recipes.as_ref().map(|all| all.get(all.current()).recipe.id.0.clone()).unwrap_or_default(),
+            recipe: recipe.map(|recipe| recipe.id.0.clone()).unwrap_or_default(),
+            recipe_number: recipe.and_then(|recipe| recipe.number),
+            owed: get(&self.owed).saturating_sub(get(&self.told)),
             frames: get(&self.frames),
             late: get(&self.late),
+            idle: get(&self.idle),
             triggers_refused: get(&self.triggers_refused),
             dropped: get(&self.dropped),
             losses: get(&self.losses),

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::inspection::event::Event;
+use crate::inspection::event::Envelope;
 use crate::inspection::frame::{CameraId, FrameId, FrameMeta};
 use crate::inspection::time::Timestamp;
 use crate::inspection::verdict::{FaultReason, Inspection};
@@ -27,6 +27,15 @@ pub enum Notice {
         /// In words.
         text: String,
     },
+    /// Whatever is owed of a camera, and not judged yet, will not be.
+    Aborted {
+        /// The camera.
+        camera: CameraId,
+        /// Why.
+        reason: FaultReason,
+        /// In words.
+        text: String,
+    },
 }
 
 /// An inspection that is owed.
@@ -35,6 +44,8 @@ pub struct Owed {
     pub meta: FrameMeta,
     /// Which of the camera's recipes judges it.
     pub recipe: usize,
+    /// Whether nobody asked for it: the frame of a camera that runs free.
+    pub free: bool,
     /// When it must be out; never, where the recipe sets no deadline.
     pub due: Option<Timestamp>,
 }
@@ -54,8 +65,8 @@ pub enum Outcome {
     },
     /// A deadline has passed: the frame leaves as an overrun.
     Overdue(Owed),
-    /// What the detector said of a frame whose overrun is out already, with the event of that.
-    Late(Box<Inspection>, Box<Event>),
+    /// What the detector said of a frame whose overrun is out already, with the envelope of that.
+    Late(Box<Inspection>, Envelope),
 }
 
 /// How long a verdict that was in time may have waited for its turn beyond its deadline, nanoseconds: publish itself may be held up.
@@ -66,7 +77,7 @@ const TURN: u64 = 5_000_000;
 pub struct Ledger {
     cameras: BTreeMap<CameraId, Account>,
     /// Late results, to be told.
-    late: VecDeque<(Box<Inspection>, Box<Event>)>,
+    late: VecDeque<(Box<Inspection>, Envelope)>,
 }
 
 #[derive(Default)]
@@ -74,7 +85,7 @@ struct Account {
     /// In the order of their frames.
     owed: VecDeque<Entry>,
     /// Those that left at their deadline, while the detector may still speak of them.
-    overdue: Vec<(FrameId, Option<Box<Event>>)>,
+    overdue: Vec<(FrameId, Option<Envelope>)>,
     /// What the detector said after the deadline of frames that are still to leave as overruns.
     spoken: Vec<Inspection>,
 }
@@ -107,8 +118,8 @@ impl Ledger {
                         Some(due) if now >= due => account.spoken.push(*inspection),
                         _ => entry.state = State::Judged(inspection),
                     }
-                } else if let Some(event) = account.forget(id) {
-                    self.late.push_back((inspection, event));
+                } else if let Some(envelope) = account.forget(id) {
+                    self.late.push_back((inspection, envelope));
                 }
             }
             Notice::Failed { camera, id, reason, text } => {
@@ -118,6 +129,10 @@ impl Ledger {
                     // It is out as an overrun, and nothing more will come.
                     None => drop(account.forget(id)),
                 }
+            }
+            Notice::Aborted { camera, reason, text } => {
+                let Some(account) = self.cameras.get_mut(&camera) else { return };
+                account.give_up(reason, &text);
             }
         }
     }
@@ -155,37 +170,40 @@ impl Ledger {
                 }
             });
         }
-        self.late.pop_front().map(|(inspection, event)| Outcome::Late(inspection, event))
+        self.late.pop_front().map(|(inspection, envelope)| Outcome::Late(inspection, envelope))
     }
 
-    /// Keeps the event of a frame that left at its deadline, for what may be said of it later.
-    pub fn remember(&mut self, camera: &CameraId, id: FrameId, event: Event) {
+    /// Keeps the envelope of a frame that left at its deadline, for what may be said of it later.
+    pub fn remember(&mut self, camera: &CameraId, id: FrameId, envelope: Envelope) {
         let Some(account) = self.cameras.get_mut(camera) else { return };
         if let Some(position) = account.spoken.iter().position(|inspection| inspection.frame.id == id) {
             account.overdue.retain(|(overdue, _)| *overdue != id);
-            self.late.push_back((Box::new(account.spoken.swap_remove(position)), Box::new(event)));
+            self.late.push_back((Box::new(account.spoken.swap_remove(position)), envelope));
         } else if let Some((_, kept)) = account.overdue.iter_mut().find(|(overdue, _)| *overdue == id) {
-            *kept = Some(Box::new(event));
+            *kept = Some(envelope);
         }
     }
 
     /// Nothing more will be heard: all that is owed will not be judged.
     pub fn close(&mut self, text: &str) {
-        let waiting = self.cameras.values_mut().flat_map(|account| &mut account.owed);
-        for entry in waiting.filter(|entry| matches!(entry.state, State::Waiting)) {
-            entry.state = State::Failed(FaultReason::CameraFault, text.to_owned());
-        }
+        self.cameras.values_mut().for_each(|account| account.give_up(FaultReason::CameraFault, text));
     }
 }
 
 impl Account {
+    fn give_up(&mut self, reason: FaultReason, text: &str) {
+        for entry in self.owed.iter_mut().filter(|entry| matches!(entry.state, State::Waiting)) {
+            entry.state = State::Failed(reason, text.to_owned());
+        }
+    }
+
     fn waiting(&mut self, id: FrameId) -> Option<&mut Entry> {
         // Numbers of a camera ascend.
         let position = self.owed.binary_search_by_key(&id, |entry| entry.owed.meta.id).ok()?;
         self.owed.get_mut(position).filter(|entry| matches!(entry.state, State::Waiting))
     }
 
-    fn forget(&mut self, id: FrameId) -> Option<Box<Event>> {
+    fn forget(&mut self, id: FrameId) -> Option<Envelope> {
         let position = self.overdue.iter().position(|(overdue, _)| *overdue == id)?;
         self.overdue.swap_remove(position).1
     }
@@ -194,7 +212,7 @@ impl Account {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inspection::event::Envelope;
+    use crate::inspection::event::EventId;
     use crate::inspection::line::Actuation;
     use crate::inspection::verdict::{Decision, Latency, Verdict};
 
@@ -203,13 +221,14 @@ mod tests {
     }
 
     fn owed(id: u64, due: Option<u64>) -> Notice {
-        Notice::Owed(Owed { meta: meta(id), recipe: 0, due: due.map(Timestamp) })
+        Notice::Owed(Owed { meta: meta(id), recipe: 0, free: false, due: due.map(Timestamp) })
     }
 
     fn inspection(id: u64) -> Box<Inspection> {
         Box::new(Inspection {
             frame: meta(id),
             recipe: crate::inspection::recipe::RecipeId("r".into()),
+            recipe_hash: "0".into(),
             bundle: String::new(),
             model_hash: String::new(),
             calibration: None,
@@ -221,6 +240,7 @@ mod tests {
             seed: 0,
             fault: None,
             prepared: None,
+            pixels: None,
             full_scale: None,
             drift: crate::inspection::drift::Drift::default(),
             actuation: Actuation::Nothing,
@@ -232,17 +252,16 @@ mod tests {
         Notice::Failed { camera, id: FrameId(id), reason: FaultReason::Overrun, text: String::new() }
     }
 
-    fn event(id: u64) -> Event {
-        let envelope = Envelope {
-            event_id: id.to_string(),
+    fn envelope(id: u64) -> Envelope {
+        Envelope {
+            event_id: EventId(id.into()),
             seq: id,
-            boot_id: String::new(),
+            boot: 0,
             wall_nanos: 0,
             mono_nanos: 0,
-            line: String::new(),
-            station: String::new(),
-        };
-        Event::new(&inspection(id), envelope, None)
+            line: "".into(),
+            station: "".into(),
+        }
     }
 
     /// What goes out now: a word and the number of the frame.
@@ -252,8 +271,8 @@ mod tests {
                 Outcome::Judged(owed, _) => ("judged", owed.meta.id.0),
                 Outcome::Failed { owed, .. } => ("failed", owed.meta.id.0),
                 Outcome::Overdue(owed) => ("overdue", owed.meta.id.0),
-                Outcome::Late(inspection, event) => {
-                    assert_eq!(event.event_id, inspection.frame.id.0.to_string());
+                Outcome::Late(inspection, envelope) => {
+                    assert_eq!(envelope.seq, inspection.frame.id.0);
                     ("late", inspection.frame.id.0)
                 }
             })
@@ -285,7 +304,7 @@ mod tests {
         assert_eq!(out(&mut ledger, 89), []);
         assert_eq!(out(&mut ledger, 90), [("judged", 2)]);
         assert_eq!(out(&mut ledger, 100), [("overdue", 0)]);
-        ledger.remember(&CameraId("top".into()), FrameId(0), event(0));
+        ledger.remember(&CameraId("top".into()), FrameId(0), envelope(0));
         ledger.take(Notice::Judged(inspection(1)), Timestamp(0));
         ledger.take(Notice::Judged(inspection(0)), Timestamp(0));
         assert_eq!(out(&mut ledger, 101), [("judged", 1), ("late", 0)]);
@@ -304,9 +323,23 @@ mod tests {
         let late = 100 + TURN + 1;
         assert_eq!(out(&mut ledger, late), [("overdue", 0), ("overdue", 1)]);
         for id in [0, 1] {
-            ledger.remember(&CameraId("top".into()), FrameId(id), event(id));
+            ledger.remember(&CameraId("top".into()), FrameId(id), envelope(id));
         }
         assert_eq!(out(&mut ledger, late), [("late", 0), ("late", 1)]);
+    }
+
+    #[test]
+    fn what_is_aborted_leaves_at_once_and_what_is_judged_stays_judged() {
+        let mut ledger = Ledger::default();
+        (0..3).for_each(|id| ledger.take(owed(id, None), Timestamp(0)));
+        ledger.take(Notice::Judged(inspection(1)), Timestamp(0));
+        let (camera, reason) = (CameraId("top".into()), FaultReason::Overrun);
+        ledger.take(Notice::Aborted { camera, reason, text: "halted".into() }, Timestamp(0));
+        assert_eq!(out(&mut ledger, 1), [("failed", 0), ("judged", 1), ("failed", 2)]);
+        // The detector speaks of one that is out: nobody hears it.
+        ledger.take(Notice::Judged(inspection(0)), Timestamp(2));
+        ledger.take(owed(3, None), Timestamp(2));
+        assert_eq!(out(&mut ledger, 3), []);
     }
 
     #[test]
@@ -314,7 +347,7 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.take(owed(0, Some(10)), Timestamp(0));
         assert_eq!(out(&mut ledger, 10), [("overdue", 0)]);
-        ledger.remember(&CameraId("top".into()), FrameId(0), event(0));
+        ledger.remember(&CameraId("top".into()), FrameId(0), envelope(0));
         // A frame that is given up after its deadline is out already.
         ledger.take(failed(0), Timestamp(0));
         ledger.take(Notice::Judged(inspection(0)), Timestamp(0));

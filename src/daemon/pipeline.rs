@@ -3,8 +3,9 @@
 //! ```text
 //!  camera 0 ─┐ capture (a thread each)
 //!  camera n ─┴─► FRAMES mailbox ─► prepare ─► WORK ─► inspect ─┐
-//!      ▲ └ owed, failed ─────────────── failed ────── judged ──┴► NOTICES ─► publish ─► sinks ─► workers
+//!      ▲ └ owed, failed ─────────────── failed ────── judged ──┴► NOTICES ─► publish ─► sinks, then the record ─► workers
 //!  triggers ◄─ trigger lines, service (HTTP, TCP)      supervisor: the calling thread    counters ◄─ service
+//!  recipes ◄─ upkeep
 //! ```
 //!
 //! What is owed is told to publish before it goes on its way, so that a deadline or a hanging stage is answered for without
@@ -22,18 +23,22 @@ use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
 use tokio::sync::oneshot;
 
 use super::control::{Control, Controlled};
+use super::gate::{Breaks, Gate};
 use super::health::{Counts, Health};
 use super::job::{Job, Recipes};
 use super::mailbox::mailbox;
-use super::publish::{Publish, Record};
+use super::publish::{Envelopes, Publish, RECORD};
 use super::stages::{Capture, inspect, prepare_frames};
+use super::state::StationState;
 use super::trigger::{Inlet, edges};
+use super::upkeep::{self, Aside, Running};
 use crate::inspection::detect::Detector;
 use crate::inspection::frame::{CameraId, FrameSource};
+use crate::inspection::station_state::Fault;
 use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::trigger::{EdgeSource, TriggerMode};
-use crate::inspection::verdict::VerdictSink;
-use crate::service::Service;
+use crate::inspection::verdict::{Record, VerdictSink};
+use crate::service::{Act, Desk, Read, Service};
 
 /// Frames that wait for prepare, of a camera that runs free: one being written by the camera's rhythm, one to take.
 const FRAMES: usize = 2;
@@ -53,6 +58,9 @@ pub type MakeDetectors = Box<dyn FnOnce() -> Result<Vec<Box<dyn Detector>>, Stri
 
 /// A worker behind a sink, by name.
 pub type Worker = (&'static str, Box<dyn FnOnce() + Send>);
+
+/// Tells what is broken of something that the stages do not know.
+pub type Watch = Box<dyn FnMut() -> Option<Fault> + Send>;
 
 /// A camera, and what becomes of its frames.
 pub struct Camera {
@@ -83,14 +91,22 @@ pub struct Parts {
     pub cameras: Vec<Camera>,
     /// The detectors that the recipes name by index. Made on the inspect thread, because burn's streams belong to threads.
     pub detectors: MakeDetectors,
-    /// Makes the event of an inspection, once for all sinks.
-    pub record: Record,
+    /// Makes the envelopes of inspections.
+    pub envelopes: Envelopes,
     /// Where inspections go, in order.
     pub sinks: Vec<Box<dyn VerdictSink>>,
-    /// Workers behind the sinks; they end when their sink is dropped.
+    /// Where every inspection is kept; it hears last.
+    pub record: Box<dyn Record>,
+    /// Workers behind the sinks and the record; they end when their sink is dropped.
     pub workers: Vec<Worker>,
     /// Tells about the counters, and takes commands, over the network.
     pub service: Option<Service>,
+    /// The station for those who ask outside of the service.
+    pub desk: Arc<Desk>,
+    /// The state of the station.
+    pub state: Arc<StationState>,
+    /// Asked ten times a second for faults of outputs and of the record.
+    pub watches: Vec<Watch>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Set to stop.
@@ -103,6 +119,8 @@ pub struct Parts {
     pub alive: Box<dyn Fn() + Send>,
     /// Until when the station may call itself ready, on the clock, nanoseconds: for the READY output.
     pub lease: Arc<AtomicU64>,
+    /// What goes on beside the stages.
+    pub aside: Aside,
 }
 
 /// How it ended.
@@ -122,8 +140,9 @@ struct Ended {
 
 /// Runs the pipeline to its end on the calling thread.
 pub fn run(parts: Parts) -> Ending {
-    let Parts { cameras, detectors, record, sinks, workers, service, clock, stop, shutdown, ready, alive, lease } =
-        parts;
+    let Parts { cameras, detectors, envelopes, sinks, record, workers, service, state, .. } = parts;
+    let Parts { mut watches, desk, clock, stop, shutdown, ready, alive, lease, aside, .. } = parts;
+    let Aside { upkeep, conditions, challenge } = aside;
     let mut opened = Vec::with_capacity(cameras.len());
     let mut recipes: HashMap<CameraId, Arc<Recipes>> = HashMap::new();
     for Camera { id, source, paced, mode, line, recipes: jobs } in cameras {
@@ -135,9 +154,10 @@ pub fn run(parts: Parts) -> Ending {
         TriggerMode::Line => false,
         TriggerMode::Asked(_) => paced,
     };
+    state.runs_free(opened.iter().any(|(_, _, _, mode, _)| *mode == TriggerMode::Free));
     let known = opened.iter().map(|(id, _, paced, mode, _)| (id, &recipes[id], must_speak(*paced, *mode)));
-    let health = Arc::new(Health::new(known, sinks.iter().map(|sink| sink.name())));
-    let (ends, ended) = bounded::<Ended>(2 * opened.len() + workers.len() + 4);
+    let health = Arc::new(Health::new(known, sinks.iter().map(|sink| sink.name()).chain([RECORD]), conditions));
+    let (ends, ended) = bounded::<Ended>(2 * opened.len() + workers.len() + 5);
     let places = opened.iter().map(|(_, _, _, mode, _)| if mode.is_triggered() { PARTS } else { FRAMES });
     let (producers, consumer) = mailbox(places);
     // Prepare works on the next frames while the device works on these; one of each camera may go through it together.
@@ -146,37 +166,50 @@ pub fn run(parts: Parts) -> Ending {
     let (ready_in, ready_out) = bounded::<Result<(), String>>(1);
     let mut running: HashMap<&'static str, usize> = HashMap::new();
 
+    let mut gates: Vec<(CameraId, Arc<Gate>)> = Vec::new();
     let mut controlled = Vec::new();
     let mut captures = Vec::new();
     let mut lines = Vec::new();
     for ((id, source, paced, mode, line), frames) in opened.into_iter().zip(producers) {
         let judges = &recipes[&id];
+        let free = mode == TriggerMode::Free;
+        let gate = Arc::new(Gate::new(id.clone(), free, Arc::clone(&state), Arc::clone(&health)));
+        gates.push((id.clone(), Arc::clone(&gate)));
         let inlet = match mode {
             TriggerMode::Asked(asked) => {
-                Some(Arc::new(Inlet::new(id.clone(), asked, Arc::clone(judges), Arc::clone(&health))))
+                let (judges, gate) = (Arc::clone(judges), Arc::clone(&gate));
+                Some(Arc::new(Inlet::new(id.clone(), asked, judges, gate, Arc::clone(&health))))
             }
             TriggerMode::Free | TriggerMode::Line => None,
         };
         lines.extend(line.zip(inlet.clone()));
         let (camera, recipes) = (id.clone(), Arc::clone(judges));
-        controlled.push(Controlled { camera, recipes, inlet: inlet.clone() });
+        controlled.push(Controlled { camera, recipes, gate: Arc::clone(&gate), inlet: inlet.clone() });
         let (recipes, notices, clock) = (Arc::clone(judges), notices_in.clone(), Arc::clone(&clock));
-        captures.push(Capture { camera: id, source, paced, mode, inlet, recipes, frames, notices, clock });
+        captures.push(Capture { camera: id, source, paced, mode, inlet, gate, recipes, frames, notices, clock });
     }
 
+    let running_recipes = controlled.iter().map(|known| (known.camera.clone(), Arc::clone(&known.recipes)));
+    let beside = Running { cameras: running_recipes.collect(), clock: Arc::clone(&clock) };
     // Dropped, this stops the service.
     let (stop_service, stopped) = oneshot::channel();
-    if let Some(service) = service {
-        let control = Control::new(controlled, Arc::clone(&clock));
+    let control = Control::new(controlled, Arc::clone(&state), Arc::clone(&clock));
+    let act: Act = Arc::new(move |order| control.act(order));
+    let read: Read = {
         let (health, clock, stop) = (Arc::clone(&health), Arc::clone(&clock), Arc::clone(&stop));
-        let started = clock.wall_nanos();
+        let (started, state) = (clock.wall_nanos(), Arc::clone(&state));
         let read = move || {
             let mut reading = health.reading(started, clock.now());
+            state.tell(&mut reading);
             reading.obstacles.extend(stop.load(Ordering::Relaxed).then(|| "the station stops".to_owned()));
             reading
         };
+        Arc::new(read)
+    };
+    desk.open(Arc::clone(&read), Arc::clone(&act));
+    if let Some(service) = service {
         spawn(SERVICE, &ends, &mut running, move || {
-            if let Err(error) = service.run(Arc::new(read), Arc::new(move |command| control.act(command)), stopped) {
+            if let Err(error) = service.run(read, act, stopped) {
                 log::error!("{SERVICE}: {error}");
             }
         });
@@ -185,11 +218,14 @@ pub fn run(parts: Parts) -> Ending {
         spawn(name, &ends, &mut running, worker);
     }
     {
-        let publish = Publish::new(record, sinks, &recipes, Arc::clone(&clock), Arc::clone(&health));
+        let (clock, health, state) = (Arc::clone(&clock), Arc::clone(&health), Arc::clone(&state));
+        let publish = Publish::new(envelopes, sinks, record, &recipes, clock, health, state);
         spawn("publish", &ends, &mut running, move || publish.run(&notices_out));
     }
     {
         let (health, notices, clock) = (Arc::clone(&health), notices_in.clone(), Arc::clone(&clock));
+        let gates = gates.iter().map(|(_, gate)| Arc::clone(gate)).collect();
+        let breaks = Breaks { station: Arc::clone(&state), gates };
         spawn("inspect", &ends, &mut running, move || {
             let made = detectors();
             let said = made.as_ref().map(|_| ()).map_err(Clone::clone);
@@ -198,13 +234,14 @@ pub fn run(parts: Parts) -> Ending {
                 return;
             }
             if let Ok(detectors) = made {
-                inspect(&work_out, &notices, detectors, &recipes, clock.as_ref(), &health);
+                inspect(&work_out, &notices, detectors, challenge, &recipes, clock.as_ref(), &health, &breaks);
             }
         });
     }
     match ready_out.recv() {
         Ok(Ok(())) => {
             health.loaded.store(true, Ordering::Relaxed);
+            state.loaded();
             ready();
         }
         Ok(Err(reason)) => return Ending::Failed(reason),
@@ -228,11 +265,16 @@ pub fn run(parts: Parts) -> Ending {
         spawn(TRIGGER, &ends, &mut running, move || edges(line, &inlet, &stop));
     }
 
+    if let Some(upkeep) = upkeep {
+        let stop = Arc::clone(&stop);
+        spawn(UPKEEP, &ends, &mut running, move || upkeep::run(upkeep, &beside, &stop));
+    }
+
     let mut beats = [0; 4];
     let mut deadline: Option<Timestamp> = None;
     // A stage lets go of its channels before it tells that it ended, or panicked: its neighbour may be heard before.
     let mut early: Vec<(&'static str, Timestamp)> = Vec::new();
-    while running.keys().any(|name| *name != SERVICE && *name != TRIGGER) {
+    while running.keys().any(|name| !ASIDE.contains(name)) {
         match ended.recv_timeout(TICK) {
             Ok(Ended { stage: SERVICE, panic }) => {
                 running.remove(SERVICE);
@@ -246,7 +288,7 @@ pub fn run(parts: Parts) -> Ending {
                         running.remove(stage);
                     }
                 }
-                if stage != TRIGGER || !stop.load(Ordering::Relaxed) {
+                if !matches!(stage, TRIGGER | UPKEEP) || !stop.load(Ordering::Relaxed) {
                     early.push((stage, clock.now()));
                 }
             }
@@ -259,21 +301,30 @@ pub fn run(parts: Parts) -> Ending {
         }
         let now: [u64; 4] = std::array::from_fn(|stage| health.beats[stage].load(Ordering::Relaxed));
         let progressed = (0..4).all(|stage| now[stage] != beats[stage] || !running.contains_key(STAGES[stage]));
+        for Fault { kind, of, text } in watches.iter_mut().filter_map(|watch| watch()) {
+            state.fault(kind, &of, &text);
+        }
+        for (camera, text) in health.silences(clock.now()) {
+            if let Some((_, gate)) = gates.iter().find(|(known, _)| known == camera) {
+                gate.lost(&text);
+            }
+        }
+        let is_ready = health.is_ready(clock.now()) && state.now().is_ready() && !stop.load(Ordering::Relaxed);
         if progressed {
             alive();
+            state.beat();
             beats = now;
-            if health.is_ready(clock.now()) && !stop.load(Ordering::Relaxed) {
+            if is_ready {
                 lease.store(clock.now().0 + LEASE, Ordering::Relaxed);
             }
         }
-        if stop.load(Ordering::Relaxed) || !health.is_ready(clock.now()) {
+        if !is_ready {
             lease.store(0, Ordering::Relaxed);
         }
         if stop.load(Ordering::Relaxed) {
             let limit = *deadline.get_or_insert_with(|| clock.now().plus_millis(shutdown.as_millis() as u64));
             if clock.now() > limit {
-                let mut hanging: Vec<&str> =
-                    running.keys().copied().filter(|name| *name != SERVICE && *name != TRIGGER).collect();
+                let mut hanging: Vec<&str> = running.keys().copied().filter(|name| !ASIDE.contains(name)).collect();
                 hanging.sort_unstable();
                 return Ending::Failed(format!("did not stop within {shutdown:?}: {}", hanging.join(", ")));
             }
@@ -316,6 +367,10 @@ const STAGES: [&str; 4] = ["capture", "prepare", "inspect", "publish"];
 const SERVICE: &str = "service";
 /// Threads that read trigger lines. Nobody hears of their end but the supervisor.
 const TRIGGER: &str = "trigger";
+/// The one that may wait for a disk.
+const UPKEEP: &str = "upkeep";
+/// For whose end nobody waits.
+const ASIDE: [&str; 3] = [SERVICE, TRIGGER, UPKEEP];
 
 fn service_ended(panic: Option<String>) -> String {
     panic.map_or_else(|| format!("{SERVICE} ended"), |panic| format!("{SERVICE} panicked: {panic}"))
@@ -327,7 +382,7 @@ fn premature(stage: &str, running: &HashMap<&'static str, usize>) -> Option<Stri
     let before = match position {
         Some(0) => return None,
         Some(position) => STAGES[position - 1],
-        None if stage == TRIGGER => "capture",
+        None if matches!(stage, TRIGGER | UPKEEP) => "capture",
         None => "publish",
     };
     running.contains_key(before).then(|| format!("{stage} ended while {before} was still running"))

@@ -1,4 +1,5 @@
-//! The last stage: keeps the books of what is owed, decides what the line does, and tells every sink, in order.
+//! The last stage: keeps the books of what is owed, decides what the line does, tells every sink, in order, and hands the inspection to
+//! the record.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,27 +11,33 @@ use super::health::Health;
 use super::job::{Recipes, faulty};
 use super::ledger::{Ledger, Notice, Outcome, Owed};
 use super::stages::IDLE;
-use crate::inspection::event::Event;
+use super::state::StationState;
+use crate::inspection::event::Envelope;
 use crate::inspection::frame::CameraId;
 use crate::inspection::line::LineState;
 use crate::inspection::time::Clock;
-use crate::inspection::verdict::{FaultReason, Inspection, SinkError, VerdictSink};
+use crate::inspection::verdict::{FaultReason, Inspection, Record, SinkError, VerdictSink};
 
-/// Makes the event of an inspection.
-pub type Record = Box<dyn FnMut(&Inspection) -> Event + Send>;
+/// Makes the envelope of an inspection.
+pub type Envelopes = Box<dyn FnMut() -> Envelope + Send>;
+
+/// Name of the record among those who are told.
+pub const RECORD: &str = "record";
 
 /// The stage.
 pub struct Publish {
-    record: Record,
-    sinks: Vec<Sink>,
+    envelopes: Envelopes,
+    sinks: Vec<Told<dyn VerdictSink>>,
+    record: Told<dyn Record>,
     cameras: HashMap<CameraId, Line>,
     clock: Arc<dyn Clock>,
     health: Arc<Health>,
+    station: Arc<StationState>,
 }
 
-/// A sink, and whether its last error was told.
-struct Sink {
-    sink: Box<dyn VerdictSink>,
+/// Whom the stage tells, and whether the last error was told.
+struct Told<T: ?Sized> {
+    to: Box<T>,
     told: bool,
 }
 
@@ -42,21 +49,25 @@ struct Line {
 }
 
 impl Publish {
-    /// A stage that makes events by `record` and tells them to `sinks`.
+    /// A stage that tells inspections to `sinks` and then hands them to `record`.
     pub fn new(
-        record: Record,
+        envelopes: Envelopes,
         sinks: Vec<Box<dyn VerdictSink>>,
+        record: Box<dyn Record>,
         recipes: &HashMap<CameraId, Arc<Recipes>>,
         clock: Arc<dyn Clock>,
         health: Arc<Health>,
+        station: Arc<StationState>,
     ) -> Self {
         let line = |recipes: &Arc<Recipes>| Line { recipes: Arc::clone(recipes), state: (0, LineState::default()) };
         Self {
-            record,
-            sinks: sinks.into_iter().map(|sink| Sink { sink, told: false }).collect(),
+            envelopes,
+            sinks: sinks.into_iter().map(|to| Told { to, told: false }).collect(),
+            record: Told { to: record, told: false },
             cameras: recipes.iter().map(|(camera, recipes)| (camera.clone(), line(recipes))).collect(),
             clock,
             health,
+            station,
         }
     }
 
@@ -78,19 +89,20 @@ impl Publish {
             }
             while let Some(outcome) = ledger.next(self.clock.now()) {
                 match outcome {
-                    Outcome::Judged(owed, inspection) => drop(self.publish(&owed, *inspection)),
+                    Outcome::Judged(owed, inspection) => drop(self.publish(&owed, inspection)),
                     Outcome::Failed { owed, reason, text } => drop(self.fail(owed, reason, text)),
                     Outcome::Overdue(owed) => {
                         let (camera, id) = (owed.meta.camera.clone(), owed.meta.id);
                         let text = "the deadline passed before the verdict".to_owned();
-                        if let Some(event) = self.fail(owed, FaultReason::Overrun, text) {
-                            ledger.remember(&camera, id, event);
+                        if let Some(envelope) = self.fail(owed, FaultReason::Overrun, text) {
+                            ledger.remember(&camera, id, envelope);
                         }
                     }
-                    Outcome::Late(inspection, mut event) => {
+                    Outcome::Late(inspection, envelope) => {
+                        let frame = inspection.frame.id.0;
                         self.health.camera(&inspection.frame.camera).late();
-                        event.amend(&inspection);
-                        self.tell(inspection.frame.id.0, |sink| sink.amend(&event));
+                        let said = self.record.to.amend(envelope, inspection);
+                        self.heard(self.sinks.len(), frame, said);
                     }
                 }
             }
@@ -101,38 +113,50 @@ impl Publish {
     }
 
     /// A frame that was not judged.
-    fn fail(&mut self, owed: Owed, reason: FaultReason, text: String) -> Option<Event> {
+    fn fail(&mut self, owed: Owed, reason: FaultReason, text: String) -> Option<Envelope> {
         let line = self.cameras.get(&owed.meta.camera)?;
         let job = line.recipes.get(owed.recipe);
-        let inspection = faulty(owed.meta.clone(), job, reason, text, self.clock.as_ref());
-        self.publish(&owed, inspection)
+        let inspection = faulty(owed.meta.clone(), &job, reason, text, self.clock.as_ref());
+        self.publish(&owed, Box::new(inspection))
     }
 
-    fn publish(&mut self, owed: &Owed, mut inspection: Inspection) -> Option<Event> {
+    fn publish(&mut self, owed: &Owed, mut inspection: Box<Inspection>) -> Option<Envelope> {
         let line = self.cameras.get_mut(&owed.meta.camera)?;
         if line.state.0 != owed.recipe {
-            // Another product: what was said of the last one counts no more.
-            line.state = (owed.recipe, LineState::default());
+            let id = |recipe: usize| line.recipes.get(recipe).recipe.id.clone();
+            // Another product: what was said of the last one counts no more. One whose recipe was changed is the same.
+            let state = if id(line.state.0) == id(owed.recipe) { line.state.1 } else { LineState::default() };
+            line.state = (owed.recipe, state);
         }
         let (verdict, triggered) = (inspection.decision.verdict, inspection.frame.trigger.is_some());
-        let rules = &line.recipes.get(owed.recipe).recipe.line;
-        inspection.actuation = line.state.1.next(rules, verdict, triggered);
+        let rules = line.recipes.get(owed.recipe).recipe.line;
+        inspection.actuation = line.state.1.next(&rules, verdict, triggered);
         self.health.count(&inspection);
-        let event = (self.record)(&inspection);
-        self.tell(inspection.frame.id.0, |sink| sink.publish(&inspection, &event));
-        Some(event)
+        let envelope = (self.envelopes)();
+        let frame = inspection.frame.id.0;
+        for number in 0..self.sinks.len() {
+            let said = self.sinks[number].to.publish(&inspection, &envelope);
+            self.heard(number, frame, said);
+        }
+        let said = self.record.to.keep(envelope.clone(), inspection);
+        self.heard(self.sinks.len(), frame, said);
+        self.health.camera(&owed.meta.camera).told();
+        self.station.left(owed.free);
+        Some(envelope)
     }
 
-    /// Tells every sink; one that refuses does not stop the others.
-    fn tell(&mut self, frame: u64, mut tell: impl FnMut(&mut dyn VerdictSink) -> Result<(), SinkError>) {
-        for (number, Sink { sink, told }) in self.sinks.iter_mut().enumerate() {
-            match tell(sink.as_mut()) {
-                Ok(()) => *told = false,
-                Err(error) => {
-                    self.health.refused(number);
-                    if !std::mem::replace(told, true) {
-                        log::error!("{}: frame {frame} not taken: {error}", sink.name());
-                    }
+    /// Counts a refusal, and tells the first of a row; one that refuses does not stop the others.
+    fn heard(&mut self, number: usize, frame: u64, said: Result<(), SinkError>) {
+        let (name, told) = match self.sinks.get_mut(number) {
+            Some(Told { to, told }) => (to.name(), told),
+            None => (RECORD, &mut self.record.told),
+        };
+        match said {
+            Ok(()) => *told = false,
+            Err(error) => {
+                self.health.refused(number);
+                if !std::mem::replace(told, true) {
+                    log::error!("{name}: frame {frame} not taken: {error}");
                 }
             }
         }

@@ -7,18 +7,20 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 
+use super::challenge::Challenge;
+use super::gate::{Breaks, Gate};
 use super::health::{CameraHealth, Health};
 use super::job::{Item, Job, Recipes, Turn, judge};
 use super::ledger::{Notice, Owed};
 use super::mailbox::{Consumer, Producer, Taken};
+use super::state::Admission;
 use super::trigger::{Awaited, Inlet, Paired, Pairing};
-use crate::inspection::detect::{Detector, StepChoice};
-use crate::inspection::drift::{Drift, DriftMonitor};
+use super::watch::{Monitors, watch};
+use crate::inspection::detect::Detector;
 use crate::inspection::frame::{CameraId, Frame, FrameId, FrameMeta, FrameSource, SourceError, TriggerInfo};
-use crate::inspection::recipe::RecipeId;
 use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::trigger::TriggerMode;
-use crate::inspection::verdict::{FaultReason, Inspection, Latency};
+use crate::inspection::verdict::{FaultReason, Latency};
 use crate::preprocess::Preparer;
 
 /// Wait of a stage that has nothing to do: bounds how long a stop or a heartbeat takes.
@@ -29,22 +31,14 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// A frame that is to be inspected.
 pub struct Captured {
     frame: Frame,
-    recipes: Arc<Recipes>,
-    recipe: usize,
+    job: Arc<Job>,
     due: Option<Timestamp>,
 }
 
 /// A frame that is to be judged.
 pub struct Work {
     item: Item,
-    recipes: Arc<Recipes>,
-    recipe: usize,
-}
-
-impl Work {
-    fn job(&self) -> &Job {
-        self.recipes.get(self.recipe)
-    }
+    job: Arc<Job>,
 }
 
 /// The first stage, of one camera.
@@ -59,6 +53,8 @@ pub struct Capture {
     pub mode: TriggerMode,
     /// Where triggers come from, for a camera that is asked.
     pub inlet: Option<Arc<Inlet>>,
+    /// What lets its frames in.
+    pub gate: Arc<Gate>,
     /// What judges its frames.
     pub recipes: Arc<Recipes>,
     /// To prepare.
@@ -84,7 +80,9 @@ impl Light {
 
     /// The camera was set for this change; frames from `fresh` on show it.
     fn change(&mut self, turn: Turn, fresh: Timestamp) {
-        self.between = [self.between[1], (turn.since, fresh)];
+        if fresh > turn.since {
+            self.between = [self.between[1], (turn.since, fresh)];
+        }
         self.turn = turn;
     }
 
@@ -110,12 +108,13 @@ impl Capture {
         // The last frame that nobody asked for: a trigger may be heard of just after the frame of its part.
         let mut spare: Option<Frame> = None;
         let (mut retry, mut gone) = (RETRY.0, None::<String>);
+        self.gate.open(self.notices.clone());
         if let Some(inlet) = &self.inlet {
             inlet.open(self.notices.clone());
         }
         while !stop.load(Ordering::Relaxed) {
             health.beat(0);
-            let turn = self.recipes.turn();
+            let turn = self.follow(&mut light);
             if turn != light.turn {
                 let fresh = self.source.set_controls(&self.recipes.get(turn.recipe).recipe.controls);
                 light.change(turn, fresh);
@@ -125,7 +124,7 @@ impl Capture {
                     pairing.add(awaited);
                 }
                 if let Some(frame) = spare.take() {
-                    spare = self.pair(frame, &light, &mut pairing, health_of);
+                    spare = self.pair(frame, &mut light, &mut pairing, health_of);
                 }
                 self.expire(pairing.expired(self.clock.now()), gone.as_deref());
                 // A source without a rate gives a frame when one is wanted: a picture of a folder for each trigger.
@@ -134,32 +133,43 @@ impl Capture {
                     continue;
                 }
             }
+            // Nor does it give any while nothing is judged that nobody asked for.
+            if !self.paced && !self.gate.is_open() {
+                std::thread::sleep(Duration::from_millis(1));
+                continue;
+            }
             match self.source.next_frame() {
                 Ok(frame) => {
                     health_of.seen(&frame.meta);
+                    self.gate.back();
                     spare = match self.mode {
-                        TriggerMode::Asked(_) => self.pair(frame, &light, &mut pairing, health_of),
+                        TriggerMode::Asked(_) => self.pair(frame, &mut light, &mut pairing, health_of),
                         TriggerMode::Free | TriggerMode::Line => {
-                            self.every(frame, &light, health_of, health);
+                            self.every(frame, &mut light, health);
                             None
                         }
                     };
                 }
                 Err(SourceError::Damaged { meta, reason }) => {
                     health_of.seen(&meta);
-                    self.damaged(*meta, reason, light.turn.recipe, &mut pairing, health_of);
+                    self.gate.back();
+                    self.damaged(*meta, reason, light.turn.recipe, &mut pairing);
                 }
                 // A camera that waits for its own line is there when it can be waited for.
-                Err(SourceError::Timeout) if self.mode == TriggerMode::Line && gone.is_some() => health_of.found(),
+                Err(SourceError::Timeout) if self.mode == TriggerMode::Line && gone.is_some() => {
+                    health_of.found();
+                    self.gate.back();
+                }
                 Err(SourceError::Timeout) => continue,
                 Err(SourceError::Ended) => break,
                 Err(SourceError::Lost { reason }) => {
                     if gone.is_none() {
                         health_of.lost();
+                        self.gate.lost(&reason);
                     }
                     // Once for each reason: a camera may be unplugged for weeks.
                     if gone.as_ref() != Some(&reason) {
-                        log::error!("camera {} lost: {reason}; it is tried again until it is back", self.camera);
+                        log::error!(camera:% = self.camera; "camera {} lost: {reason}; it is tried again until it is back", self.camera);
                     }
                     gone = Some(reason);
                     std::thread::sleep(retry);
@@ -169,29 +179,42 @@ impl Capture {
             }
             retry = RETRY.0;
             if gone.take().is_some() {
-                log::info!("camera {} is back", self.camera);
+                log::info!(camera:% = self.camera; "camera {} is back", self.camera);
             }
         }
         if let Some(inlet) = &self.inlet {
             inlet.close().for_each(|awaited| pairing.add(awaited));
         }
+        self.gate.close();
         for awaited in pairing.rest() {
             self.fail(&awaited, FaultReason::CameraFault, "the station stopped before a frame came".into());
         }
     }
 
+    /// A recipe for which the camera is set in the same way holds at once, without a frame in between that is nobody's.
+    fn follow(&self, light: &mut Light) -> Turn {
+        let turn = self.recipes.turn();
+        if turn != light.turn && self.recipes.alike(turn.recipe, light.turn.recipe) {
+            light.change(turn, Timestamp(0));
+        }
+        turn
+    }
+
     /// Every frame is inspected.
-    fn every(&mut self, mut frame: Frame, light: &Light, health_of: &CameraHealth, health: &Health) {
+    fn every(&mut self, mut frame: Frame, light: &mut Light, health: &Health) {
         let at = frame.meta.captured_at;
         if self.mode == TriggerMode::Line {
             frame.meta.trigger.get_or_insert_with(|| TriggerInfo { source: "line".into(), part_id: None, at });
         }
-        let Some(recipe) = light.recipe(at, self.recipes.turn()) else {
-            self.owe(&frame.meta, self.recipes.at(at), health_of);
-            return self.tell(frame.meta.id, FaultReason::CameraFault, CHANGED.into());
+        let latest = self.follow(light);
+        let Some(recipe) = light.recipe(at, latest) else {
+            if self.owe(&frame.meta, self.recipes.at(at)).is_some() {
+                self.tell(frame.meta.id, FaultReason::CameraFault, CHANGED.into());
+            }
+            return;
         };
-        let due = self.owe(&frame.meta, recipe, health_of);
-        let captured = Captured { frame, recipes: Arc::clone(&self.recipes), recipe, due };
+        let Some(due) = self.owe(&frame.meta, recipe) else { return };
+        let captured = Captured { frame, job: self.recipes.get(recipe), due };
         if self.paced {
             return self.push(captured);
         }
@@ -209,12 +232,13 @@ impl Capture {
     fn pair(
         &mut self,
         mut frame: Frame,
-        light: &Light,
+        light: &mut Light,
         pairing: &mut Pairing,
         health_of: &CameraHealth,
     ) -> Option<Frame> {
+        let latest = self.follow(light);
         // One that was taken while the camera was set for another product is no part's.
-        let taken_for = light.recipe(frame.meta.captured_at, self.recipes.turn())?;
+        let taken_for = light.recipe(frame.meta.captured_at, latest)?;
         let Paired { of, passed, expired } = pairing.frame(frame.meta.captured_at);
         self.expire(expired, None);
         for awaited in passed {
@@ -222,7 +246,7 @@ impl Capture {
             self.fail(&awaited, FaultReason::Overrun, text);
         }
         let awaited = match of {
-            Some(awaited) if awaited.recipe == taken_for => awaited,
+            Some(awaited) if self.recipes.alike(awaited.recipe, taken_for) => awaited,
             Some(awaited) => {
                 self.fail(&awaited, FaultReason::CameraFault, CHANGED.into());
                 return None;
@@ -232,22 +256,18 @@ impl Capture {
         let Awaited { id, info, recipe, .. } = awaited;
         health_of.waited(frame.meta.captured_at.millis_since(info.at));
         (frame.meta.id, frame.meta.trigger) = (id, Some(info));
-        let due = self.recipes.get(recipe).due(&frame.meta);
-        self.push(Captured { frame, recipes: Arc::clone(&self.recipes), recipe, due });
+        let job = self.recipes.get(recipe);
+        let due = job.due(&frame.meta);
+        self.push(Captured { frame, job, due });
         None
     }
 
-    fn damaged(
-        &mut self,
-        meta: FrameMeta,
-        reason: String,
-        recipe: usize,
-        pairing: &mut Pairing,
-        health_of: &CameraHealth,
-    ) {
+    fn damaged(&mut self, meta: FrameMeta, reason: String, recipe: usize, pairing: &mut Pairing) {
         if self.inlet.is_none() {
-            self.owe(&meta, recipe, health_of);
-            return self.tell(meta.id, FaultReason::CameraFault, reason);
+            if self.owe(&meta, recipe).is_some() {
+                self.tell(meta.id, FaultReason::CameraFault, reason);
+            }
+            return;
         }
         let Paired { of, passed, expired } = pairing.frame(meta.captured_at);
         self.expire(expired, None);
@@ -265,13 +285,12 @@ impl Capture {
         }
     }
 
-    /// An inspection is owed from now on.
-    fn owe(&mut self, meta: &FrameMeta, recipe: usize, health_of: &CameraHealth) -> Option<Timestamp> {
-        health_of.owed();
+    /// An inspection is owed from now on, until its deadline; nothing where none is made.
+    fn owe(&self, meta: &FrameMeta, recipe: usize) -> Option<Option<Timestamp>> {
         let due = self.recipes.get(recipe).due(meta);
-        // Whoever publishes ends after the cameras.
-        let _ = self.notices.send(Notice::Owed(Owed { meta: meta.clone(), recipe, due }));
-        due
+        let free = self.mode == TriggerMode::Free;
+        let admission = self.gate.admit(|| Owed { meta: meta.clone(), recipe, free, due });
+        (admission == Ok(Admission::Inspected)).then_some(due)
     }
 
     /// Hands a frame on; the oldest that waits leaves if there is no room, and is told of.
@@ -302,7 +321,7 @@ pub fn prepare_frames(
     let mut preparer = Preparer::default();
     loop {
         health.beat(1);
-        let Captured { frame, recipes, recipe, due } = match frames.take(IDLE) {
+        let Captured { frame, job, due } = match frames.take(IDLE) {
             Taken::Item(captured) => captured,
             Taken::Nothing => continue,
             Taken::Closed => return,
@@ -319,7 +338,6 @@ pub fn prepare_frames(
             }
             continue;
         }
-        let job = recipes.get(recipe);
         let prepared = match preparer.prepare_for(&job.recipe, &frame, &job.spec) {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -334,7 +352,8 @@ pub fn prepare_frames(
             prepare: clock.now().millis_since(started),
             ..Latency::default()
         };
-        if work.send(Work { item: Item { meta, prepared, latency, due }, recipes, recipe }).is_err() {
+        let pixels = Some((frame.format, frame.pixels));
+        if work.send(Work { item: Item { meta, prepared, pixels, latency, due }, job }).is_err() {
             return;
         }
     }
@@ -349,9 +368,11 @@ pub fn inspect(
     work: &Receiver<Work>,
     notices: &Sender<Notice>,
     mut detectors: Vec<Box<dyn Detector>>,
+    mut challenge: Option<Challenge>,
     recipes: &HashMap<CameraId, Arc<Recipes>>,
     clock: &dyn Clock,
     health: &Health,
+    breaks: &Breaks,
 ) {
     let mut monitors = Monitors::new();
     for (camera, recipes) in recipes {
@@ -361,6 +382,9 @@ pub fn inspect(
     let mut held: VecDeque<Work> = VecDeque::new();
     loop {
         health.beat(2);
+        if let Some(challenge) = &mut challenge {
+            challenge.step(!(held.is_empty() && work.is_empty()), &mut detectors, clock, health);
+        }
         if held.is_empty() {
             match work.recv_timeout(IDLE) {
                 Ok(first) => held.push_back(first),
@@ -369,7 +393,7 @@ pub fn inspect(
             }
         }
         let now = clock.now();
-        let detector = &mut detectors[held[0].job().detector];
+        let detector = &mut detectors[held[0].job.detector];
         let most = detector.batches().last().map_or(1, |(size, _)| *size);
         held.extend(work.try_iter().take(most.saturating_sub(held.len())));
         if held[0].item.due.is_some_and(|due| now >= due) {
@@ -381,17 +405,19 @@ pub fn inspect(
             continue;
         }
         let batch: Vec<Work> = held.drain(..together(&held, detector.batches(), now)).collect();
-        let (items, jobs): (Vec<Item>, Vec<_>) =
-            batch.into_iter().map(|work| (work.item, (work.recipes, work.recipe))).unzip();
-        let jobs: Vec<&Job> = jobs.iter().map(|(recipes, recipe)| recipes.get(*recipe)).collect();
+        let (items, jobs): (Vec<Item>, Vec<Arc<Job>>) = batch.into_iter().map(|work| (work.item, work.job)).unzip();
         let inspections = judge(items, &jobs, jobs[0].plan(), detector.as_mut(), clock);
         let recorded = detector.graph_recorded();
         for (mut inspection, job) in inspections.into_iter().zip(jobs) {
             // A frame may have been the first of its kind.
             health.camera(&inspection.frame.camera).graph_recorded(recorded);
-            inspection.drift = watch(&inspection, job, &mut monitors, health);
+            let broke = breaks.look(&inspection);
+            inspection.drift = watch(&inspection, &job, &mut monitors, health);
             if notices.send(Notice::Judged(Box::new(inspection))).is_err() {
                 return;
+            }
+            if let Some(text) = broke {
+                breaks.give_up(&text);
             }
         }
     }
@@ -403,51 +429,13 @@ fn together(held: &VecDeque<Work>, sizes: &[(usize, f64)], now: Timestamp) -> us
     if held.len() == 1 || sizes.len() == 1 {
         return 1;
     }
-    let alike = held.iter().take_while(|work| work.job().goes_with(held[0].job())).count();
+    let alike = held.iter().take_while(|work| work.job.goes_with(&held[0].job)).count();
     let in_time = |size: usize, millis: f64| {
         let mut dues = held.iter().take(size).filter_map(|work| work.item.due);
         dues.all(|due| due.millis_since(now) > millis)
     };
     let fitting = sizes.iter().filter(|&&(size, millis)| size <= alike && in_time(size, millis));
     fitting.map(|(size, _)| *size).max().unwrap_or(1)
-}
-
-/// Drift monitors by camera and recipe, and what each said last; none where the thresholds keep no good parts.
-type Monitors = HashMap<(CameraId, RecipeId), Option<(DriftMonitor, Drift)>>;
-
-/// What drifts on the camera of an inspection; a change is logged.
-fn watch(inspection: &Inspection, job: &Job, monitors: &mut Monitors, health: &Health) -> Drift {
-    let camera = &inspection.frame.camera;
-    let (Some(detection), Some(prepared)) = (&inspection.detection, &inspection.prepared) else {
-        return Drift::default();
-    };
-    let class = job.recipe.class.as_ref();
-    let entry = job.calibration.as_ref().and_then(|c| c.judging(class, job.recipe.steps, detection.roi_set()));
-    let monitor = monitors.entry((camera.clone(), job.recipe.id.clone()));
-    let monitor = monitor.or_insert_with(|| Some((DriftMonitor::new(entry?)?, Drift::default())));
-    let Some((monitor, last)) = monitor else { return Drift::default() };
-    // Scores of different step counts have different scales.
-    let unit = match job.recipe.steps {
-        StepChoice::Fixed(_) => 1.0,
-        StepChoice::Auto => {
-            let (ran, through) = (StepChoice::Fixed(detection.steps), entry.and_then(|entry| entry.rois.as_ref()));
-            let entry = job.calibration.as_ref().and_then(|c| c.entry_through(class, ran, through));
-            entry.map_or(1.0, |entry| entry.image_threshold)
-        }
-    };
-    let drift = monitor.observe(detection.plain_score().0 / unit, prepared.light, detection.novelty);
-    health.camera(camera).drift(monitor.levels(), drift);
-    if drift != *last {
-        match drift.words().join(" and ") {
-            none if none.is_empty() => log::info!("camera {camera}: no drift any more"),
-            words => log::warn!(
-                "camera {camera}: the {words} drifted from the good parts behind the thresholds; look at light, lens and \
-                 material before good parts are rejected"
-            ),
-        }
-        *last = drift;
-    }
-    drift
 }
 
 #[cfg(test)]

@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 
+use super::gate::Gate;
 use super::health::Health;
 use super::job::Recipes;
 use super::ledger::{Notice, Owed};
+use super::state::Admission;
 use crate::inspection::frame::{CameraId, FrameId, FrameMeta, TriggerInfo};
 use crate::inspection::time::Timestamp;
 use crate::inspection::trigger::{Asked, EdgeError, EdgeSource, RefusalCode, Refused};
@@ -42,6 +44,7 @@ pub struct Inlet {
     books: Mutex<Books>,
     queue: Sender<Awaited>,
     waiting: Receiver<Awaited>,
+    gate: Arc<Gate>,
     health: Arc<Health>,
 }
 
@@ -54,10 +57,10 @@ struct Books {
 
 impl Inlet {
     /// Accepts nothing yet.
-    pub fn new(camera: CameraId, asked: Asked, recipes: Arc<Recipes>, health: Arc<Health>) -> Self {
+    pub fn new(camera: CameraId, asked: Asked, recipes: Arc<Recipes>, gate: Arc<Gate>, health: Arc<Health>) -> Self {
         let (queue, waiting) = bounded(WAITING);
         let books = Mutex::new(Books { next: 0, last: None, notices: None });
-        Self { camera, asked, recipes, books, queue, waiting, health }
+        Self { camera, asked, recipes, books, queue, waiting, gate, health }
     }
 
     /// From now on triggers are accepted, and owed to `notices`.
@@ -86,9 +89,12 @@ impl Inlet {
             self.health.camera(&self.camera).refused_trigger();
             return Err(Refused::new(RefusalCode::Bounced, "it came within the debounce time of the last trigger"));
         }
-        let awaited = self.owe(&mut books, source, part_id, at)?;
+        let (awaited, admission) = self.owe(&mut books, source, part_id, at)?;
         books.last = Some(at);
         let id = awaited.id;
+        if admission != Admission::Inspected {
+            return Ok(id);
+        }
         if let Err(error) = self.queue.try_send(awaited) {
             let text = format!("{WAITING} triggers wait for their frames already");
             self.fail(&books, error.into_inner().id, text);
@@ -100,20 +106,23 @@ impl Inlet {
     pub fn missed(&self, source: &str, count: u64, at: Timestamp) {
         let mut books = self.books();
         if count > MISSED {
-            log::error!("camera {}: {count} edges were missed, of which {MISSED} are answered for", self.camera);
+            log::error!(camera:% = self.camera; "camera {}: {count} edges were missed, of which {MISSED} are answered for", self.camera);
         }
         for _ in 0..count.min(MISSED) {
-            let Ok(awaited) = self.owe(&mut books, source, None, at) else { return };
-            self.fail(&books, awaited.id, "the trigger line gave its edges faster than they were read".into());
+            let Ok((awaited, admission)) = self.owe(&mut books, source, None, at) else { return };
+            if admission == Admission::Inspected {
+                self.fail(&books, awaited.id, "the trigger line gave its edges faster than they were read".into());
+            }
         }
     }
 
-    fn owe(&self, books: &mut Books, source: &str, part_id: Option<String>, at: Timestamp) -> Result<Awaited, Refused> {
-        let health = self.health.camera(&self.camera);
-        let Some(notices) = &books.notices else {
-            health.refused_trigger();
-            return Err(Refused::new(RefusalCode::NotReady, "nothing is inspected now; /readyz says why"));
-        };
+    fn owe(
+        &self,
+        books: &mut Books,
+        source: &str,
+        part_id: Option<String>,
+        at: Timestamp,
+    ) -> Result<(Awaited, Admission), Refused> {
         let info = TriggerInfo { source: source.to_owned(), part_id, at };
         let recipe = self.recipes.at(at);
         let from = Timestamp(at.0.saturating_add(self.asked.delay_nanos));
@@ -129,12 +138,9 @@ impl Inlet {
             height: 0,
         };
         let due = self.recipes.get(recipe).due(&meta);
-        if notices.send(Notice::Owed(Owed { meta, recipe, due })).is_err() {
-            return Err(Refused::new(RefusalCode::NotReady, "the station is ending"));
-        }
-        health.owed();
+        let admission = self.gate.admit(|| Owed { meta, recipe, free: false, due })?;
         books.next += 1;
-        Ok(awaited)
+        Ok((awaited, admission))
     }
 
     fn fail(&self, books: &Books, id: FrameId, text: String) {
@@ -218,9 +224,10 @@ pub fn edges(mut line: Box<dyn EdgeSource>, inlet: &Inlet, stop: &AtomicBool) {
             }
             Err(EdgeError::Lost { reason }) => {
                 if gone.as_ref() != Some(&reason) {
-                    log::error!("trigger line of camera {} lost: {reason}; it is tried again", inlet.camera);
+                    log::error!(camera:% = inlet.camera; "trigger line of camera {} lost: {reason}; it is tried again", inlet.camera);
                 }
                 inlet.health.camera(&inlet.camera).trigger_lost(true);
+                inlet.gate.line_lost(&reason);
                 gone = Some(reason);
                 std::thread::sleep(super::stages::IDLE);
                 continue;
@@ -236,8 +243,9 @@ pub fn edges(mut line: Box<dyn EdgeSource>, inlet: &Inlet, stop: &AtomicBool) {
 
 fn back(gone: &mut Option<String>, inlet: &Inlet) {
     if gone.take().is_some() {
-        log::info!("the trigger line of camera {} is back", inlet.camera);
+        log::info!(camera:% = inlet.camera; "the trigger line of camera {} is back", inlet.camera);
         inlet.health.camera(&inlet.camera).trigger_lost(false);
+        inlet.gate.line_back();
     }
 }
 

@@ -24,6 +24,7 @@ use crate::inspection::detect::{
     ClassId, Counted, Detection, Detector, DetectorError, Gate, Plan, Reconstruction, StepPlan, Steps,
 };
 use crate::inspection::frame::{FrameMeta, Prepared};
+use crate::inspection::golden::Expected;
 use crate::inspection::roi::Roi;
 use crate::inspection::tiles::{Blend, crop};
 use crate::inspection::time::{Clock, Timestamp};
@@ -43,6 +44,16 @@ pub enum LoadError {
     Model {
         /// The bundle's directory.
         bundle: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A golden picture cannot be judged.
+    #[error("{bundle}: golden picture '{picture}': {reason}; make the bundle again with `trainer fit`")]
+    Golden {
+        /// The bundle's directory.
+        bundle: String,
+        /// The golden picture.
+        picture: String,
         /// What is wrong.
         reason: String,
     },
@@ -179,18 +190,14 @@ impl DiffusionDetector {
     /// # Errors
     /// A map or a score that differs by more than the stated tolerance.
     pub fn self_test(&mut self, bundle: &Bundle, device: DeviceChoice) -> Result<(), LoadError> {
-        for golden in &bundle.manifest.golden {
+        for listed in &bundle.manifest.golden {
             let fail = |reason: String| LoadError::SelfTest {
                 bundle: bundle.dir.display().to_string(),
-                picture: golden.picture.clone(),
+                picture: listed.picture.clone(),
                 device,
                 reason,
             };
-            let expected = bundle.tensors(&golden.map)?.entries()?;
-            let expected = expected.get("map").ok_or_else(|| fail("the expected map has no tensor 'map'".into()))?;
-            let picture = bundle.read(&golden.picture)?;
-            let prepared = prepare_picture(&picture, &bundle.manifest.preprocess.of_a_tile()).map_err(&fail)?;
-            let plan = Plan::new(StepPlan::Fixed(golden.steps), golden.class.clone());
+            let (prepared, plan, expected) = golden(bundle, listed)?;
             if self.recordings.is_some() {
                 // So that the golden picture is judged by a replay, with new pixels in old buffers.
                 let mut blank = prepared.clone();
@@ -198,7 +205,9 @@ impl DiffusionDetector {
                 self.detect(&[blank], &plan).map_err(|e| fail(e.to_string()))?;
             }
             let detections = self.detect(std::slice::from_ref(&prepared), &plan).map_err(|e| fail(e.to_string()))?;
-            compare(&detections[0], &expected.values, golden).map_err(fail)?;
+            if let Some(reason) = expected.difference(&detections[0]) {
+                return Err(fail(reason));
+            }
         }
         Ok(())
     }
@@ -467,15 +476,20 @@ pub fn prepare_picture(bytes: &[u8], spec: &PreprocessSpec) -> Result<Prepared, 
     prepare(&picture.into_frame(meta), &Roi::FULL, spec).map_err(|error| error.to_string())
 }
 
-fn compare(detection: &Detection, expected: &[f32], golden: &Golden) -> Result<(), String> {
-    if expected.len() != detection.map.values.len() {
-        return Err(format!("the expected map has {} cells, the map {}", expected.len(), detection.map.values.len()));
-    }
-    let off = |a: f32, b: f32| if a.is_finite() { (a - b).abs() } else { f32::INFINITY };
-    let worst = detection.map.values.iter().zip(expected).map(|(a, b)| off(*a, *b)).fold(0.0, f32::max);
-    let score = off(detection.score.0, golden.score);
-    if worst > golden.tolerance || score > golden.tolerance {
-        return Err(format!("the map differs by {worst}, the score by {score}, allowed is {}", golden.tolerance));
-    }
-    Ok(())
+/// A golden picture as model input, what the detector is asked for, and what it must answer.
+///
+/// # Errors
+/// Files of the bundle that have changed, or are not what they should be.
+pub fn golden(bundle: &Bundle, golden: &Golden) -> Result<(Prepared, Plan, Expected), LoadError> {
+    let mut map = bundle.tensors(&golden.map)?.entries()?;
+    let wrong = |reason: String| LoadError::Golden {
+        bundle: bundle.dir.display().to_string(),
+        picture: golden.picture.clone(),
+        reason,
+    };
+    let map = map.remove("map").ok_or_else(|| wrong("the expected map has no tensor 'map'".into()))?.values;
+    let picture = bundle.read(&golden.picture)?;
+    let prepared = prepare_picture(&picture, &bundle.manifest.preprocess.of_a_tile()).map_err(wrong)?;
+    let plan = Plan::new(StepPlan::Fixed(golden.steps), golden.class.clone());
+    Ok((prepared, plan, Expected { map, score: golden.score, tolerance: golden.tolerance }))
 }

@@ -14,7 +14,7 @@ use gpiocdev::line::Value;
 use super::chips::request;
 use super::schedule::{Order, Pins, Schedule};
 use crate::config::gpio::{GpioOutput, Pin};
-use crate::inspection::event::Event;
+use crate::inspection::event::Envelope;
 use crate::inspection::line::Actuation;
 use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::verdict::{Inspection, SinkError, VerdictSink};
@@ -117,7 +117,7 @@ impl VerdictSink for GpioSink {
         "gpio"
     }
 
-    fn publish(&mut self, inspection: &Inspection, _: &Event) -> Result<(), SinkError> {
+    fn publish(&mut self, inspection: &Inspection, _: &Envelope) -> Result<(), SinkError> {
         if inspection.actuation == Actuation::Nothing {
             return Ok(());
         }

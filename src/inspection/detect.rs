@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::anomaly::{AnomalyMap, AnomalyScore, Region};
@@ -22,7 +23,7 @@ pub struct Steps(pub u32);
 pub struct ClassId(pub String);
 
 /// How many steps are asked for: a number, or the word `auto`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "StepsText", into = "StepsText")]
 pub enum StepChoice {
     /// Always this many.
@@ -40,7 +41,7 @@ impl StepChoice {
 }
 
 /// How a [`StepChoice`] is written.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 enum StepsText {
     Number(u32),

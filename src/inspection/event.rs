@@ -1,5 +1,6 @@
 //! The event: an inspection as every reader gets it, one JSON object with a fixed order of fields.
 
+use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -13,23 +14,42 @@ use super::verdict::{Inspection, Latency};
 /// Version of the event's meaning.
 pub const SCHEMA: u32 = 1;
 
-/// What a station adds to an inspection.
+/// A ULID: 48 bits of milliseconds and 80 bits that never repeat, as 26 letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct EventId(pub u128);
+
+impl EventId {
+    /// The id of an event of that time, number `seq` of the process that `boot` names.
+    pub fn new(millis: u64, boot: u64, seq: u64) -> Self {
+        let unique = u128::from(boot) << 32 | u128::from(seq & 0xFFFF_FFFF);
+        Self(u128::from(millis) << 80 | (unique & ((1 << 80) - 1)))
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+        (0..26).rev().try_for_each(|k| write!(f, "{}", ALPHABET[(self.0 >> (5 * k) & 31) as usize] as char))
+    }
+}
+
+/// What a station adds to an inspection. Made on the way of every verdict: it owns no text of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
-    /// Unique and sortable by time (ULID).
-    pub event_id: String,
+    /// Unique and sortable by time.
+    pub event_id: EventId,
     /// Counts the events of this process.
     pub seq: u64,
     /// Names the run of the process.
-    pub boot_id: String,
+    pub boot: u64,
     /// Nanoseconds since the Unix epoch.
     pub wall_nanos: u64,
     /// Nanoseconds on the process's monotonic clock.
     pub mono_nanos: u64,
     /// Name of the line.
-    pub line: String,
+    pub line: Arc<str>,
     /// Name of the station.
-    pub station: String,
+    pub station: Arc<str>,
 }
 
 /// A region in frame pixels.
@@ -58,6 +78,8 @@ pub struct Event {
     pub seq: u64,
     pub boot_id: String,
     pub t_wall: String,
+    pub time_synced: bool,
+    pub flags: Vec<&'static str>,
     pub t_mono_ns: u64,
     pub line: String,
     pub station: String,
@@ -68,6 +90,7 @@ pub struct Event {
     pub trigger: Option<String>,
     pub part_id: Option<String>,
     pub recipe_id: String,
+    pub recipe_hash: String,
     pub bundle_id: String,
     pub model_hash: String,
     pub calibration_id: Option<String>,
@@ -89,18 +112,20 @@ pub struct Event {
 }
 
 impl Event {
-    /// The event of an inspection; `image` is the path of its drawing, if one is kept.
-    pub fn new(inspection: &Inspection, envelope: Envelope, image: Option<String>) -> Self {
+    /// The event of an inspection, by a clock and on a machine that nothing is known of; `image` names its pictures, if any are kept.
+    pub fn new(inspection: &Inspection, envelope: &Envelope, image: Option<String>) -> Self {
         let decision = &inspection.decision;
         Self {
             schema: SCHEMA,
-            event_id: envelope.event_id,
+            event_id: envelope.event_id.to_string(),
             seq: envelope.seq,
-            boot_id: envelope.boot_id,
+            boot_id: format!("{:016x}", envelope.boot),
             t_wall: rfc3339(envelope.wall_nanos),
+            time_synced: false,
+            flags: Vec::new(),
             t_mono_ns: envelope.mono_nanos,
-            line: envelope.line,
-            station: envelope.station,
+            line: envelope.line.to_string(),
+            station: envelope.station.to_string(),
             camera: inspection.frame.camera.to_string(),
             frame_id: inspection.frame.id.0,
             sequence: inspection.frame.sequence,
@@ -108,6 +133,7 @@ impl Event {
             trigger: inspection.frame.trigger.as_ref().map(|trigger| trigger.source.clone()),
             part_id: inspection.frame.trigger.as_ref().and_then(|trigger| trigger.part_id.clone()),
             recipe_id: inspection.recipe.0.clone(),
+            recipe_hash: inspection.recipe_hash.to_string(),
             bundle_id: inspection.bundle.clone(),
             model_hash: inspection.model_hash.clone(),
             calibration_id: inspection.calibration.clone(),
@@ -128,6 +154,7 @@ impl Event {
             image,
         }
     }
+
     /// Adds what the detector said after the deadline. Verdict, reason and actuation stay those that went out in time.
     pub fn amend(&mut self, late: &Inspection) {
         self.late_verdict = Some(late.decision.verdict.word());
@@ -164,4 +191,19 @@ fn regions(inspection: &Inspection) -> Vec<EventRegion> {
         inspection.decision.regions.iter().map(region).collect()
     };
     inspection.prepared.as_ref().map(of).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_sort_by_time_and_do_not_repeat() {
+        let ids = [(1, 7, 1), (1, 7, 2), (2, 7, 3), (1_795_435_199_250, 7, 4)];
+        let ids = ids.map(|(millis, boot, seq)| EventId::new(millis, boot, seq).to_string());
+        assert!(ids.windows(2).all(|pair| pair[0] < pair[1]));
+        assert!(ids.iter().all(|id| id.len() == 26));
+        // Test vector of the ULID text: the first ten letters are the time.
+        assert_eq!(&EventId::new(1_469_918_176_385, 0, 0).to_string()[..10], "01ARYZ6S41");
+    }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Which colours the four cells of a Bayer mosaic have, row by row from the top left.
@@ -84,7 +85,7 @@ pub const LAYOUTS: [(&str, Layout); 19] = [
 ];
 
 /// The FOURCC of a layout that frames can be read from: four characters, the last of which may be a space.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(into = "String", try_from = "String")]
 pub struct FourCc(pub [u8; 4]);
 

@@ -1,5 +1,6 @@
 //! From verdicts, one after the other, to what the line does with the parts.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::verdict::{FaultReason, Verdict};
@@ -32,7 +33,7 @@ impl Actuation {
 }
 
 /// What happens to a part that could not be judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFault {
     /// It is ejected.
@@ -43,7 +44,7 @@ pub enum OnFault {
 }
 
 /// `n` of the last `of` frames.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FailIf {
     /// How many must fail.
@@ -53,7 +54,7 @@ pub struct FailIf {
 }
 
 /// What a line does with verdicts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct LineRules {
     /// When a part is rejected: several frames show the same part where a camera runs free.
     pub fail_if: FailIf,

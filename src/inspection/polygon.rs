@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::mask::{Placement, RoiMask};
 use super::roi::Roi;
@@ -24,7 +25,7 @@ const FINE: usize = 2048;
 const NO_AREA: f64 = 1e-9;
 
 /// What a polygon is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RoiMode {
     /// What lies inside is inspected.
@@ -35,7 +36,7 @@ pub enum RoiMode {
 }
 
 /// One `[[rois]]` of a recipe.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolygonRoi {
     /// Name, in the events of what is found in it.
@@ -172,6 +173,12 @@ impl Rois {
 impl Clone for Rois {
     fn clone(&self) -> Self {
         Self { list: self.list.clone(), last: Mutex::default() }
+    }
+}
+
+impl Serialize for Rois {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.list.serialize(to)
     }
 }
 

@@ -1,9 +1,10 @@
 //! The region of a frame that is inspected, and the way between frame pixels and the model grid.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A rectangle in normalised frame coordinates (0 to 1, origin top left).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Roi {
     /// Left edge.

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Tiles of a frame at most: each costs as much as a whole frame without tiles.
@@ -15,7 +16,7 @@ const MOST: u32 = 400;
 const MOST_OVERLAP: u32 = 50;
 
 /// How a frame is cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TileGrid {
     /// Tiles in a row.

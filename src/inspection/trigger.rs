@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::station_state::State;
 use super::time::Timestamp;
 
 /// What makes frames be inspected.
@@ -66,27 +67,6 @@ pub trait EdgeSource: Send {
     fn next_edge(&mut self) -> Result<Edge, EdgeError>;
 }
 
-/// Something that a client asks of a station.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
-    /// Inspect the part that is there, or will be after the camera's delay (`StartSingleJob` of OPC 40100-1).
-    Trigger {
-        /// The camera; may be left out where only one waits for triggers.
-        camera: Option<String>,
-        /// Identity of the part, for the event.
-        part_id: Option<String>,
-        /// Who asks: `http` or `tcp`.
-        source: &'static str,
-    },
-    /// Judge by another recipe from the next part on (`PrepareRecipe` of OPC 40100-1).
-    PrepareRecipe {
-        /// The camera; left out, all cameras that know the recipe.
-        camera: Option<String>,
-        /// Name of the recipe.
-        recipe: String,
-    },
-}
-
 /// What came of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Done {
@@ -102,6 +82,11 @@ pub enum Done {
         /// The cameras.
         cameras: Vec<String>,
     },
+    /// The station is in this state now.
+    Entered {
+        /// The state.
+        state: State,
+    },
 }
 
 /// Why a command was refused. What is refused is no trigger: it gets no verdict.
@@ -113,11 +98,45 @@ pub enum RefusalCode {
     Bounced,
     /// No camera, or no recipe, of that name; or it must be named.
     Unknown,
-    /// The camera does not wait for triggers.
+    /// The camera does not wait for triggers, or none runs free.
     NotTriggered,
+    /// The station's state has no such command.
+    WrongState,
+    /// Whoever asks may not.
+    Forbidden,
+    /// Nobody could tell of it later: the audit trail takes nothing.
+    NotAudited,
+    /// The recipe has no thresholds.
+    Uncalibrated,
 }
 
 impl RefusalCode {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::NotReady,
+        Self::Bounced,
+        Self::Unknown,
+        Self::NotTriggered,
+        Self::WrongState,
+        Self::Forbidden,
+        Self::NotAudited,
+        Self::Uncalibrated,
+    ];
+
+    /// The number in registers, where 1 is what was done.
+    pub fn number(self) -> u16 {
+        match self {
+            Self::NotReady => 2,
+            Self::Bounced => 3,
+            Self::Unknown => 4,
+            Self::NotTriggered => 5,
+            Self::WrongState => 6,
+            Self::Forbidden => 7,
+            Self::NotAudited => 8,
+            Self::Uncalibrated => 9,
+        }
+    }
+
     /// The word on the wire.
     pub fn word(self) -> &'static str {
         match self {
@@ -125,6 +144,10 @@ impl RefusalCode {
             Self::Bounced => "bounced",
             Self::Unknown => "unknown",
             Self::NotTriggered => "not_triggered",
+            Self::WrongState => "wrong_state",
+            Self::Forbidden => "forbidden",
+            Self::NotAudited => "not_audited",
+            Self::Uncalibrated => "uncalibrated",
         }
     }
 }

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::anomaly::Region;
 use super::detect::Detection;
 use super::drift::Drift;
-use super::event::Event;
-use super::frame::{FrameMeta, Prepared};
+use super::event::Envelope;
+use super::frame::{FrameBuf, FrameMeta, PixelFormat, Prepared};
 use super::line::Actuation;
 use super::recipe::RecipeId;
 
@@ -125,6 +125,8 @@ pub struct Inspection {
     pub frame: FrameMeta,
     /// The recipe in force.
     pub recipe: RecipeId,
+    /// What names the recipe as it was meant then.
+    pub recipe_hash: Arc<str>,
     /// Identity of the bundle.
     pub bundle: String,
     /// Hash over the bundle's manifest.
@@ -147,12 +149,26 @@ pub struct Inspection {
     pub fault: Option<String>,
     /// The model's input, for drawings.
     pub prepared: Option<Arc<Prepared>>,
+    /// The frame as the camera gave it, for the archive.
+    pub pixels: Option<(PixelFormat, FrameBuf)>,
     /// Map value with the hottest colour in drawings, from the calibration; absent where nothing was judged.
     pub full_scale: Option<f32>,
     /// What drifts on this camera, by this frame and those before it.
     pub drift: Drift,
     /// What the line does with the part: set where the verdicts of a camera come together, at the end of the way.
     pub actuation: Actuation,
+}
+
+impl Inspection {
+    /// Lets go of what takes room, and keeps what was said; false where there was nothing.
+    pub fn let_go(&mut self) -> bool {
+        let had = self.pixels.is_some() || self.prepared.is_some();
+        (self.pixels, self.prepared) = (None, None);
+        if let Some(detection) = &mut self.detection {
+            detection.reconstruction.rgb = Vec::new();
+        }
+        had
+    }
 }
 
 /// Why a sink could not take an inspection.
@@ -167,16 +183,28 @@ impl std::fmt::Display for SinkError {
 
 impl std::error::Error for SinkError {}
 
-/// A destination of inspections. Never blocks on disk or network: work that can block stands behind a worker.
+/// A machine that hears of inspections at once, as lines and registers do. Never waits, for a disk or a network least of all: work
+/// that can block stands behind a worker.
 pub trait VerdictSink: Send {
     /// Name for logs and counters.
     fn name(&self) -> &str;
-    /// Takes one inspection and the event that tells of it.
-    fn publish(&mut self, inspection: &Inspection, event: &Event) -> Result<(), SinkError>;
-    /// Takes what a detector said after the deadline: `event` is the one that told of the overrun, with `late_verdict` and the
-    /// numbers of the late result. Nothing may act on it.
-    fn amend(&mut self, event: &Event) -> Result<(), SinkError> {
-        let _ = event;
-        Ok(())
-    }
+    /// Takes one inspection, before it is recorded.
+    ///
+    /// # Errors
+    /// It could not be taken.
+    fn publish(&mut self, inspection: &Inspection, envelope: &Envelope) -> Result<(), SinkError>;
+}
+
+/// Where every inspection is kept: it hears last, and takes it over. Never waits.
+pub trait Record: Send {
+    /// Keeps an inspection.
+    ///
+    /// # Errors
+    /// It could not be taken: nothing will tell of this part.
+    fn keep(&mut self, envelope: Envelope, inspection: Box<Inspection>) -> Result<(), SinkError>;
+    /// Keeps what a detector said after the deadline: `envelope` is of the overrun that went out then. Nothing may act on it.
+    ///
+    /// # Errors
+    /// It could not be taken.
+    fn amend(&mut self, envelope: Envelope, late: Box<Inspection>) -> Result<(), SinkError>;
 }

@@ -1,53 +1,582 @@
-//! One event per inspection, made once: every sink tells the same.
+//! Where every inspection is kept: a worker makes its event, commits it, and only then tells of it.
+//!
+//! ```text
+//!  publish ─► queue ─► worker ─► database ─► lines of events.ndjson
+//!  commands, deeds ┘       │                 └► archive worker
+//!                          └ a disk that refuses: what came waits here, and is tried again
+//! ```
+//!
+//! Nothing on the way of a verdict waits for this. If the worker does not keep up, pictures are given up first, then passes; failures, faults and
+//! deeds have room that passes may not take. If even that is full, the station must not go on: a reject without a record is not allowed.
 
-use std::path::PathBuf;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use super::envelope::Envelopes;
-use crate::config::file::ImagesOf;
-use crate::inspection::event::Event;
-use crate::inspection::verdict::{Inspection, Verdict};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-/// Which inspections are drawn, and where to.
-#[derive(Debug, Clone)]
-pub struct Drawings {
-    /// Folder of the drawings.
-    pub folder: PathBuf,
-    /// Of which verdicts.
-    pub of: ImagesOf,
+use super::archive::{self, Archive};
+use super::ndjson::Lines;
+use super::store::read::{Filter, Reader};
+use super::store::{Row, Store};
+use crate::inspection::audit::{Audit, Deed};
+use crate::inspection::conditions::Conditions;
+use crate::inspection::event::{Envelope, Event};
+use crate::inspection::time::{Clock, Timestamp};
+use crate::inspection::verdict::{Inspection, Record, SinkError, Verdict};
+
+/// What waits for the worker: five seconds at 100 parts a second.
+const QUEUE: usize = 512;
+/// Places of these that passes may not take.
+const RESERVED: usize = 128;
+/// Inspections that wait with their pictures, 2 MiB each; what comes behind them loses its own.
+const PICTURES: usize = 8;
+/// A commit waits so long for company; failures and faults do not wait.
+const COMPANY_MS: f64 = 20.0;
+/// Rows of one commit.
+const COMMIT: usize = 64;
+/// Rows that wait for a disk that refuses: more than an hour at one part a second, about 8 MiB.
+const BACKLOG: usize = 4_096;
+/// How often a refusing disk is tried again.
+const RETRY: Duration = Duration::from_millis(250);
+/// How often old rows are deleted.
+const SWEEP_MS: f64 = 60_000.0;
+/// How long the record stays for destinations that have not told everything when the station stops, milliseconds.
+const LINGER_MS: f64 = 6_000.0;
+/// Overruns that a late result may still come for.
+const OVERRUNS: usize = 256;
+
+/// What the record reports.
+#[derive(Debug, Default)]
+pub struct RecordHealth {
+    /// Events that are committed; without a database, written.
+    pub kept: AtomicU64,
+    /// Passes whose events were given up.
+    pub lost_passes: AtomicU64,
+    /// Failures and faults whose events were given up: the station must not go on.
+    pub lost: AtomicU64,
+    /// Events that lost their pictures because the worker did not keep up.
+    pub lost_pictures: AtomicU64,
+    /// Messages that were given up because a destination did not take them in time.
+    pub given_up: AtomicU64,
+    /// Rows that wait for a disk that refuses.
+    pub backlog: AtomicU64,
+    /// Whether the last commit failed.
+    pub failing: AtomicBool,
+    /// Commits, for those who look for what is new.
+    commits: AtomicU64,
+    /// Destinations that still say what they have told.
+    listeners: AtomicU64,
+    /// Set when every event is committed.
+    closed: AtomicBool,
 }
 
-impl Drawings {
-    /// Where the drawing of an inspection goes, if it gets one. The event's id makes the name unique over restarts.
-    fn path(&self, inspection: &Inspection, event_id: &str) -> Option<PathBuf> {
-        let verdict = inspection.decision.verdict;
-        let wanted = match verdict {
-            Verdict::Fail => true,
-            Verdict::Pass => self.of == ImagesOf::All,
-            // Nothing was detected: there is nothing to draw.
-            Verdict::Fault(_) => false,
+impl RecordHealth {
+    /// How often something was committed: until it changes the outbox is as it was.
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Acquire)
+    }
+
+    /// Whether every event is committed and no more will come.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// A destination will say what it has told, until it has [`left`](Self::left).
+    pub fn listens(&self) {
+        self.listeners.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A destination has told what it could.
+    pub fn left(&self) {
+        self.listeners.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Events that were given up.
+    pub fn all_lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed) + self.lost_passes.load(Ordering::Relaxed)
+    }
+}
+
+enum Entry {
+    Inspection(Envelope, Box<Inspection>),
+    Late(Envelope, Box<Inspection>),
+    Row(Row),
+    End,
+}
+
+/// Tells the record what is no inspection.
+#[derive(Clone)]
+pub struct Clerk {
+    entries: Sender<Entry>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Clerk {
+    /// Puts a message of the station out to all destinations.
+    ///
+    /// # Errors
+    /// The record does not keep up, or has ended.
+    pub fn message(&self, topic: &'static str, body: String) -> Result<(), SinkError> {
+        self.tell(Row::Message(topic, body, self.clock.wall_nanos()))
+    }
+
+    /// Takes deeds into the audit trail.
+    pub fn audit(&self) -> Audit {
+        let clerk = self.clone();
+        Arc::new(move |deed: Deed| clerk.tell(Row::Deed(deed, clerk.clock.wall_nanos())))
+    }
+
+    /// Says what a destination has acknowledged, rows of the outbox.
+    ///
+    /// # Errors
+    /// The record has no room just now, or has ended.
+    pub fn sent(&self, rows: Vec<i64>) -> Result<(), SinkError> {
+        self.tell(Row::Sent(rows))
+    }
+
+    /// Hands a row over, and waits for room: for workers, never for a stage.
+    ///
+    /// # Errors
+    /// The record has ended.
+    pub fn wait_for(&self, row: Row) -> Result<(), SinkError> {
+        self.entries.send(Entry::Row(row)).map_err(|_| ended())
+    }
+
+    fn tell(&self, row: Row) -> Result<(), SinkError> {
+        self.entries.try_send(Entry::Row(row)).map_err(|error| if error.is_full() { full() } else { ended() })
+    }
+}
+
+fn full() -> SinkError {
+    SinkError("the record does not keep up: the disk is too slow".into())
+}
+
+fn ended() -> SinkError {
+    SinkError("the record has ended".into())
+}
+
+/// Hands inspections to the worker.
+pub struct Recording {
+    entries: Sender<Entry>,
+    health: Arc<RecordHealth>,
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        // Others hold ends of the queue, too. If it is full the worker takes this as soon as there is room.
+        let _ = self.entries.send(Entry::End);
+    }
+}
+
+impl Record for Recording {
+    fn keep(&mut self, envelope: Envelope, mut inspection: Box<Inspection>) -> Result<(), SinkError> {
+        let waiting = self.entries.len();
+        if waiting >= PICTURES && inspection.let_go() {
+            self.health.lost_pictures.fetch_add(1, Ordering::Relaxed);
+        }
+        let pass = inspection.decision.verdict == Verdict::Pass;
+        let lost = if pass { &self.health.lost_passes } else { &self.health.lost };
+        if pass && waiting >= QUEUE - RESERVED {
+            lost.fetch_add(1, Ordering::Relaxed);
+            return Err(full());
+        }
+        self.entries.try_send(Entry::Inspection(envelope, inspection)).map_err(|error| {
+            lost.fetch_add(1, Ordering::Relaxed);
+            if error.is_full() { full() } else { ended() }
+        })
+    }
+
+    fn amend(&mut self, envelope: Envelope, mut late: Box<Inspection>) -> Result<(), SinkError> {
+        late.let_go();
+        self.entries
+            .try_send(Entry::Late(envelope, late))
+            .map_err(|error| if error.is_full() { full() } else { ended() })
+    }
+}
+
+/// What the record writes to.
+pub struct Places {
+    /// The database; without one the lines are the record.
+    pub store: Option<(Store, Reader)>,
+    /// The file of events.
+    pub lines: Lines,
+    /// The pictures.
+    pub archive: Option<Archive>,
+    /// Whoever is shown every event once it is kept.
+    pub shown: Option<Sender<Event>>,
+}
+
+/// What the worker needs; it ends when the recording is dropped.
+pub struct RecordWorker {
+    entries: Receiver<Entry>,
+    places: Places,
+    synced: Box<dyn Fn() -> bool + Send>,
+    conditions: Arc<Conditions>,
+    clock: Arc<dyn Clock>,
+    health: Arc<RecordHealth>,
+    /// Made, and not committed yet.
+    pending: VecDeque<Pending>,
+    /// The last overruns, for what may be said of them later.
+    overruns: VecDeque<Event>,
+    /// The number of the last event in the file of lines; `None`: there is no database to number them, or the file does not take any.
+    written: Option<i64>,
+    lines_fail: bool,
+}
+
+/// A row that waits for its commit, and what was seen of an event.
+struct Pending {
+    row: Row,
+    seen: Option<(String, Box<Inspection>)>,
+}
+
+/// The way to the worker.
+pub struct Queue {
+    entries: Receiver<Entry>,
+    clock: Arc<dyn Clock>,
+    health: Arc<RecordHealth>,
+}
+
+/// Where inspections are handed over, what else can be told, and the way from there to the worker.
+pub fn queue(clock: Arc<dyn Clock>) -> (Recording, Clerk, Queue) {
+    let (sender, entries) = bounded(QUEUE);
+    let health = Arc::new(RecordHealth::default());
+    let recording = Recording { entries: sender.clone(), health: Arc::clone(&health) };
+    let clerk = Clerk { entries: sender, clock: Arc::clone(&clock) };
+    (recording, clerk, Queue { entries, clock, health })
+}
+
+impl Queue {
+    /// The worker that writes to these places, and what it reports. `synced` says whether the clock of the wall is set by others,
+    /// `conditions` how the machine is.
+    pub fn worker(
+        self,
+        places: Places,
+        synced: Box<dyn Fn() -> bool + Send>,
+        conditions: Arc<Conditions>,
+    ) -> (RecordWorker, Arc<RecordHealth>) {
+        let health = Arc::clone(&self.health);
+        let worker = RecordWorker {
+            entries: self.entries,
+            places,
+            synced,
+            conditions,
+            clock: self.clock,
+            health: self.health,
+            pending: VecDeque::new(),
+            overruns: VecDeque::new(),
+            written: None,
+            lines_fail: false,
         };
-        let safe = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
-        let camera: String = inspection.frame.camera.0.chars().map(safe).collect();
-        wanted.then(|| self.folder.join(format!("{camera}-{event_id}-{}.jpg", verdict.word())))
+        (worker, health)
     }
 }
 
-/// Makes the events of a process.
-pub struct Recorder {
-    envelopes: Envelopes,
-    drawings: Option<Drawings>,
+impl RecordWorker {
+    /// Keeps everything until the recording is gone, then what is left.
+    pub fn run(mut self) {
+        self.catch_up_at_start();
+        let mut swept = self.clock.now();
+        let mut open = true;
+        while open {
+            open = self.gather();
+            let done = self.commit();
+            if !done {
+                self.bound();
+            }
+            if self.clock.now().millis_since(swept) >= SWEEP_MS {
+                swept = self.clock.now();
+                self.sweep();
+            }
+        }
+        if !self.commit() {
+            let lost = self.pending.iter().filter(|pending| matches!(pending.row, Row::Event(..))).count() as u64;
+            self.health.lost.fetch_add(lost, Ordering::Relaxed);
+            log::error!("record: {lost} events could not be kept and are lost");
+        }
+        if let Err(error) = self.places.lines.sync() {
+            log::error!("{}: cannot be made durable: {error}", self.places.lines.path().display());
+        }
+        self.health.closed.store(true, Ordering::Release);
+        self.linger();
+    }
+
+    /// Hears what destinations have told in the end, for a while: it is not told again then at the next start.
+    fn linger(&mut self) {
+        let since = self.clock.now();
+        loop {
+            // Before the queue is looked at: who left has said everything.
+            let gone = self.health.listeners.load(Ordering::Acquire) == 0;
+            match self.entries.recv_timeout(Duration::from_millis(10)) {
+                Ok(entry) => drop(self.take(entry)),
+                Err(RecvTimeoutError::Timeout) if !gone => {}
+                Err(_) => break,
+            }
+            if !self.commit() || self.clock.now().millis_since(since) > LINGER_MS {
+                break;
+            }
+        }
+    }
+
+    /// Takes what came, for as long as a commit may wait for it; false when nothing more will come.
+    fn gather(&mut self) -> bool {
+        let failing = self.health.failing.load(Ordering::Relaxed);
+        let mut since: Option<Timestamp> = None;
+        loop {
+            let wait = match since {
+                Some(since) => {
+                    Duration::from_secs_f64((COMPANY_MS - self.clock.now().millis_since(since)).max(0.0) / 1e3)
+                }
+                None if failing => RETRY,
+                None => Duration::from_millis(SWEEP_MS as u64),
+            };
+            let entry = match self.entries.recv_timeout(wait) {
+                Ok(Entry::End) | Err(RecvTimeoutError::Disconnected) => {
+                    // Deeds and acknowledgements that came in between.
+                    while let Ok(entry) = self.entries.try_recv() {
+                        self.take(entry);
+                    }
+                    return false;
+                }
+                Err(RecvTimeoutError::Timeout) => return true,
+                Ok(entry) => entry,
+            };
+            let urgent = self.take(entry);
+            since.get_or_insert_with(|| self.clock.now());
+            if urgent || self.pending.len() >= COMMIT {
+                // What is there already goes with it.
+                while self.pending.len() < COMMIT {
+                    match self.entries.try_recv() {
+                        Ok(Entry::End) => return false,
+                        Ok(entry) => drop(self.take(entry)),
+                        Err(_) => break,
+                    }
+                }
+                return true;
+            }
+        }
+    }
+
+    /// Makes a row of what came; says whether it must not wait for company.
+    fn take(&mut self, entry: Entry) -> bool {
+        let (row, seen, urgent) = match entry {
+            Entry::Inspection(envelope, inspection) => {
+                let failing = self.health.failing.load(Ordering::Relaxed);
+                let archive = self.places.archive.as_ref().filter(|_| !failing);
+                let stem = archive.and_then(|archive| archive::stem(&archive.limits.get(), &inspection, &envelope));
+                let kind = if inspection.detection.is_some() { "jpg" } else { "png" };
+                let image = stem.as_ref().zip(archive);
+                let image = image.map(|(stem, archive)| format!("{}.{kind}", archive.folder.join(stem).display()));
+                let mut event = Event::new(&inspection, &envelope, image);
+                event.time_synced = (self.synced)();
+                event.flags = self.conditions.words();
+                if event.reason == Some("overrun") {
+                    self.overruns.push_back(event.clone());
+                    self.overruns.drain(..self.overruns.len().saturating_sub(OVERRUNS));
+                }
+                let urgent = inspection.decision.verdict != Verdict::Pass;
+                let seen = stem.map(|stem| (stem, inspection));
+                let json = json(&event);
+                (Row::Event(Box::new(event), json, envelope.wall_nanos), seen, urgent)
+            }
+            Entry::Late(envelope, inspection) => {
+                let id = envelope.event_id.to_string();
+                let Some(event) = self.overruns.iter_mut().find(|event| event.event_id == id) else {
+                    log::warn!("record: a result came too late even for its overrun, event {id}");
+                    return false;
+                };
+                event.amend(&inspection);
+                let json = json(event);
+                (Row::Late(Box::new(event.clone()), json), None, false)
+            }
+            Entry::Row(row) => {
+                let urgent = matches!(row, Row::Deed(..) | Row::Message(..));
+                (row, None, urgent)
+            }
+            Entry::End => return false,
+        };
+        self.pending.push_back(Pending { row, seen });
+        urgent
+    }
+
+    /// Commits what is pending, and tells of it; false if the disk refuses.
+    fn commit(&mut self) -> bool {
+        while !self.pending.is_empty() {
+            let count = self.pending.len().min(COMMIT);
+            if let Some((store, _)) = &mut self.places.store {
+                let rows: Vec<Row> = self.pending.iter().take(count).map(|pending| pending.row.clone()).collect();
+                match store.commit(&rows) {
+                    Ok(done) => drop(self.health.given_up.fetch_add(done.given_up, Ordering::Relaxed)),
+                    Err(error) => {
+                        self.refused(&error.to_string());
+                        return false;
+                    }
+                }
+            } else if let Err(error) = self.append_all(count) {
+                self.refused(&error.to_string());
+                return false;
+            }
+            let committed: Vec<Pending> = self.pending.drain(..count).collect();
+            self.health.commits.fetch_add(1, Ordering::Release);
+            if self.health.failing.swap(false, Ordering::Relaxed) {
+                log::info!("record: events are kept again");
+            }
+            self.tell(committed);
+        }
+        self.health.backlog.store(0, Ordering::Relaxed);
+        true
+    }
+
+    fn refused(&self, error: &str) {
+        self.health.backlog.store(self.pending.len() as u64, Ordering::Relaxed);
+        if !self.health.failing.swap(true, Ordering::Relaxed) {
+            let path = match &self.places.store {
+                Some((store, _)) => store.path(),
+                None => self.places.lines.path(),
+            };
+            log::error!(
+                "{}: events cannot be written: {error}; make space or check permissions; they wait in memory",
+                path.display()
+            );
+        }
+    }
+
+    /// Without a database the lines are the record: what they took leaves the queue.
+    fn append_all(&mut self, count: usize) -> std::io::Result<()> {
+        for pending in self.pending.iter_mut().take(count) {
+            if let Row::Event(_, json, _) | Row::Late(_, json) = &mut pending.row
+                && !json.is_empty()
+            {
+                self.places.lines.append(json)?;
+                // Not again, if the next one is refused.
+                pending.seen.iter_mut().for_each(|(stem, _)| stem.shrink_to_fit());
+                json.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// What is committed goes to those who may hear of it now.
+    fn tell(&mut self, committed: Vec<Pending>) {
+        let numbered = self.places.store.is_some();
+        for Pending { row, seen } in committed {
+            match row {
+                Row::Event(event, json, wall_nanos) => {
+                    self.health.kept.fetch_add(1, Ordering::Relaxed);
+                    if numbered {
+                        self.line(&json, true);
+                    }
+                    if let Some(shown) = &self.places.shown {
+                        // Whoever is shown events may have left.
+                        let _ = shown.send((*event).clone());
+                    }
+                    if let Some(((stem, inspection), archive)) = seen.zip(self.places.archive.as_ref()) {
+                        archive.offer(archive::Job { event, json, stem, wall_nanos, inspection });
+                    }
+                }
+                Row::Late(_, json) if numbered => self.line(&json, false),
+                _ => {}
+            }
+        }
+        if numbered && self.lines_fail {
+            self.catch_up();
+        }
+    }
+
+    /// Appends a line of what the database has; `new` is one that it numbered.
+    fn line(&mut self, json: &str, new: bool) {
+        if self.lines_fail {
+            // It is taken from the database when the file can be written again.
+            return;
+        }
+        match self.places.lines.append(json) {
+            Ok(()) => {
+                if new {
+                    self.written = self.written.map(|number| number + 1);
+                }
+            }
+            Err(error) => self.lines_failed(&error.to_string()),
+        }
+    }
+
+    fn lines_failed(&mut self, error: &str) {
+        if !std::mem::replace(&mut self.lines_fail, true) {
+            let path = self.places.lines.path().display();
+            log::error!("{path}: lines cannot be written: {error}; the database has them, they are written later");
+        }
+    }
+
+    /// Finds out up to where the lines have come, and writes those that a crash left out.
+    fn catch_up_at_start(&mut self) {
+        let Some((_, reader)) = &self.places.store else { return };
+        let last = match self.places.lines.last() {
+            Ok(last) => last,
+            Err(error) => return self.lines_failed(&error.to_string()),
+        };
+        let id = last.and_then(|line| serde_json::from_str::<serde_json::Value>(&line).ok());
+        let number = id.and_then(|event| reader.number(event["event_id"].as_str()?).ok().flatten());
+        // A file that was moved away, or is of another database, begins anew.
+        self.written = number.or_else(|| reader.last_number().ok());
+        self.catch_up();
+    }
+
+    /// Writes the lines that are missing.
+    fn catch_up(&mut self) {
+        let (Some((_, reader)), Some(mut written)) = (&self.places.store, self.written) else { return };
+        let mut refused = None;
+        let read = reader.events(&Filter { after: written, ..Filter::default() }, |number, json| {
+            match self.places.lines.append(json) {
+                Ok(()) => written = number,
+                Err(error) => refused = Some(error.to_string()),
+            }
+            refused.is_none()
+        });
+        self.written = Some(written);
+        match refused.or(read.err().map(|error| error.to_string())) {
+            Some(error) => self.lines_failed(&error),
+            None => {
+                if std::mem::replace(&mut self.lines_fail, false) {
+                    log::info!("{}: lines are written again", self.places.lines.path().display());
+                }
+            }
+        }
+    }
+
+    /// Too much waits for a disk that refuses: passes are given up first.
+    fn bound(&mut self) {
+        // Pictures would take all memory.
+        self.pending.iter_mut().for_each(|pending| pending.seen = None);
+        while self.pending.len() > BACKLOG {
+            let is_pass = |pending: &Pending| matches!(&pending.row, Row::Event(event, ..) if event.verdict == "pass");
+            let at = self.pending.iter().position(is_pass).unwrap_or(0);
+            match self.pending.remove(at).map(|pending| pending.row) {
+                Some(Row::Event(event, ..)) if event.verdict == "pass" => {
+                    self.health.lost_passes.fetch_add(1, Ordering::Relaxed);
+                }
+                // What was acknowledged is told again: no loss.
+                Some(Row::Sent(_) | Row::Images(_) | Row::ImagesGone(_) | Row::Late(..)) | None => {}
+                Some(Row::Event(..) | Row::Deed(..) | Row::Message(..)) => {
+                    self.health.lost.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    fn sweep(&mut self) {
+        let Some((store, _)) = &mut self.places.store else { return };
+        if !(self.synced)() {
+            // By a clock that nobody set everything may look old.
+            return;
+        }
+        match store.sweep(self.clock.wall_nanos()) {
+            Ok(done) => drop(self.health.given_up.fetch_add(done.given_up, Ordering::Relaxed)),
+            Err(error) => log::warn!("{}: old rows could not be deleted: {error}", store.path().display()),
+        }
+    }
 }
 
-impl Recorder {
-    /// Events with these envelopes; with `drawings`, they name the file of their drawing.
-    pub fn new(envelopes: Envelopes, drawings: Option<Drawings>) -> Self {
-        Self { envelopes, drawings }
-    }
-
-    /// The event of an inspection.
-    pub fn record(&mut self, inspection: &Inspection) -> Event {
-        let envelope = self.envelopes.make();
-        let path = self.drawings.as_ref().and_then(|drawings| drawings.path(inspection, &envelope.event_id));
-        Event::new(inspection, envelope, path.map(|path| path.display().to_string()))
-    }
+fn json(event: &Event) -> String {
+    // A struct of numbers and texts always has a JSON.
+    serde_json::to_string(event).unwrap_or_default()
 }

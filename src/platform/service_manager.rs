@@ -23,6 +23,14 @@ pub fn ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
+/// Says that the service reads its configuration again, until it says that it is ready.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => log::warn!("systemd was not told of a reload: {error}"),
+    }
+}
+
 /// Says how the service is.
 pub fn status(status: &str) {
     notify(&[NotifyState::Status(status)]);

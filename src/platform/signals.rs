@@ -17,7 +17,7 @@ pub fn stop_flag() -> std::io::Result<Arc<AtomicBool>> {
     Ok(flag)
 }
 
-/// A flag that SIGHUP sets.
+/// A flag that SIGHUP sets; whoever obeys clears it.
 ///
 /// # Errors
 /// The system refuses the handler.

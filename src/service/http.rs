@@ -1,174 +1,141 @@
-//! The HTTP service: who may connect, for how long, and what is answered.
+//! The HTTP service: who may connect, and for how long. `routes` says what is answered.
 //!
-//! | route | answer |
-//! |---|---|
-//! | `GET /livez` | 200 while the process runs |
-//! | `GET /readyz` | 200 when the detectors are loaded and frames come, else 503; JSON with the reasons |
-//! | `GET /metrics` | the counters, see `docs/metrics.md` |
-//! | `POST /v1/trigger` | 202 when the trigger of a JSON body `{"camera", "part_id"}` was accepted, with the inspection's number |
-//! | `POST /v1/recipe` | 200 when the recipe of `{"recipe", "camera"}` judges from the next part on |
-//!
-//! Commands are taken from this machine alone: nobody else is asked for a password. One request per connection, of a bounded
-//! length: whoever is slow, idle or many takes a place for a bounded time, in this thread alone.
+//! One request per connection, of a bounded length: whoever is slow, idle or many takes a place for a bounded time, in this
+//! thread alone. When all places are taken, the connection that has kept one for longest without anything being done for it
+//! makes room: slow ones never keep others out.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::header::{CONTENT_TYPE, ORIGIN};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::extract::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::json;
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 
-use super::{Act, Read, accept, metrics};
-use crate::inspection::trigger::{Command, Done, RefusalCode, Refused};
+use super::routes::{Shared, hold, router};
+use super::{REFUSED, until};
 
-/// Connections at once; more wait in the system's queue until a place is free.
-pub const PLACES: u32 = 64;
+/// Connections at once.
+pub const PLACES: u32 = 256;
 /// Longest time from connecting to the last byte of the answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest request line with headers, bytes.
 const HEADER: usize = 16 << 10;
-/// Longest body, bytes.
-const BODY: usize = 4 << 10;
+
+/// Connections for which nothing is done now, the oldest first.
+#[derive(Debug, Default)]
+struct Idle {
+    next: u64,
+    waiting: BTreeMap<u64, Arc<Notify>>,
+}
+
+/// A connection's place in the order of those that may be cut off.
+#[derive(Debug, Clone)]
+pub(super) struct Ticket {
+    /// Whose it is.
+    pub peer: IpAddr,
+    number: u64,
+    cut: Arc<Notify>,
+    idle: Arc<Mutex<Idle>>,
+}
+
+/// While an answer is made its connection is not cut off.
+pub(super) struct Busy<'a>(&'a Ticket);
+
+impl Ticket {
+    fn new(peer: IpAddr, idle: &Arc<Mutex<Idle>>) -> Self {
+        let cut = Arc::new(Notify::new());
+        let mut held = hold(idle);
+        held.next += 1;
+        let number = held.next;
+        held.waiting.insert(number, Arc::clone(&cut));
+        Self { peer, number, cut, idle: Arc::clone(idle) }
+    }
+
+    /// Keeps the connection while the answer lives.
+    pub fn busy(&self) -> Busy<'_> {
+        hold(&self.idle).waiting.remove(&self.number);
+        Busy(self)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        // Whoever does not take the answer is slow again.
+        hold(&self.0.idle).waiting.insert(self.0.number, Arc::clone(&self.0.cut));
+    }
+}
 
 /// Answers whoever connects.
-pub async fn serve(listener: tokio::net::TcpListener, read: Read, act: Act, places: Arc<Semaphore>) {
-    serve_patiently(listener, read, act, places, PATIENCE).await;
-}
-
-async fn serve_patiently(
-    listener: tokio::net::TcpListener,
-    read: Read,
-    act: Act,
-    places: Arc<Semaphore>,
-    patience: Duration,
-) {
-    let (near, far) = (routes(&read).merge(commands(act)), routes(&read).merge(no_commands()));
-    accept(listener, places, move |stream, peer, place| {
-        let routes = if peer.ip().to_canonical().is_loopback() { near.clone() } else { far.clone() };
-        async move {
-            let answer = http1::Builder::new()
-                .keep_alive(false)
-                .max_buf_size(HEADER)
-                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
-            match timeout(patience, answer).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => log::debug!("http: {peer}: {error}"),
-                Err(_) => log::debug!("http: {peer}: cut off after {patience:?}"),
+pub async fn serve(listener: TcpListener, shared: Arc<Shared>, places: Arc<Semaphore>, patience: Duration) {
+    let tls = shared.http.as_ref().and_then(|http| http.tls.clone()).map(TlsAcceptor::from);
+    let routes = router(&shared);
+    let idle: Arc<Mutex<Idle>> = Arc::default();
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                log::debug!("http: no connection: {error}");
+                sleep(REFUSED).await;
+                continue;
             }
-            drop(place);
+        };
+        if places.available_permits() == 0
+            && let Some((_, oldest)) = hold(&idle).waiting.pop_first()
+        {
+            oldest.notify_one();
         }
-    })
-    .await;
-}
-
-fn routes(read: &Read) -> Router {
-    Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(counters))
-        .with_state(Arc::clone(read))
-}
-
-fn commands(act: Act) -> Router {
-    Router::new()
-        .route("/v1/trigger", post(trigger))
-        .route("/v1/recipe", post(recipe))
-        .layer(DefaultBodyLimit::max(BODY))
-        .with_state(act)
-}
-
-/// What others get in place of the commands.
-fn no_commands() -> Router {
-    let refuse = || async { forbidden("commands are taken from this machine alone") };
-    Router::new().route("/v1/trigger", post(refuse)).route("/v1/recipe", post(refuse))
-}
-
-fn forbidden(text: &str) -> Response {
-    json_answer(StatusCode::FORBIDDEN, &json!({"error": "forbidden", "text": text}))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TriggerBody {
-    camera: Option<String>,
-    part_id: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RecipeBody {
-    camera: Option<String>,
-    recipe: String,
-}
-
-async fn trigger(State(act): State<Act>, headers: HeaderMap, body: Bytes) -> Response {
-    obey::<TriggerBody>(&act, &headers, &body, |TriggerBody { camera, part_id }| Command::Trigger {
-        camera,
-        part_id,
-        source: "http",
-    })
-}
-
-async fn recipe(State(act): State<Act>, headers: HeaderMap, body: Bytes) -> Response {
-    obey::<RecipeBody>(&act, &headers, &body, |RecipeBody { camera, recipe }| Command::PrepareRecipe { camera, recipe })
-}
-
-fn obey<T: DeserializeOwned>(act: &Act, headers: &HeaderMap, body: &[u8], command: impl Fn(T) -> Command) -> Response {
-    // A browser on this machine says where the page is from that asks: no page may command the line.
-    if headers.contains_key(ORIGIN) {
-        return forbidden("commands are not taken from web pages");
-    }
-    // A trigger without anything to say of the part needs no body.
-    let body: &[u8] = if body.is_empty() { b"{}" } else { body };
-    let asked = match serde_json::from_slice(body) {
-        Ok(asked) => command(asked),
-        Err(error) => {
-            let text = format!("the body is not what is asked for: {error}");
-            return json_answer(StatusCode::BAD_REQUEST, &json!({"error": "body", "text": text}));
-        }
-    };
-    match act(asked) {
-        Ok(Done::Accepted { camera, frame_id }) => {
-            json_answer(StatusCode::ACCEPTED, &json!({"camera": camera, "frame_id": frame_id}))
-        }
-        Ok(Done::Prepared { cameras }) => json_answer(StatusCode::OK, &json!({"cameras": cameras})),
-        Err(Refused { code, text }) => {
-            let status = match code {
-                RefusalCode::NotReady => StatusCode::SERVICE_UNAVAILABLE,
-                RefusalCode::Bounced | RefusalCode::NotTriggered => StatusCode::CONFLICT,
-                RefusalCode::Unknown => StatusCode::NOT_FOUND,
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let ticket = Ticket::new(peer.ip().to_canonical(), &idle);
+        let (routes, tls) = (routes.clone(), tls.clone());
+        tokio::spawn(async move {
+            let (cut, number, idle) = (Arc::clone(&ticket.cut), ticket.number, Arc::clone(&ticket.idle));
+            let talk = async {
+                if timeout(patience, talk(stream, peer, tls, routes, ticket)).await.is_err() {
+                    log::debug!("http: {peer}: cut off after {patience:?}");
+                }
             };
-            json_answer(status, &json!({"error": code.word(), "text": text}))
-        }
+            until(cut.notified(), talk).await;
+            hold(&idle).waiting.remove(&number);
+            drop(place);
+        });
     }
 }
 
-fn json_answer(status: StatusCode, body: &serde_json::Value) -> Response {
-    (status, [(CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
+async fn talk(stream: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>, routes: Router, ticket: Ticket) {
+    match tls {
+        None => answer(stream, peer, routes, ticket).await,
+        Some(tls) => match tls.accept(stream).await {
+            Ok(stream) => answer(stream, peer, routes, ticket).await,
+            Err(error) => log::debug!("http: {peer}: no handshake: {error}"),
+        },
+    }
 }
 
-async fn ready(State(read): State<Read>) -> Response {
-    let reasons = read().obstacles;
-    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    json_answer(status, &json!({"ready": reasons.is_empty(), "reasons": reasons}))
-}
-
-async fn counters(State(read): State<Read>) -> Response {
-    match metrics::text(read()) {
-        Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: S, peer: SocketAddr, routes: Router, ticket: Ticket) {
+    let routes = TowerToHyperService::new(routes);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let mut request = request;
+        request.extensions_mut().insert(ticket.clone());
+        routes.call(request)
+    });
+    let served = http1::Builder::new()
+        .keep_alive(false)
+        .max_buf_size(HEADER)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        log::debug!("http: {peer}: {error}");
     }
 }
 
@@ -176,15 +143,15 @@ async fn counters(State(read): State<Read>) -> Response {
 mod tests {
     use std::io::{Read as _, Write as _};
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
+    use std::thread::JoinHandle;
 
     use tokio::sync::oneshot;
 
     use super::super::metrics::Reading;
-    use super::super::until;
     use super::*;
+    use crate::inspection::trigger::{RefusalCode, Refused};
 
-    #[test]
-    fn who_is_slow_gives_the_place_back() {
+    fn served(places: usize, patience: Duration) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binds");
         listener.set_nonblocking(true).expect("is set");
         let address = listener.local_addr().expect("address");
@@ -193,20 +160,46 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener).expect("listens");
-                let (read, places) = (Arc::new(Reading::default), Arc::new(Semaphore::new(2)));
-                let act: Act = Arc::new(|_| Err(Refused::new(RefusalCode::NotReady, "")));
-                until(stopped, serve_patiently(listener, read, act, places, Duration::from_millis(200))).await;
+                let act: super::super::Act = Arc::new(|_| Err(Refused::new(RefusalCode::NotReady, "")));
+                let shared = Arc::new(Shared::new(Arc::new(Reading::default), act, None));
+                until(stopped, serve(listener, shared, Arc::new(Semaphore::new(places)), patience)).await;
             });
         });
-        let idle: Vec<TcpStream> = (0..6).map(|_| TcpStream::connect(address).expect("connects")).collect();
+        (address, stop, serving)
+    }
+
+    fn ask(address: SocketAddr) -> String {
         let mut client = TcpStream::connect(address).expect("connects");
         client.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n").expect("asks");
         let mut answer = String::new();
         client.read_to_string(&mut answer).expect("answers");
+        answer
+    }
+
+    #[test]
+    fn who_is_slow_gives_the_place_back() {
+        let (address, stop, serving) = served(64, Duration::from_millis(200));
+        let idle: Vec<TcpStream> = (0..6).map(|_| TcpStream::connect(address).expect("connects")).collect();
+        let answer = ask(address);
         assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"ready\":true"), "{answer}");
         for mut client in idle {
             assert_eq!(client.read(&mut [0]).expect("is closed"), 0);
         }
+        drop(stop);
+        serving.join().expect("stops");
+    }
+
+    #[test]
+    fn who_waits_for_nothing_makes_room() {
+        // Nobody's patience ends while this test runs.
+        let (address, stop, serving) = served(2, Duration::from_secs(3_600));
+        let mut idle: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(address).expect("connects")).collect();
+        idle.iter_mut()
+            .for_each(|client| drop(client.write_all(b"POST /v1/trigger HTTP/1.1\r\nContent-Length: 9\r\n\r\nx")));
+        for _ in 0..10 {
+            assert!(ask(address).starts_with("HTTP/1.1 200"));
+        }
+        assert_eq!(idle[0].read(&mut [0]).unwrap_or(0), 0, "the oldest was cut off");
         drop(stop);
         serving.join().expect("stops");
     }

@@ -10,7 +10,9 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, prometheus_text
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::inspection::conditions::Machine;
 use crate::inspection::drift::{Drift, Levels};
+use crate::inspection::station_state::{Fault, FaultKind, State};
 
 /// Type of the body that [`text`] makes.
 pub use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
@@ -20,14 +22,57 @@ pub use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
 pub struct Reading {
     /// When the process began to inspect, nanoseconds since the Unix epoch.
     pub started_nanos: u64,
+    /// The state.
+    pub state: State,
+    /// Since when, nanoseconds since the Unix epoch.
+    pub state_since_nanos: u64,
+    /// What is broken.
+    pub faults: Vec<Fault>,
+    /// Grows while all stages are well.
+    pub heartbeat: u16,
     /// Every camera, by name.
     pub cameras: Vec<CameraReading>,
     /// Inspections that each sink refused.
     pub sink_errors: Vec<(String, u64)>,
     /// GPIO outputs, in the order of the configuration.
     pub outputs: Vec<OutputReading>,
+    /// The machine that it runs on.
+    pub machine: Machine,
+    /// Challenges with golden parts, by what came of them.
+    pub challenges: Vec<(&'static str, u64)>,
+    /// Configurations that it was told to read again, by what came of them.
+    pub reloads: Vec<(&'static str, u64)>,
+    /// Keys that are written otherwise than they run, and need a restart.
+    pub restart_needed: u64,
+    /// What others count: they add it to the reading.
+    pub families: Vec<Family>,
     /// Why the station is not ready; nothing when it is.
     pub obstacles: Vec<String>,
+}
+
+/// Numbers of one name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Family {
+    /// Without the prefix, and without the ending of a counter.
+    pub name: &'static str,
+    /// What it is, in a sentence.
+    pub help: &'static str,
+    /// Whether it only ever grows, while the process runs.
+    pub counter: bool,
+    /// Labels and values.
+    pub rows: Vec<(Vec<(&'static str, String)>, u64)>,
+}
+
+impl Family {
+    /// One number that only ever grows.
+    pub fn counter(name: &'static str, help: &'static str, value: u64) -> Self {
+        Self { name, help, counter: true, rows: vec![(Vec::new(), value)] }
+    }
+
+    /// One number.
+    pub fn gauge(name: &'static str, help: &'static str, value: u64) -> Self {
+        Self { name, help, counter: false, rows: vec![(Vec::new(), value)] }
+    }
 }
 
 /// One GPIO output at one moment.
@@ -52,10 +97,16 @@ pub struct CameraReading {
     pub camera: String,
     /// The recipe that judges its frames.
     pub recipe: String,
+    /// Its number, if it has one.
+    pub recipe_number: Option<u16>,
+    /// Inspections that are owed and not out yet.
+    pub owed: u64,
     /// Frames that it gave, inspected or not.
     pub frames: u64,
     /// Results that came after their deadline.
     pub late: u64,
+    /// Frames that came by themselves while none of those was judged.
+    pub idle: u64,
     /// Triggers that were refused.
     pub triggers_refused: u64,
     /// Frames that its driver counted and gave nobody.
@@ -107,6 +158,17 @@ impl Collector for Reading {
         let start = self.started_nanos as f64 / 1e9;
         let help = "When the program began to inspect, seconds since the Unix epoch.";
         to.encode_descriptor("start_time", help, Some(&Unit::Seconds), MetricType::Gauge)?.encode_gauge(&start)?;
+        let help = "The state: 0 Preoperational, 1 Halted, 2 Error, 3 Initialized, 4 Ready, 5 SingleExecution, 6 ContinuousExecution.";
+        let state = f64::from(self.state.number());
+        to.encode_descriptor("state", help, None, MetricType::Gauge)?.encode_gauge(&state)?;
+        let since = self.state_since_nanos as f64 / 1e9;
+        let help = "When the state was entered, seconds since the Unix epoch.";
+        to.encode_descriptor("state_since", help, Some(&Unit::Seconds), MetricType::Gauge)?.encode_gauge(&since)?;
+        let broken = FaultKind::ALL.map(|kind| {
+            let count = self.faults.iter().filter(|fault| fault.kind == kind).count();
+            (vec![("kind", kind.word())], count as f64)
+        });
+        gauges(to, "faults", "Faults that stand.", broken.into_iter())?;
 
         let cameras = || self.cameras.iter();
         let frames = cameras().map(|camera| (vec![("camera", &*camera.camera)], camera.frames));
@@ -122,6 +184,9 @@ impl Collector for Reading {
         counters(to, "inspections", "Inspections by verdict and reason.", inspections)?;
         let overruns = cameras().map(|camera| (vec![("camera", &*camera.camera)], camera.overruns));
         counters(to, "overruns", "Frames that were not judged in time; among the inspections as well.", overruns)?;
+        let idle = cameras().map(|camera| (vec![("camera", &*camera.camera)], camera.idle));
+        let help = "Frames of cameras that run free, while the station did not judge those: no inspection was owed.";
+        counters(to, "frames_idle", help, idle)?;
         let late = cameras().map(|camera| (vec![("camera", &*camera.camera)], camera.late));
         counters(to, "late_results", "Results that came after their deadline; nothing acts on them.", late)?;
         let unasked = cameras().map(|camera| (vec![("camera", &*camera.camera)], camera.triggers_refused));
@@ -138,6 +203,26 @@ impl Collector for Reading {
         counters(to, "gpio_wrong_pulses", "Pulses that came late, were withheld or failed.", wrong)?;
         let failing = self.outputs.iter().map(|output| (wire(output), f64::from(u8::from(output.failing))));
         gauges(to, "gpio_failing", "1 while the output's line cannot be driven.", failing)?;
+
+        let results = self.challenges.iter().map(|(result, count)| (vec![("result", *result)], *count));
+        counters(to, "challenges", "Challenges with golden parts.", results)?;
+        let results = self.reloads.iter().map(|(result, count)| (vec![("result", *result)], *count));
+        counters(to, "reloads", "Configurations that the station was told to read again.", results)?;
+        let help = "Keys that are written otherwise than they run, and need a restart.";
+        gauges(to, "restart_needed", help, [(Vec::new(), self.restart_needed as f64)].into_iter())?;
+
+        let help = "Temperatures of the machine.";
+        let mut family = to.encode_descriptor("temperature", help, Some(&Unit::Celsius), MetricType::Gauge)?;
+        for zone in &self.machine.zones {
+            family.encode_family(&[("zone", &*zone.name)])?.encode_gauge(&zone.celsius)?;
+        }
+        let help = "1 while a part of the machine is so warm that it slows down.";
+        let throttled = self.machine.zones.iter().map(|z| (vec![("zone", &*z.name)], f64::from(u8::from(z.throttled))));
+        gauges(to, "throttled", help, throttled)?;
+        let drawn = self.machine.over_current.iter().map(|(supply, count)| (vec![("supply", &**supply)], *count));
+        counters(to, "over_current", "How often more was drawn from a supply than it gives.", drawn)?;
+        let mode = self.machine.power_mode.iter().map(|mode| (vec![("mode", &**mode)], 1.0));
+        gauges(to, "power_mode", "The mode of power that was chosen; always 1.", mode)?;
 
         let help = "Time of judged frames, by part of the way.";
         let parts = cameras().flat_map(|camera| {
@@ -170,7 +255,20 @@ impl Collector for Reading {
                 (labels, f64::from(u8::from(on)))
             })
         });
-        gauges(to, "drift_alarm", "1 while the station says that this drifts.", alarms)
+        gauges(to, "drift_alarm", "1 while the station says that this drifts.", alarms)?;
+
+        for Family { name, help, counter, rows } in &self.families {
+            let rows = rows.iter().map(|(row, value)| {
+                let labels: Labels = row.iter().map(|(name, value)| (*name, &**value)).collect();
+                (labels, *value)
+            });
+            if *counter {
+                counters(to, name, help, rows)?;
+            } else {
+                gauges(to, name, help, rows.map(|(labels, value)| (labels, value as f64)))?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use dsad::config::gpio::GpioOutput;
 use dsad::daemon::pipeline::{Camera, Ending, Parts, run};
+use dsad::daemon::upkeep::Aside;
 use dsad::gpio::chips::chips;
 use dsad::gpio::input::Edges;
 use dsad::gpio::output;
@@ -20,7 +21,7 @@ use serde_json::json;
 use super::chip::{Chip, Trace, pace};
 use super::{clock, counts, input, number, pin, rises, spread};
 use crate::pipeline::job;
-use crate::support::{RecordingSink, ScriptedDetector, calibration, record};
+use crate::support::{RecordingSink, ScriptedDetector, Unrecorded, calibration, envelopes};
 
 /// A camera that gives a frame every two milliseconds, as bright as the part that is before it.
 struct Camera500 {
@@ -102,16 +103,21 @@ fn sim_a_thousand_edges_are_a_thousand_inspections() {
             let inner = ScriptedDetector { delay: Duration::from_millis(6) };
             Ok(vec![Box::new(Hanging { seen: 0, inner }) as Box<dyn Detector>])
         }),
-        record: record(Arc::clone(&clock)),
+        envelopes: envelopes(Arc::clone(&clock)),
         sinks: vec![Box::new(sink), Box::new(kept.clone())],
+        record: Box::new(Unrecorded),
         workers: vec![("gpio", Box::new(move || worker.run()))],
         service: None,
+        desk: Arc::default(),
+        state: crate::support::state(Arc::clone(&clock)),
+        watches: Vec::new(),
         clock: Arc::clone(&clock),
         stop: Arc::clone(&stop),
         shutdown: Duration::from_secs(20),
         ready: Box::new(|| {}),
         alive: Box::new(|| {}),
         lease,
+        aside: Aside::default(),
     };
     let ending = std::thread::scope(|scope| {
         let daemon = scope.spawn(|| run(parts));
@@ -120,7 +126,8 @@ fn sim_a_thousand_edges_are_a_thousand_inspections() {
             std::thread::sleep(Duration::from_millis(10));
         }
         pace(clock.as_ref(), Duration::from_millis(10), wanted, |part| {
-            let bad = if part % 50 == 49 { 255 } else { 200 };
+            // A value that is no number is the fault of its part; a detector that breaks would end the test.
+            let bad = if part % 50 == 49 { 254 } else { 200 };
             level.store(if part % 10 == 9 { bad } else { 20 }, Ordering::Relaxed);
             chip.pull(0, true);
             std::thread::sleep(Duration::from_millis(4));

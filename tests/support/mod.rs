@@ -1,23 +1,33 @@
 //! Scripted parts for the pipeline's tests, and a tiny bundle made by the trainer itself.
 
+pub mod doors;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use dsad::daemon::publish::Record;
+use dsad::config::record::StoreLimits;
+use dsad::daemon::pipeline::Worker;
+use dsad::daemon::publish;
+use dsad::daemon::state::StationState;
 use dsad::inspection::anomaly::{AnomalyMap, AnomalyScore};
 use dsad::inspection::calibration::{Calibration, CalibrationEntry};
 use dsad::inspection::detect::{Detection, Detector, DetectorError, Plan, Reconstruction, StepChoice, StepPlan, Steps};
-use dsad::inspection::event::Event;
+use dsad::inspection::event::Envelope;
 use dsad::inspection::frame::{
     CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, Prepared, SourceError,
 };
+use dsad::inspection::station_state::Start;
 use dsad::inspection::time::{Clock, Timestamp};
-use dsad::inspection::verdict::{Inspection, SinkError, VerdictSink};
+use dsad::inspection::verdict::{Inspection, Record, SinkError, VerdictSink};
 use dsad::output::envelope::Envelopes;
-use dsad::output::record::Recorder;
+use dsad::output::ndjson::Lines;
+use dsad::output::record::{self, Clerk, Places, RecordHealth, Recording};
+use dsad::output::store::Store;
+use dsad::output::store::outbox::Outlet;
+use dsad::output::store::read::Reader;
 
 /// A clock that moves a microsecond at every look.
 pub struct ManualClock(AtomicU64);
@@ -128,10 +138,50 @@ impl Detector for ScriptedDetector {
     }
 }
 
-/// Events of a station without a name.
-pub fn record(clock: Arc<dyn Clock>) -> Record {
-    let mut recorder = Recorder::new(Envelopes::new("", "", 0, clock), None);
-    Box::new(move |inspection| recorder.record(inspection))
+/// The state of a station that goes to work by itself, whose deeds nobody keeps.
+pub fn state(clock: Arc<dyn Clock>) -> Arc<StationState> {
+    Arc::new(StationState::new(Start::Automatic, clock, Arc::new(|_| Ok(()))))
+}
+
+/// Envelopes of a station without a name.
+pub fn envelopes(clock: Arc<dyn Clock>) -> publish::Envelopes {
+    let mut envelopes = Envelopes::new("", "", 0, clock);
+    Box::new(move || envelopes.make())
+}
+
+/// A record that keeps nothing.
+pub struct Unrecorded;
+
+impl Record for Unrecorded {
+    fn keep(&mut self, _: Envelope, _: Box<Inspection>) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    fn amend(&mut self, _: Envelope, _: Box<Inspection>) -> Result<(), SinkError> {
+        Ok(())
+    }
+}
+
+/// A record as a station has it.
+pub struct Kept {
+    pub recording: Recording,
+    pub clerk: Clerk,
+    pub worker: Worker,
+    pub health: Arc<RecordHealth>,
+}
+
+/// What a database of a test keeps.
+pub const LIMITS: StoreLimits = StoreLimits { days: 400, outbox_bytes: 256 << 20, outbox_hours: 168 };
+
+/// A record in `dir`, with `events.ndjson` beside its database.
+pub fn kept(dir: &Path, outlets: Vec<Outlet>, clock: &Arc<dyn Clock>) -> Kept {
+    let store = Store::open(dir, outlets, LIMITS).expect("opens");
+    let reader = Reader::open(dir).expect("opens");
+    let lines = Lines::new(&dir.join("events.ndjson"), u64::MAX);
+    let (recording, clerk, queue) = record::queue(Arc::clone(clock));
+    let places = Places { store: Some((store, reader)), lines, archive: None, shown: None };
+    let (worker, health) = queue.worker(places, Box::new(|| true), Arc::default());
+    Kept { recording, clerk, worker: ("record", Box::new(move || worker.run())), health }
 }
 
 /// A sink that keeps everything.
@@ -143,7 +193,7 @@ impl VerdictSink for RecordingSink {
         "recording"
     }
 
-    fn publish(&mut self, inspection: &Inspection, _: &Event) -> Result<(), SinkError> {
+    fn publish(&mut self, inspection: &Inspection, _: &Envelope) -> Result<(), SinkError> {
         self.0.lock().expect("sink").push(inspection.clone());
         Ok(())
     }
