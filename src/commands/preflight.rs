@@ -242,7 +242,7 @@ mod tests {
             code: code.into(),
             description: String::new(),
             read,
-            sizes: sizes.iter().cloned().collect(),
+            sizes: sizes.to_vec(),
         };
         Listed {
             name: "A camera".into(),

@@ -108,7 +108,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let desk = Arc::new(Desk::default());
     let told = match telling::open(&station, &kept, &desk, &clock) {
         Ok(told) => told,
-        Err(error) => return refused(vec![format!("{}: {error:#}", args.config.display())]),
+        Err(error) => {
+            drop(service);
+            return refused(vec![format!("{}: {error:#}", args.config.display())]);
+        }
     };
     let (mut sinks, mut workers): (Vec<Box<dyn VerdictSink>>, _) = (Vec::new(), kept.workers);
     workers.extend(told.workers);
