@@ -17,7 +17,9 @@ use dsad::daemon::pipeline::{Camera, Ending, Parts, run as run_station};
 use dsad::daemon::upkeep::{Aside, Running};
 use dsad::inspection::anomaly::{AnomalyMap, AnomalyScore};
 use dsad::inspection::detect::{Detection, Detector, DetectorError, Plan, Reconstruction, Steps};
-use dsad::inspection::frame::{CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, Prepared, SourceError};
+use dsad::inspection::frame::{
+    CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, Prepared, SourceError,
+};
 use dsad::inspection::time::Clock;
 use dsad::inspection::verdict::Verdict;
 use dsad::output::store::read::Reader;
@@ -184,7 +186,11 @@ fn a_station_that_runs_takes_a_bundle_when_it_is_reloaded() {
     reload();
     let begun = Instant::now();
     while in_force(dir).0 != "second" {
-        assert!(begun.elapsed() < Duration::from_secs(60), "{}", std::fs::read_to_string(dir.join("log")).unwrap_or_default());
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "{}",
+            std::fs::read_to_string(dir.join("log")).unwrap_or_default()
+        );
         std::thread::sleep(Duration::from_millis(50));
     }
     let known = events(dir).len();
@@ -192,7 +198,8 @@ fn a_station_that_runs_takes_a_bundle_when_it_is_reloaded() {
     Command::new("kill").arg(child.id().to_string()).status().expect("kills");
     assert!(child.wait().expect("ends").success());
     let events = events(dir);
-    let mut models: Vec<(&Value, &Value)> = events.iter().map(|event| (&event["bundle_id"], &event["model_hash"])).collect();
+    let mut models: Vec<(&Value, &Value)> =
+        events.iter().map(|event| (&event["bundle_id"], &event["model_hash"])).collect();
     models.dedup();
     assert_eq!(models.len(), 2, "{models:?}");
     assert!(events.iter().all(|event| event["verdict"] != "fault" || event["reason"] == "overrun"));
@@ -351,8 +358,11 @@ fn killed(times: u64) {
     // What was left over goes with the next.
     let (code, _, error) = verb(dir, &["install", "first", "--into", "slots"]);
     assert_eq!(code, 0, "{error}");
-    let left: Vec<String> =
-        std::fs::read_dir(dir.join("slots")).expect("lists").flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let left: Vec<String> = std::fs::read_dir(dir.join("slots"))
+        .expect("lists")
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
     assert!(left.iter().all(|name| !name.starts_with('.')), "{left:?}");
     println!("{}", json!({"killed": times, "new_in_force": took}));
 }
@@ -396,9 +406,11 @@ fn mutated(count: u64) {
         chance ^= chance << 17;
         (chance % below as u64) as usize
     };
-    let peak = || std::fs::read_to_string("/proc/self/status").ok().and_then(|text| {
-        text.lines().find(|line| line.starts_with("VmHWM"))?.split_whitespace().nth(1)?.parse::<f64>().ok()
-    });
+    let peak = || {
+        std::fs::read_to_string("/proc/self/status").ok().and_then(|text| {
+            text.lines().find(|line| line.starts_with("VmHWM"))?.split_whitespace().nth(1)?.parse::<f64>().ok()
+        })
+    };
     let before = peak();
     let mut whys: std::collections::BTreeMap<String, u64> = std::collections::BTreeMap::new();
     for number in 0..count {
