@@ -73,7 +73,8 @@ fn wrong(dir: &Path) -> PathBuf {
 
 fn verb(dir: &Path, args: &[&str]) -> (i32, Vec<Value>, String) {
     let (code, out, error) = run(DSAD, &[&["bundle"], args].concat(), dir);
-    (code, lines(&out), error)
+    let json = if args.contains(&"--json") { lines(&out) } else { Vec::new() };
+    (code, json, error)
 }
 
 fn in_force(dir: &Path) -> (String, bool) {

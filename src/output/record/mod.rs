@@ -52,7 +52,7 @@ pub struct RecordHealth {
     pub failing: AtomicBool,
     /// Commits, for those who look for what is new.
     commits: AtomicU64,
-    /// Destinations that still say what they have told.
+    /// Destinations and the archive, that still say what they have done.
     listeners: AtomicU64,
     /// Set when every event is committed.
     closed: AtomicBool,
@@ -69,12 +69,12 @@ impl RecordHealth {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// A destination will say what it has told, until it has [`left`](Self::left).
+    /// A destination, or the archive, will say what it has done, until it has [`left`](Self::left).
     pub fn listens(&self) {
         self.listeners.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// A destination has told what it could.
+    /// It has said everything.
     pub fn left(&self) {
         self.listeners.fetch_sub(1, Ordering::AcqRel);
     }
@@ -97,9 +97,15 @@ enum Entry {
 pub struct Clerk {
     entries: Sender<Entry>,
     clock: Arc<dyn Clock>,
+    health: Arc<RecordHealth>,
 }
 
 impl Clerk {
+    /// What the record reports.
+    pub fn record(&self) -> &Arc<RecordHealth> {
+        &self.health
+    }
+
     /// Puts a message of the station out to all destinations.
     ///
     /// # Errors
@@ -206,6 +212,6 @@ pub fn queue(clock: Arc<dyn Clock>) -> (Recording, Clerk, Queue) {
     let (sender, entries) = bounded(QUEUE);
     let health = Arc::new(RecordHealth::default());
     let recording = Recording { entries: sender.clone(), health: Arc::clone(&health) };
-    let clerk = Clerk { entries: sender, clock: Arc::clone(&clock) };
+    let clerk = Clerk { entries: sender, clock: Arc::clone(&clock), health: Arc::clone(&health) };
     (recording, clerk, Queue { entries, clock, health })
 }

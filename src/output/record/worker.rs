@@ -106,10 +106,12 @@ impl RecordWorker {
             log::error!("{}: cannot be made durable: {error}", self.places.lines.path().display());
         }
         self.health.closed.store(true, Ordering::Release);
+        // What is still to be drawn is drawn, and gets its row.
+        self.places.archive = None;
         self.linger();
     }
 
-    /// Hears what destinations have told in the end, for a while: it is not told again then at the next start.
+    /// Hears what destinations and the archive have done in the end, for a while: it is not told again then at the next start.
     fn linger(&mut self) {
         let since = self.clock.now();
         loop {
