@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -274,10 +275,18 @@ fn work(station: &Station, operator: &mut Controller) {
 fn whatever_comes_over_the_wire_the_line_goes_on() {
     let count: usize = std::env::var("FUZZ").ok().and_then(|count| count.parse().ok()).unwrap_or(2_000);
     let level = Level::Technician;
-    let station =
-        Station::start(Setup { mode: TriggerMode::Free, level, every: Duration::from_millis(5), ..Setup::default() });
+    // What went out is kept: the long form has less of it.
+    let every = Duration::from_millis(if count > 10_000 { 25 } else { 5 });
+    let station = Station::start(Setup { mode: TriggerMode::Free, level, every, ..Setup::default() });
     station.reaches(State::ContinuousExecution);
     let calm = station.told(200);
+    // A panic of a connection ends that connection alone, and is a fault all the same.
+    let panics: Arc<AtomicUsize> = Arc::default();
+    let (count_panics, otherwise) = (Arc::clone(&panics), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |panic| {
+        count_panics.fetch_add(usize::from(std::thread::current().name() == Some("service")), Ordering::Relaxed);
+        otherwise(panic);
+    }));
     let before = peak_mib();
     let (modbus, tcp) = (station.modbus, station.tcp);
     let seed = |seed| ChaCha8Rng::seed_from_u64(seed);
@@ -320,6 +329,7 @@ fn whatever_comes_over_the_wire_the_line_goes_on() {
         during.len() - calm.len(),
         p99(&during[calm.len()..])
     );
+    assert_eq!(panics.load(Ordering::Relaxed), 0, "the service panicked");
     assert!(peak_mib() - before < 200, "memory grows");
     station.stop();
 }
