@@ -11,6 +11,7 @@ use dsad::inspection::account::Level;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
 
 use crate::cli::lines;
 use crate::service::{Station, scripted, shots, sum, wait};
@@ -19,6 +20,8 @@ use crate::support::doors::{bearer, login, password, request};
 
 /// Requests at once.
 const AT_ONCE: usize = 24;
+/// Longest wait for the answer to what may not be a whole request.
+const PATIENCE: Duration = Duration::from_millis(250);
 /// Looks at the memory meanwhile.
 const PARTS: usize = 8;
 /// What requests are made of.
@@ -140,9 +143,12 @@ async fn one(address: SocketAddr, rng: &mut ChaCha8Rng, seeds: &[Vec<u8>]) -> u1
     socket.bind((from, 0).into()).expect("binds");
     let mut stream = socket.connect(address).await.expect("connects");
     let _ = stream.write_all(&bytes).await;
-    let _ = stream.shutdown().await;
     let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer).await;
+    if timeout(PATIENCE, stream.read_to_end(&mut answer)).await.is_err() {
+        // It waits for more, and there is none.
+        let _ = stream.shutdown().await;
+        let _ = stream.read_to_end(&mut answer).await;
+    }
     if answer.is_empty() {
         return 0;
     }
