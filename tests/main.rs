@@ -45,6 +45,8 @@ mod reload;
 mod rois;
 /// The HTTP service of a whole daemon.
 mod service;
+/// Bundles in two places.
+mod slots;
 /// What the log and systemd hear on the way to ready.
 mod startup;
 /// The state of a station, what commands it obeys, and what faults do.

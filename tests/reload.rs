@@ -212,6 +212,11 @@ impl Station {
     /// Tells it to read its configuration again, and waits until it has.
     fn reload(&self) {
         self.signal("-HUP");
+        self.reloaded();
+    }
+
+    /// Waits until the configuration was read again.
+    fn reloaded(&self) {
         let reloading = loop {
             let message = self.heard();
             assert!(!message.contains("READY=1"), "{message}");
@@ -228,10 +233,24 @@ impl Station {
         self.log.lock().expect("log").join("\n")
     }
 
-    /// The address that the log tells of.
-    fn address(&self) -> SocketAddr {
+    /// The log, once it has these words: it is read beside.
+    fn said(&self, words: &str) -> String {
+        let begun = Instant::now();
+        loop {
+            let log = self.log();
+            if log.contains(words) {
+                return log;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "no '{words}': {log}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// The address of a service that the log tells of.
+    fn address(&self, service: &str) -> SocketAddr {
         let log = self.log();
-        let line = log.lines().find_map(|line| line.split_once("http: listening on ")).expect("an address");
+        let line =
+            log.lines().find_map(|line| line.split_once(&format!("{service}: listening on "))).expect("an address");
         line.1.split_whitespace().next().expect("an address").parse().expect("an address")
     }
 }
@@ -269,11 +288,11 @@ fn a_running_station_takes_what_it_can_and_says_what_waits() {
     config(dir, bundle, "{ kind = 'synthetic', product = 'washer' }", "events.ndjson");
     let file = dir.join("dsad.toml");
     let text = std::fs::read_to_string(&file).expect("reads").replace("images = 'drawn'\nimages_of = 'all'\n", "");
-    let text = format!("{text}[http]\nlisten = '127.0.0.1:0'\n");
+    let text = format!("{text}[http]\nlisten = '127.0.0.1:0'\n[tcp]\nlisten = '127.0.0.1:0'\nlevel = 'engineer'\n");
     std::fs::write(&file, &text).expect("writes");
     let recipe = std::fs::read_to_string(dir.join("r.toml")).expect("reads");
     let station = Station::start(dir);
-    let address = station.address();
+    let address = station.address("http");
     let before = events(dir, |events| events.len() > 3);
     let hash = |event: &Value| event["recipe_hash"].as_str().expect("a hash").to_owned();
     let judged_by = |hash: &str, events: &[Value]| events.last().is_some_and(|last| last["recipe_hash"] == hash);
@@ -288,7 +307,7 @@ fn a_running_station_takes_what_it_can_and_says_what_waits() {
     let ratio = threshold(&after[changed]) / threshold(&after[0]);
     assert!((ratio - 4f64.powf(-0.4)).abs() < 1e-4, "{ratio}");
     let strict = hash(&after[changed]);
-    assert!(station.log().contains("sensitivity: 0.5 -> 0.9, from the next part on"), "{}", station.log());
+    station.said("sensitivity: 0.5 -> 0.9, from the next part on");
     assert_eq!(metric(address, "dsad_restart_needed "), 0.0);
 
     // A slip changes nothing, and is said with all that is wrong.
@@ -296,9 +315,8 @@ fn a_running_station_takes_what_it_can_and_says_what_waits() {
     std::fs::write(&file, text.replace("station = 's'", "station = ''")).expect("writes");
     station.reload();
     assert_eq!(metric(address, "dsad_reloads_total{result=\"refused\"}"), 1.0);
-    let log = station.log();
     for words in ["configuration refused", "did you mean 'sensitivity'?", "give the station a name", "r.toml"] {
-        assert!(log.contains(words), "no '{words}': {log}");
+        station.said(words);
     }
     let count = after.len();
     let later = events(dir, |events| events.len() > count + 20);
@@ -307,11 +325,16 @@ fn a_running_station_takes_what_it_can_and_says_what_waits() {
     // What was opened at the start waits for a restart; what judges does not.
     std::fs::write(dir.join("r.toml"), format!("sensitivity = 0.4\n{recipe}")).expect("writes");
     std::fs::write(&file, format!("log = 'debug'\n{}", text.replace("'washer'", "'fabric'"))).expect("writes");
-    station.reload();
+    let mut controller = BufReader::new(TcpStream::connect(station.address("tcp")).expect("connects"));
+    controller.get_mut().write_all(b"Reload;\n").expect("asks");
+    let mut answer = String::new();
+    controller.read_line(&mut answer).expect("answers");
+    assert!(answer.starts_with("ok state="), "{answer}");
+    station.reloaded();
     assert_eq!(metric(address, "dsad_restart_needed "), 1.0);
     assert_eq!(metric(address, "dsad_reloads_total{result=\"taken\"}"), 2.0);
     let words = "cameras[0].source.product: \"washer\" -> \"fabric\" needs a restart";
-    assert!(station.log().contains(words), "{}", station.log());
+    station.said(words);
     let all = events(dir, |events| events.last().is_some_and(|last| hash(last) != strict));
 
     // No frame was lost over all of it.

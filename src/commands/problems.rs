@@ -38,6 +38,10 @@ fn of_contents(station: &Station) -> Vec<String> {
             problems.extend(job.err().map(|error| format!("{error:#}")));
         }
     }
+    if station.challenge_min.is_some() && problems.is_empty() {
+        let golden = bundles.golden_parts(station.calibrations.as_deref());
+        problems.extend(golden.err().map(|error| format!("{error:#}")));
+    }
     let mut seen = std::collections::HashSet::new();
     problems.retain(|problem| seen.insert(problem.clone()));
     problems

@@ -1,6 +1,6 @@
 //! `dsad run`: the daemon.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use super::swap::{SwapHealth, Swaps};
 use super::upkeep::{self, Reload, Reloads, level};
 use super::{preflight, record, safe_mode, telling};
 use crate::config::station::{Station, load};
-use crate::daemon::challenge::Challenge;
+use crate::daemon::challenge::{Challenge, GoldenPart};
 use crate::daemon::job::Job;
 use crate::daemon::pipeline::{self, Camera, Ending, Parts, Watch};
 use crate::daemon::state::StationState;
@@ -95,7 +95,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    let (bundles, cameras) = match open(&station, &clock) {
+    let (bundles, cameras, golden) = match open(&station, &clock) {
         Ok(opened) => opened,
         Err(error) => {
             // Its address is needed to tell why.
@@ -108,7 +108,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let desk = Arc::new(Desk::default());
     let told = match telling::open(&station, &kept, &desk, &clock) {
         Ok(told) => told,
-        Err(error) => return refused(vec![format!("{}: {error:#}", args.config.display())]),
+        Err(error) => {
+            drop(service);
+            return refused(vec![format!("{}: {error:#}", args.config.display())]);
+        }
     };
     let (mut sinks, mut workers): (Vec<Box<dyn VerdictSink>>, _) = (Vec::new(), kept.workers);
     workers.extend(told.workers);
@@ -145,14 +148,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         let swapped = Arc::clone(&swapped);
         service = service.map(|service| service.with(Box::new(move |reading| swapped.tell(reading))));
     }
-    let challenge = match station.challenge_min {
-        Some(minutes) => {
-            let parts = bundles.golden_parts(station.calibrations.as_deref())?;
-            let every = Duration::from_secs(60 * u64::from(minutes));
-            Some(Challenge::new(parts, every, Arc::clone(&audit), clock.as_ref()))
-        }
-        None => None,
-    };
+    let challenge = station.challenge_min.map(|minutes| {
+        let every = Duration::from_secs(60 * u64::from(minutes));
+        Challenge::new(golden, every, Arc::clone(&audit), clock.as_ref())
+    });
     let status = format!("judging {} camera(s) on {}", cameras.len(), station.device);
     let since = Arc::clone(&clock);
     let recipes = cameras.iter().map(|camera| &camera.recipes[..]);
@@ -165,7 +164,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let state = Arc::new(StationState::new(station.start, Arc::clone(&clock), Arc::clone(&audit)));
     let swaps = Swaps::new(keys(station.keys.as_deref())?, Arc::clone(&audit), swapped);
     let reload = Reload { running: station, audit, swaps, limits: kept.limits, status: status.clone(), told: reloads };
-    let upkeep = upkeep::upkeep(reload, hangup, Thermal::new(Path::new("/")), Arc::clone(&conditions));
+    let (ask, asked) = upkeep::requests();
+    let upkeep = upkeep::upkeep(reload, hangup, asked, Thermal::new("/".as_ref()), Arc::clone(&conditions));
     let since = Arc::clone(&clock);
     let ending = pipeline::run(Parts {
         cameras,
@@ -181,7 +181,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         clock,
         stop,
         shutdown,
-        aside: Aside { upkeep: Some(upkeep), conditions, challenge },
+        aside: Aside { upkeep: Some(upkeep), reload: Some(ask), conditions, challenge },
         ready: Box::new(move || {
             log::info!("ready after {}: {status}", seconds(since.as_ref()));
             service_manager::ready(&status);
@@ -241,7 +241,8 @@ fn seconds(clock: &dyn Clock) -> String {
     format!("{:.2} s", clock.now().millis_since(Timestamp(0)) / 1e3)
 }
 
-fn open(station: &Station, clock: &Arc<dyn Clock>) -> anyhow::Result<(Bundles, Vec<Camera>)> {
+/// Bundles and cameras, and the golden parts of challenges.
+fn open(station: &Station, clock: &Arc<dyn Clock>) -> anyhow::Result<(Bundles, Vec<Camera>, Vec<GoldenPart>)> {
     let keys = keys(station.keys.as_deref())?;
     let mut bundles = Bundles::default();
     let mut cameras = Vec::new();
@@ -257,5 +258,9 @@ fn open(station: &Station, clock: &Arc<dyn Clock>) -> anyhow::Result<(Bundles, V
         let line = line.map(|line| Box::new(line) as Box<dyn EdgeSource>);
         cameras.push(Camera { id, source, paced, mode, line, recipes });
     }
-    Ok((bundles, cameras))
+    let golden = match station.challenge_min {
+        Some(_) => bundles.golden_parts(station.calibrations.as_deref())?,
+        None => Vec::new(),
+    };
+    Ok((bundles, cameras, golden))
 }

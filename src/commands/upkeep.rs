@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crossbeam::channel::{Receiver, bounded};
 use log::LevelFilter;
 
 use super::swap::Swaps;
@@ -11,16 +12,21 @@ use crate::config::file::LogLevel;
 use crate::config::record::ArchiveLimits;
 use crate::config::station::{Station, load};
 use crate::daemon::job::Job;
-use crate::daemon::upkeep::{Running, Upkeep};
+use crate::daemon::upkeep::{AskReload, Running, Upkeep};
 use crate::inspection::audit::{Audit, Deed};
+use crate::inspection::command::Source;
 use crate::inspection::conditions::Conditions;
 use crate::inspection::time::Timestamp;
+use crate::inspection::trigger::{RefusalCode, Refused};
 use crate::platform::thermal::Thermal;
 use crate::platform::{logger, service_manager};
 use crate::service::metrics::Reading;
 
 /// Time from one look at the machine to the next, milliseconds.
 const LOOK_MS: f64 = 5_000.0;
+
+/// Requests that wait: whoever asks more often than it is read gets no more by it.
+const REQUESTS: usize = 4;
 
 /// What came of the configurations that were read again.
 #[derive(Debug, Default)]
@@ -55,10 +61,24 @@ pub struct Reload {
     pub told: Arc<Reloads>,
 }
 
-/// Obeys SIGHUP, which sets `hangup`, and keeps `conditions` as the machine is.
+/// Who asked for a reload: the account, and where from.
+type Asked = (String, String);
+
+/// How commands ask for a reload, and where those who asked come out.
+pub fn requests() -> (AskReload, Receiver<Asked>) {
+    let (sender, asked) = bounded(REQUESTS);
+    let ask = move |source: &Source| {
+        let full = |_| Refused::new(RefusalCode::NotReady, format!("{REQUESTS} reloads wait already"));
+        sender.try_send((source.who.clone(), source.from.clone())).map_err(full)
+    };
+    (Arc::new(ask), asked)
+}
+
+/// Obeys SIGHUP, which sets `hangup`, and those who `asked`, and keeps `conditions` as the machine is.
 pub fn upkeep(
     mut reload: Reload,
     hangup: Arc<AtomicBool>,
+    asked: Receiver<Asked>,
     mut thermal: Thermal,
     conditions: Arc<Conditions>,
 ) -> Upkeep {
@@ -66,6 +86,9 @@ pub fn upkeep(
     Box::new(move |running| {
         if hangup.swap(false, Ordering::Relaxed) {
             reload.run("system", "signal", running);
+        }
+        for (who, from) in asked.try_iter() {
+            reload.run(&who, &from, running);
         }
         reload.swaps.retire(running);
         let now = running.clock.now();

@@ -6,6 +6,7 @@ use super::gate::Gate;
 use super::job::Recipes;
 use super::state::StationState;
 use super::trigger::Inlet;
+use super::upkeep::AskReload;
 use crate::inspection::audit::Deed;
 use crate::inspection::command::{Command, Order, RecipeName, Source};
 use crate::inspection::frame::CameraId;
@@ -21,6 +22,8 @@ pub struct Control {
     station: Arc<StationState>,
     /// Which cameras have a recipe. Held while a command is obeyed: one after the other.
     prepared: Mutex<Vec<bool>>,
+    /// Asks for the configuration to be read again; nothing where there is none.
+    reload: Option<AskReload>,
     clock: Arc<dyn Clock>,
 }
 
@@ -38,9 +41,14 @@ pub struct Controlled {
 
 impl Control {
     /// Control of these cameras.
-    pub fn new(cameras: Vec<Controlled>, station: Arc<StationState>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(
+        cameras: Vec<Controlled>,
+        station: Arc<StationState>,
+        reload: Option<AskReload>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let prepared = vec![station.start() == Start::Automatic; cameras.len()];
-        Self { cameras, station, prepared: Mutex::new(prepared), clock }
+        Self { cameras, station, prepared: Mutex::new(prepared), reload, clock }
     }
 
     /// Does what a client asks.
@@ -64,6 +72,12 @@ impl Control {
                 return Ok(Done::Accepted { camera: camera.to_string(), frame_id: id.0 });
             }
             Command::PrepareRecipe { camera, recipe } => return self.prepare(camera.as_deref(), &recipe, &source),
+            Command::Reload => {
+                let nothing = || Refused::new(RefusalCode::NotReady, "there is no configuration to read again");
+                // What comes of it is in the log, in the audit trail and in `/metrics`.
+                (self.reload.as_ref().ok_or_else(nothing)?)(&source)?;
+                return Ok(Done::Entered { state: self.station.now() });
+            }
             Command::SelectModeAutomatic => Step::SelectModeAutomatic,
             Command::UnprepareRecipe => Step::UnprepareRecipe,
             Command::StartContinuous => Step::StartContinuous,

@@ -142,7 +142,7 @@ struct Ended {
 pub fn run(parts: Parts) -> Ending {
     let Parts { cameras, detectors, envelopes, sinks, record, workers, service, state, .. } = parts;
     let Parts { mut watches, desk, clock, stop, shutdown, ready, alive, lease, aside, .. } = parts;
-    let Aside { upkeep, conditions, challenge } = aside;
+    let Aside { upkeep, reload, conditions, challenge } = aside;
     let mut opened = Vec::with_capacity(cameras.len());
     let mut recipes: HashMap<CameraId, Arc<Recipes>> = HashMap::new();
     for Camera { id, source, paced, mode, line, recipes: jobs } in cameras {
@@ -195,7 +195,7 @@ pub fn run(parts: Parts) -> Ending {
     let beside = Running { cameras: running_recipes.collect(), exchanges, clock: Arc::clone(&clock) };
     // Dropped, this stops the service.
     let (stop_service, stopped) = oneshot::channel();
-    let control = Control::new(controlled, Arc::clone(&state), Arc::clone(&clock));
+    let control = Control::new(controlled, Arc::clone(&state), reload, Arc::clone(&clock));
     let act: Act = Arc::new(move |order| control.act(order));
     let read: Read = {
         let (health, clock, stop) = (Arc::clone(&health), Arc::clone(&clock), Arc::clone(&stop));

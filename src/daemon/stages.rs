@@ -135,7 +135,7 @@ impl Capture {
                 }
             }
             // Nor does it give any while nothing is judged that nobody asked for.
-            if !self.paced && !self.gate.is_open() {
+            if !self.paced && !self.gate.wants() {
                 std::thread::sleep(Duration::from_millis(1));
                 continue;
             }

@@ -60,10 +60,12 @@ pub enum Command {
     Halt,
     /// Forget a fault or a halt, and start over.
     Reset,
+    /// Read the configuration again.
+    Reload,
 }
 
 /// Words of the commands, with their numbers in registers and the fields that they take.
-const WORDS: [(&str, u16, &[&str]); 9] = [
+const WORDS: [(&str, u16, &[&str]); 10] = [
     ("SelectModeAutomatic", 1, &[]),
     ("PrepareRecipe", 2, &["camera", "recipe", "number"]),
     ("UnprepareRecipe", 3, &[]),
@@ -73,6 +75,7 @@ const WORDS: [(&str, u16, &[&str]); 9] = [
     ("Abort", 7, &[]),
     ("Halt", 8, &[]),
     ("Reset", 9, &[]),
+    ("Reload", 10, &[]),
 ];
 
 impl Command {
@@ -119,7 +122,8 @@ impl Command {
             "Stop" => Self::Stop,
             "Abort" => Self::Abort,
             "Halt" => Self::Halt,
-            _ => Self::Reset,
+            "Reset" => Self::Reset,
+            _ => Self::Reload,
         })
     }
 
@@ -140,6 +144,7 @@ impl Command {
             Self::Abort => 6,
             Self::Halt => 7,
             Self::Reset => 8,
+            Self::Reload => 9,
         };
         WORDS[position].0
     }
@@ -154,6 +159,7 @@ impl Command {
     pub fn level_of(word: &str) -> Level {
         match word {
             "StartSingleJob" | "StartContinuous" | "Stop" | "Abort" | "Halt" | "Reset" => Level::Operator,
+            "Reload" => Level::Engineer,
             _ => Level::Technician,
         }
     }
