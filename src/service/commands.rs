@@ -6,12 +6,12 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 
-use super::routes::{Asked, Shared, json_answer, refusal};
+use super::routes::{Asked, Refusal, Shared, json_answer, refusal};
 use crate::inspection::command::{Order, Source};
 use crate::inspection::trigger::{Done, RefusalCode, Refused};
 
 /// Does what a word and the fields of the body say.
-pub(super) fn command(shared: &Shared, word: &str, asked: &Asked) -> Result<Response, Response> {
+pub(super) fn command(shared: &Shared, word: &str, asked: &Asked) -> Result<Response, Refusal> {
     let body: Map<String, Value> = asked.json()?;
     let mut fields = BTreeMap::new();
     for (key, value) in body {
@@ -20,17 +20,17 @@ pub(super) fn command(shared: &Shared, word: &str, asked: &Asked) -> Result<Resp
             Value::Number(number) => number.to_string(),
             // As if it were left out.
             Value::Null => continue,
-            _ => return Err(refusal(StatusCode::BAD_REQUEST, "body", &format!("'{key}' must be a text or a number"))),
+            _ => return Err(refusal(StatusCode::BAD_REQUEST, "body", format!("'{key}' must be a text or a number"))),
         };
         fields.insert(key, value);
     }
     let order = Order::parse(word, &fields, source(asked)?)
-        .map_err(|Refused { code, text }| refusal(StatusCode::BAD_REQUEST, code.word(), &text))?;
-    Ok((shared.act)(order).map_or_else(|refused| refuse(&refused), tell))
+        .map_err(|Refused { code, text }| refusal(StatusCode::BAD_REQUEST, code.word(), text))?;
+    (shared.act)(order).map(tell).map_err(refuse)
 }
 
 /// The account that asks.
-fn source(asked: &Asked) -> Result<Source, Response> {
+fn source(asked: &Asked) -> Result<Source, Refusal> {
     let known = asked.caller.account.as_ref().map(|(known, _)| known);
     let known = known.ok_or_else(|| refusal(StatusCode::UNAUTHORIZED, "unauthorized", "log in"))?;
     Ok(Source { who: known.name.clone(), from: format!("http {}", asked.caller.from), level: known.level })
@@ -46,7 +46,7 @@ fn tell(done: Done) -> Response {
     }
 }
 
-fn refuse(Refused { code, text }: &Refused) -> Response {
+fn refuse(Refused { code, text }: Refused) -> Refusal {
     let status = match code {
         RefusalCode::NotReady | RefusalCode::NotAudited => StatusCode::SERVICE_UNAVAILABLE,
         RefusalCode::Bounced | RefusalCode::NotTriggered | RefusalCode::WrongState | RefusalCode::Uncalibrated => {

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::Http;
 use super::guard::Wait;
-use super::routes::{Asked, COOKIE_NAME, Caller, Shared, aside, hold, json_answer, later, refusal, too_many};
+use super::routes::{Asked, COOKIE_NAME, Caller, Refusal, Shared, aside, hold, json_answer, refusal, too_many};
 use super::sessions::LIFE;
 use crate::accounts::{AccountsError, Known};
 use crate::inspection::account::Level;
@@ -38,7 +38,7 @@ struct AccountBody {
     password: String,
 }
 
-pub(super) async fn login(shared: &Arc<Shared>, asked: Asked) -> Result<Response, Response> {
+pub(super) async fn login(shared: &Arc<Shared>, asked: Asked) -> Result<Response, Refusal> {
     let http = settings(shared)?;
     let LoginBody { user, password } = asked.json()?;
     let known = prove(shared, http, &asked.caller, "login", user, password).await?;
@@ -47,7 +47,7 @@ pub(super) async fn login(shared: &Arc<Shared>, asked: Asked) -> Result<Response
     open(shared, http, &known)
 }
 
-pub(super) fn logout(shared: &Arc<Shared>, asked: &Asked) -> Result<Response, Response> {
+pub(super) fn logout(shared: &Arc<Shared>, asked: &Asked) -> Result<Response, Refusal> {
     let http = settings(shared)?;
     let (known, key) = own(&asked.caller)?;
     audit(http, asked.caller.deed("logout", &known.name))?;
@@ -57,7 +57,7 @@ pub(super) fn logout(shared: &Arc<Shared>, asked: &Asked) -> Result<Response, Re
     Ok(answer)
 }
 
-pub(super) async fn password(shared: &Arc<Shared>, asked: Asked) -> Result<Response, Response> {
+pub(super) async fn password(shared: &Arc<Shared>, asked: Asked) -> Result<Response, Refusal> {
     let http = settings(shared)?;
     let PasswordBody { old, new } = asked.json()?;
     let name = own(&asked.caller)?.0.name.clone();
@@ -68,12 +68,12 @@ pub(super) async fn password(shared: &Arc<Shared>, asked: Asked) -> Result<Respo
     match changed.await? {
         // The session ended with its password.
         Ok(Some(known)) => open(shared, http, &known),
-        Ok(None) => Err(refusal(StatusCode::NOT_FOUND, "unknown", &format!("no account '{name}'"))),
+        Ok(None) => Err(refusal(StatusCode::NOT_FOUND, "unknown", format!("no account '{name}'"))),
         Err(error) => Err(undone(http, asked.caller.deed("password", &name), &error)),
     }
 }
 
-pub(super) async fn accounts(shared: &Arc<Shared>) -> Result<Response, Response> {
+pub(super) async fn accounts(shared: &Arc<Shared>) -> Result<Response, Refusal> {
     let accounts = Arc::clone(&settings(shared)?.accounts);
     let all = aside(&shared.work, move || accounts.list()).await?.map_err(|error| damaged(&error))?;
     let all: Vec<_> = all
@@ -83,7 +83,7 @@ pub(super) async fn accounts(shared: &Arc<Shared>) -> Result<Response, Response>
     Ok(json_answer(StatusCode::OK, &json!({"accounts": all})))
 }
 
-pub(super) async fn add(shared: &Arc<Shared>, asked: Asked) -> Result<Response, Response> {
+pub(super) async fn add(shared: &Arc<Shared>, asked: Asked) -> Result<Response, Refusal> {
     let http = settings(shared)?;
     let AccountBody { name, level, password } = asked.json()?;
     let deed = Deed { new: Some(level.word().into()), ..asked.caller.deed("add_account", &name) };
@@ -94,7 +94,7 @@ pub(super) async fn add(shared: &Arc<Shared>, asked: Asked) -> Result<Response, 
     Ok(json_answer(StatusCode::CREATED, &json!({"name": name, "level": level})))
 }
 
-pub(super) async fn remove(shared: &Arc<Shared>, asked: Asked) -> Result<Response, Response> {
+pub(super) async fn remove(shared: &Arc<Shared>, asked: Asked) -> Result<Response, Refusal> {
     let http = settings(shared)?;
     let deed = asked.caller.deed("remove_account", &brief(&asked.name));
     audit(http, deed.clone())?;
@@ -112,8 +112,8 @@ async fn prove(
     what: &str,
     user: String,
     password: String,
-) -> Result<Known, Response> {
-    let busy = || later(refusal(StatusCode::SERVICE_UNAVAILABLE, "busy", "other passwords are looked at"), 1);
+) -> Result<Known, Refusal> {
+    let busy = || refusal(StatusCode::SERVICE_UNAVAILABLE, "busy", "other passwords are looked at").later(1);
     let _turn = shared.proofs.try_acquire().map_err(|_| busy())?;
     let locks = hold(&shared.guard).attempt(caller.from, &user, http.clock.now()).map_err(too_many)?;
     let accounts = Arc::clone(&http.accounts);
@@ -143,7 +143,7 @@ async fn prove(
 }
 
 /// Opens a session and tells its token.
-fn open(shared: &Shared, http: &Http, known: &Known) -> Result<Response, Response> {
+fn open(shared: &Shared, http: &Http, known: &Known) -> Result<Response, Refusal> {
     let token = hold(&shared.sessions).open(known, http.clock.now()).map_err(|error| {
         log::error!("http: no session: {error}");
         refusal(StatusCode::SERVICE_UNAVAILABLE, "internal", "the system gives no randomness")
@@ -174,26 +174,26 @@ pub(super) fn tell_noticed(http: &Http) {
     }
 }
 
-fn settings(shared: &Shared) -> Result<&Http, Response> {
+fn settings(shared: &Shared) -> Result<&Http, Refusal> {
     let text = "this service has no accounts";
     shared.http.as_ref().ok_or_else(|| refusal(StatusCode::NOT_FOUND, "unknown", text))
 }
 
-fn own(caller: &Caller) -> Result<(&Known, &[u8; 32]), Response> {
+fn own(caller: &Caller) -> Result<(&Known, &[u8; 32]), Refusal> {
     let (known, key) =
         caller.account.as_ref().ok_or_else(|| refusal(StatusCode::UNAUTHORIZED, "unauthorized", "log in"))?;
     Ok((known, key))
 }
 
-fn audit(http: &Http, deed: Deed) -> Result<(), Response> {
+fn audit(http: &Http, deed: Deed) -> Result<(), Refusal> {
     (http.audit)(deed).map_err(|error| {
         let text = format!("nobody could tell of it later, so it is not done: {error}");
-        refusal(StatusCode::SERVICE_UNAVAILABLE, "not_audited", &text)
+        refusal(StatusCode::SERVICE_UNAVAILABLE, "not_audited", text)
     })
 }
 
 /// What was announced to the trail and then refused.
-fn undone(http: &Http, deed: Deed, error: &AccountsError) -> Response {
+fn undone(http: &Http, deed: Deed, error: &AccountsError) -> Refusal {
     if let Err(lost) = (http.audit)(Deed { refused: Some(error.to_string()), ..deed }) {
         log::error!("audit: what was refused stands in the trail as done: {lost}");
     }
@@ -203,7 +203,7 @@ fn undone(http: &Http, deed: Deed, error: &AccountsError) -> Response {
     }
 }
 
-pub(super) fn damaged(error: &AccountsError) -> Response {
+pub(super) fn damaged(error: &AccountsError) -> Refusal {
     log::error!("http: {error}");
     refusal(
         StatusCode::SERVICE_UNAVAILABLE,

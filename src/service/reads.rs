@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::Read;
 use super::metrics::{self, CameraReading};
-use super::routes::{Asked, Shared, aside, json_answer, refusal};
+use super::routes::{Asked, Refusal, Shared, aside, json_answer, refusal};
 use crate::inspection::time::rfc3339;
 
 /// What the service answers, for machines.
@@ -31,15 +31,15 @@ pub(super) fn ready(read: &Read) -> Response {
 pub(super) fn counters(read: &Read) -> Response {
     match metrics::text(read()) {
         Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
-        Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "internal", &error.to_string()),
+        Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string()).into_response(),
     }
 }
 
 /// The page, with a number that allows its own script and style and nobody else's.
-pub(super) fn page() -> Result<Response, Response> {
+pub(super) fn page() -> Result<Response, Refusal> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| {
-        refusal(StatusCode::SERVICE_UNAVAILABLE, "internal", &format!("the system gives no randomness: {error}"))
+        refusal(StatusCode::SERVICE_UNAVAILABLE, "internal", format!("the system gives no randomness: {error}"))
     })?;
     let nonce = format!("{:032x}", u128::from_le_bytes(bytes));
     let policy = format!(
@@ -95,14 +95,14 @@ fn camera(reading: &CameraReading) -> Value {
     })
 }
 
-pub(super) async fn picture(shared: &Arc<Shared>, asked: Asked) -> Result<Response, Response> {
+pub(super) async fn picture(shared: &Arc<Shared>, asked: Asked) -> Result<Response, Refusal> {
     let none = || refusal(StatusCode::NOT_FOUND, "unknown", "no picture of that camera, or none yet");
     let draw = shared.http.as_ref().and_then(|http| http.picture.clone()).ok_or_else(none)?;
     let jpeg = aside(&shared.work, move || draw(&asked.name)).await?.ok_or_else(none)?;
     Ok(([(CONTENT_TYPE, "image/jpeg")], jpeg).into_response())
 }
 
-pub(super) async fn events(shared: &Arc<Shared>, asked: Asked) -> Result<Response, Response> {
+pub(super) async fn events(shared: &Arc<Shared>, asked: Asked) -> Result<Response, Refusal> {
     let none = || refusal(StatusCode::NOT_FOUND, "unknown", "this station keeps no events to read");
     let recent = shared.http.as_ref().and_then(|http| http.recent.clone()).ok_or_else(none)?;
     let wrong = |text: &str| refusal(StatusCode::BAD_REQUEST, "query", text);
@@ -123,7 +123,7 @@ pub(super) async fn events(shared: &Arc<Shared>, asked: Asked) -> Result<Respons
         }
     }
     let found = aside(&shared.work, move || recent(after.as_deref(), limit)).await?;
-    let found = found.map_err(|text| refusal(StatusCode::SERVICE_UNAVAILABLE, "store", &text))?;
+    let found = found.map_err(|text| refusal(StatusCode::SERVICE_UNAVAILABLE, "store", text))?;
     let body = format!("{{\"events\":[{}]}}\n", found.join(","));
     Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
 }

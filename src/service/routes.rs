@@ -12,7 +12,7 @@ use axum::http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, COOKIE, HOST, ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
 use serde::de::DeserializeOwned;
@@ -159,7 +159,7 @@ pub(super) fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) async fn aside<T: Send + 'static>(
     one: &Arc<Semaphore>,
     work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Response> {
+) -> Result<T, Refusal> {
     let failed = |_| refusal(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the answer could not be made");
     let place = Arc::clone(one).acquire_owned().await.map_err(|_| failed(()))?;
     let work = tokio::task::spawn_blocking(move || {
@@ -206,10 +206,10 @@ pub(super) struct Asked {
 
 impl Asked {
     /// The body as JSON; an empty one is an empty object.
-    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Response> {
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
         let body: &[u8] = if self.body.is_empty() { b"{}" } else { &self.body };
         serde_json::from_slice(body).map_err(|error| {
-            refusal(StatusCode::BAD_REQUEST, "body", &format!("the body is not what is asked for: {error}"))
+            refusal(StatusCode::BAD_REQUEST, "body", format!("the body is not what is asked for: {error}"))
         })
     }
 }
@@ -232,18 +232,18 @@ async fn answer(shared: Arc<Shared>, route: Arc<Route>, request: Request) -> Res
     let mut answer = match admit(&shared, &route, request).await {
         Ok((asked, ticket)) => {
             let _busy = ticket.busy();
-            respond(&shared, route.what, asked).await.unwrap_or_else(|refusal| refusal)
+            respond(&shared, route.what, asked).await.unwrap_or_else(IntoResponse::into_response)
         }
-        Err(refusal) => refusal,
+        Err(refusal) => refusal.into_response(),
     };
     let headers = answer.headers_mut();
-    headers.insert("x-content-type-options", axum::http::HeaderValue::from_static("nosniff"));
-    headers.entry(CACHE_CONTROL).or_insert(axum::http::HeaderValue::from_static("no-store"));
+    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     answer
 }
 
 /// Whether it may be asked, and what.
-async fn admit(shared: &Shared, route: &Route, request: Request) -> Result<(Asked, Ticket), Response> {
+async fn admit(shared: &Shared, route: &Route, request: Request) -> Result<(Asked, Ticket), Refusal> {
     let (mut parts, body) = request.into_parts();
     let ticket = parts.extensions.get::<Ticket>().cloned();
     let ticket = ticket.ok_or_else(|| refusal(StatusCode::INTERNAL_SERVER_ERROR, "internal", "from nowhere"))?;
@@ -261,7 +261,7 @@ async fn admit(shared: &Shared, route: &Route, request: Request) -> Result<(Aske
     };
     let body = to_bytes(body, BODY).await.map_err(|_| {
         let text = format!("the body is longer than {BODY} bytes, or was not sent whole");
-        refusal(StatusCode::PAYLOAD_TOO_LARGE, "body", &text)
+        refusal(StatusCode::PAYLOAD_TOO_LARGE, "body", text)
     })?;
     let query = parts.uri.query().unwrap_or_default().to_owned();
     Ok((Asked { caller, name, query, body: body.into() }, ticket))
@@ -292,7 +292,7 @@ fn permit(
     from: IpAddr,
     account: Result<&Option<(Known, Key)>, &AccountsError>,
     parts: &Parts,
-) -> Result<(), Response> {
+) -> Result<(), Refusal> {
     if !parts.method.is_safe() {
         same_origin(&parts.headers, shared.http.as_ref().is_some_and(|http| http.tls.is_some()))?;
     }
@@ -308,9 +308,7 @@ fn permit(
     };
     let Some((known, _)) = account.map_err(login::damaged)? else {
         let text = "log in: POST /v1/login, then send its token as 'Authorization: Bearer TOKEN'";
-        let mut answer = refusal(StatusCode::UNAUTHORIZED, "unauthorized", text);
-        answer.headers_mut().insert(WWW_AUTHENTICATE, axum::http::HeaderValue::from_static("Bearer"));
-        return Err(answer);
+        return Err(refusal(StatusCode::UNAUTHORIZED, "unauthorized", text));
     };
     let Some(needed) = needed else { return Ok(()) };
     if known.must_change {
@@ -319,14 +317,14 @@ fn permit(
     }
     if known.level < needed {
         let text = format!("this is for a {needed}, and '{}' is {}", known.name, known.level);
-        return Err(refusal(StatusCode::FORBIDDEN, "forbidden", &text));
+        return Err(refusal(StatusCode::FORBIDDEN, "forbidden", text));
     }
     Ok(())
 }
 
 /// A browser says which page asks: only the station's own may change anything. Its cookie alone proves nothing, because the
 /// browser adds it for whoever makes it ask.
-fn same_origin(headers: &HeaderMap, tls: bool) -> Result<(), Response> {
+fn same_origin(headers: &HeaderMap, tls: bool) -> Result<(), Refusal> {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let scheme = if tls { "https" } else { "http" };
     let by_cookie = headers.contains_key(COOKIE) && !headers.contains_key(AUTHORIZATION);
@@ -344,7 +342,7 @@ fn same_origin(headers: &HeaderMap, tls: bool) -> Result<(), Response> {
     }
 }
 
-async fn respond(shared: &Arc<Shared>, what: What, asked: Asked) -> Result<Response, Response> {
+async fn respond(shared: &Arc<Shared>, what: What, asked: Asked) -> Result<Response, Refusal> {
     match what {
         What::Page => reads::page(),
         What::Api => Ok(([(CONTENT_TYPE, "application/json")], reads::OPENAPI).into_response()),
@@ -364,18 +362,43 @@ async fn respond(shared: &Arc<Shared>, what: What, asked: Asked) -> Result<Respo
     }
 }
 
-pub(super) fn too_many(Wait(seconds): Wait) -> Response {
+/// Why an answer is none, for machines and for people.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    word: &'static str,
+    text: String,
+    /// Seconds after which it may be tried again.
+    after: Option<u64>,
+}
+
+impl Refusal {
+    /// The same, to be tried again after so many seconds.
+    pub fn later(self, seconds: u64) -> Self {
+        Self { after: Some(seconds), ..self }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut answer = json_answer(self.status, &json!({"error": self.word, "text": self.text}));
+        if let Some(seconds) = self.after {
+            answer.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        answer
+    }
+}
+
+pub(super) fn refusal(status: StatusCode, word: &'static str, text: impl Into<String>) -> Refusal {
+    Refusal { status, word, text: text.into(), after: None }
+}
+
+pub(super) fn too_many(Wait(seconds): Wait) -> Refusal {
     let text = format!("too many requests; again in {seconds} s");
-    later(refusal(StatusCode::TOO_MANY_REQUESTS, "too_many", &text), seconds)
-}
-
-pub(super) fn later(mut answer: Response, seconds: u64) -> Response {
-    answer.headers_mut().insert(RETRY_AFTER, seconds.into());
-    answer
-}
-
-pub(super) fn refusal(status: StatusCode, error: &str, text: &str) -> Response {
-    json_answer(status, &json!({"error": error, "text": text}))
+    refusal(StatusCode::TOO_MANY_REQUESTS, "too_many", text).later(seconds)
 }
 
 pub(super) fn json_answer(status: StatusCode, body: &Value) -> Response {
