@@ -151,7 +151,7 @@ fn judged_by(model: bool, clock: &Arc<dyn Clock>) -> Result<(Job, MakeDetectors)
     let recipe = Recipe::whole_frame("r", Some(ClassId("washer".into())), StepChoice::Fixed(Steps(2)));
     let job = bundles.job(index, recipe, DeviceChoice::Cpu, None)?;
     let detectors = match model {
-        true => bundles.detectors(DeviceChoice::Cpu, Arc::clone(clock), [std::slice::from_ref(&job)], |_| {}),
+        true => bundles.detectors(DeviceChoice::Cpu, Arc::clone(clock), [std::slice::from_ref(&job)], None, |_| {}),
         false => Box::new(|| Ok(vec![Box::new(Scripted(Duration::from_millis(5))) as Box<dyn Detector>])),
     };
     Ok((job, detectors))

@@ -183,16 +183,49 @@ fn a_folder_is_judged_whole_by_the_daemon() {
 }
 
 #[test]
-fn a_full_disk_is_said_and_is_no_clean_end() {
+fn lines_that_cannot_be_written_are_in_the_database() {
     let (bundle, parts) = tiny_bundle();
     let dir = home();
     let folder = parts.join("washer/test/good");
     config(dir.path(), bundle, &format!("{{ kind = 'replay', folder = '{}' }}", folder.display()), "/dev/full");
     let (code, out, error) = run(DSAD, &["run", "--config", "dsad.toml", "--json"], dir.path());
-    assert_eq!(code, 1, "{error}");
-    assert!(error.contains("/dev/full") && error.contains("lost"), "{error}");
+    assert_eq!(code, 0, "{error}");
+    assert!(error.contains("/dev/full: lines cannot be written"), "{error}");
     let summary = lines(&out).pop().expect("summary");
-    assert_eq!((&summary["counts"]["frames_in"], &summary["events_lost"]), (&3.into(), &3.into()));
+    assert_eq!((&summary["events_written"], &summary["events_lost"]), (&3.into(), &0.into()));
+    let (code, out, error) = run(DSAD, &["events", "export", "--config", "dsad.toml"], dir.path());
+    assert_eq!((code, lines(&out).len()), (0, 3), "{error}");
+    let (_, out, _) = run(DSAD, &["events", "export", "--config", "dsad.toml", "--format", "csv"], dir.path());
+    assert!(out.starts_with("schema,event_id,") && out.lines().count() == 4, "{out}");
+    let (_, out, _) = run(DSAD, &["events", "export", "--config", "dsad.toml", "--until", "2020-01-01"], dir.path());
+    assert_eq!(out, "");
+    let (code, _, error) = run(DSAD, &["events", "export", "--config", "dsad.toml", "--from", "yesterday"], dir.path());
+    assert!(code != 0 && error.contains("--from yesterday"), "{error}");
+    let (code, _, error) = run(DSAD, &["events", "audit", "--config", "dsad.toml"], dir.path());
+    assert!(code == 0 && error.contains("whole; the last hash is"), "{error}");
+}
+
+#[test]
+fn a_disk_that_takes_no_more_is_said_and_is_no_clean_end() {
+    let (bundle, parts) = tiny_bundle();
+    let dir = home();
+    let folder = parts.join("washer/train/good");
+    config(dir.path(), bundle, &format!("{{ kind = 'replay', folder = '{}' }}", folder.display()), "events.ndjson");
+    let text = std::fs::read_to_string(dir.path().join("dsad.toml")).expect("reads");
+    let text = text.split("[archive]").next().expect("a head").to_owned();
+    std::fs::write(dir.path().join("dsad.toml"), text).expect("writes");
+    // No file of the process may grow beyond 128 KiB: the database is made, and a few events fit.
+    let limited = format!("ulimit -f 128; trap '' XFSZ; exec {DSAD} run --config dsad.toml --json");
+    let (code, out, error) = run("bash", &["-c", &limited], dir.path());
+    assert_eq!(code, 1, "{error}");
+    assert!(error.contains("dsad.db: events cannot be written") && error.contains("lost"), "{error}");
+    let summary = lines(&out).pop().expect("summary");
+    let number = |value: &serde_json::Value| value.as_u64().expect("number");
+    let lost = number(&summary["events_lost"]);
+    assert!(lost > 0 && lost + number(&summary["events_written"]) == 12, "{summary}");
+    // What was committed is there.
+    let (code, out, error) = run(DSAD, &["events", "export", "--config", "dsad.toml"], dir.path());
+    assert_eq!((code, lines(&out).len() as u64), (0, 12 - lost), "{error}");
 }
 
 #[test]

@@ -179,7 +179,10 @@ fn fuzz(requests: usize) {
     });
     let (after, during) = (resident(), judged() - warm);
     assert!(!seen.contains_key(&500) && seen.len() > 6, "{seen:?}");
-    assert!(seen[&200] > requests / 10 && seen[&400] > requests / 100, "the seeds are too damaged: {seen:?}");
+    // Many are whole enough to reach an answer, and many are not.
+    let of = |statuses: &[u16]| statuses.iter().filter_map(|status| seen.get(status)).sum::<usize>();
+    assert!(of(&[200, 201, 202, 409]) > requests / 20, "{seen:?}");
+    assert!(of(&[400]) > requests / 20 && of(&[401, 403, 404]) > requests / 20, "{seen:?}");
     assert!(after - before < 64.0, "{before:.1} MiB before, {after:.1} after");
     assert!(during > 5, "{during} parts were judged meanwhile");
     let Ending::Drained(counts) = station.stop() else { panic!("it failed") };

@@ -15,6 +15,8 @@ mod cli;
 mod clock;
 /// What is written in configuration files: the schema, typing errors, anything at all.
 mod configuration;
+/// Processes that are killed.
+mod crash;
 /// Any bytes over HTTP, while parts are judged.
 mod fuzz;
 /// Networks against PyTorch.
@@ -43,6 +45,8 @@ mod reload;
 mod rois;
 /// The HTTP service of a whole daemon.
 mod service;
+/// Bundles in two places.
+mod slots;
 /// What the log and systemd hear on the way to ready.
 mod startup;
 /// The state of a station, what commands it obeys, and what faults do.

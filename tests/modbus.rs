@@ -249,7 +249,7 @@ fn flood(address: SocketAddr, count: usize, mut rng: ChaCha8Rng, of: Make) {
     let (mut stream, mut answers) = (connect(), vec![0; 4_096]);
     for number in 0..count {
         let sent = stream.write_all(&of(&mut rng)).is_ok();
-        let heard = !matches!(stream.read(&mut answers), Ok(0));
+        let heard = number % 8 > 0 || !matches!(stream.read(&mut answers), Ok(0));
         if !sent || !heard || number % 97 == 96 {
             stream = connect();
         }

@@ -59,7 +59,8 @@ fn trainer_and_daemon_make_the_same_map() {
     let recipe = Recipe::whole_frame("parity", known.then_some(class), steps);
     let job = bundles.job(index, recipe, DeviceChoice::Cpu, None).expect("job");
     let sink = RecordingSink::default();
-    let detectors = bundles.detectors(DeviceChoice::Cpu, Arc::clone(&clock), [std::slice::from_ref(&job)], |_| {});
+    let detectors =
+        bundles.detectors(DeviceChoice::Cpu, Arc::clone(&clock), [std::slice::from_ref(&job)], None, |_| {});
     let source = Replay::open(camera.clone(), &kind, None, Arc::clone(&clock)).expect("folder");
     let ending = pipeline::run(Parts {
         cameras: vec![Camera::free(camera, Box::new(source), false, job)],

@@ -233,6 +233,19 @@ impl Station {
         self.log.lock().expect("log").join("\n")
     }
 
+    /// The log, once it has these words: it is read beside.
+    fn said(&self, words: &str) -> String {
+        let begun = Instant::now();
+        loop {
+            let log = self.log();
+            if log.contains(words) {
+                return log;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "no '{words}': {log}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// The address of a service that the log tells of.
     fn address(&self, service: &str) -> SocketAddr {
         let log = self.log();
@@ -294,7 +307,7 @@ fn a_running_station_takes_what_it_can_and_says_what_waits() {
     let ratio = threshold(&after[changed]) / threshold(&after[0]);
     assert!((ratio - 4f64.powf(-0.4)).abs() < 1e-4, "{ratio}");
     let strict = hash(&after[changed]);
-    assert!(station.log().contains("sensitivity: 0.5 -> 0.9, from the next part on"), "{}", station.log());
+    station.said("sensitivity: 0.5 -> 0.9, from the next part on");
     assert_eq!(metric(address, "dsad_restart_needed "), 0.0);
 
     // A slip changes nothing, and is said with all that is wrong.
@@ -302,9 +315,8 @@ fn a_running_station_takes_what_it_can_and_says_what_waits() {
     std::fs::write(&file, text.replace("station = 's'", "station = ''")).expect("writes");
     station.reload();
     assert_eq!(metric(address, "dsad_reloads_total{result=\"refused\"}"), 1.0);
-    let log = station.log();
     for words in ["configuration refused", "did you mean 'sensitivity'?", "give the station a name", "r.toml"] {
-        assert!(log.contains(words), "no '{words}': {log}");
+        station.said(words);
     }
     let count = after.len();
     let later = events(dir, |events| events.len() > count + 20);
@@ -322,7 +334,7 @@ fn a_running_station_takes_what_it_can_and_says_what_waits() {
     assert_eq!(metric(address, "dsad_restart_needed "), 1.0);
     assert_eq!(metric(address, "dsad_reloads_total{result=\"taken\"}"), 2.0);
     let words = "cameras[0].source.product: \"washer\" -> \"fabric\" needs a restart";
-    assert!(station.log().contains(words), "{}", station.log());
+    station.said(words);
     let all = events(dir, |events| events.last().is_some_and(|last| hash(last) != strict));
 
     // No frame was lost over all of it.

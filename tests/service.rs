@@ -18,6 +18,7 @@ use dsad::inspection::calibration::{Calibration, GoodPart};
 use dsad::inspection::detect::{Detection, Detector, DetectorError, Plan};
 use dsad::inspection::frame::{CameraId, Frame, FrameSource, Prepared, SourceError};
 use dsad::inspection::time::Clock;
+use dsad::output::latest;
 use dsad::platform::clock::SystemClock;
 use dsad::service::Service;
 use serde_json::Value;
@@ -64,7 +65,9 @@ impl Station {
     ) -> Station {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let service = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|http| Service::new(Some(http), None));
-        let (accounts, _) = doors::settings(dir, Arc::clone(&clock));
+        let (mut accounts, _) = doors::settings(dir, Arc::clone(&clock));
+        let (seen, latest) = latest::open(cameras.iter().map(|(name, _)| CameraId((*name).into())));
+        accounts.picture = Some(Arc::new(move |camera| latest.jpeg(camera)));
         let service = service.expect("binds").with_accounts(accounts);
         let (address, stop) =
             (service.addresses().expect("address").0.expect("http"), Arc::new(AtomicBool::new(false)));
@@ -82,7 +85,7 @@ impl Station {
             cameras: sources,
             detectors,
             envelopes: envelopes(Arc::clone(&clock)),
-            sinks: Vec::new(),
+            sinks: vec![Box::new(seen)],
             record: Box::new(kept.recording),
             workers: vec![kept.worker],
             service: Some(service),
@@ -294,7 +297,7 @@ fn the_counters_are_those_of_the_events() {
         let sum = value(&metrics, "dsad_latency_seconds_sum", &labels);
         assert!(sum > millis / 1e3 - 1e-6 && sum < millis / 1e3 + 0.5, "{sum} {millis}");
     }
-    assert_eq!(value(&metrics, "dsad_sink_errors_total", &[("sink", "events")]), 0.0);
+    assert_eq!(value(&metrics, "dsad_sink_errors_total", &[("sink", "latest")]), 0.0);
     assert!(sum(&metrics, "dsad_start_time_seconds") > 1.7e9);
     assert_eq!(sum(&metrics, "dsad_build_info"), 1.0);
 }
@@ -357,6 +360,32 @@ fn ready_is_said_when_detectors_are_loaded_and_frames_come() {
     station.tell(0, shots(1, 20));
     assert_eq!(reasons(200), "[]");
     assert_eq!(get(station.address, "/livez").0, 200);
+    assert!(matches!(station.stop(), Ending::Drained(_)));
+}
+
+#[test]
+fn the_picture_is_that_of_the_last_part_that_was_judged() {
+    let dir = tempfile::tempdir().expect("directory");
+    let cameras = [("a", false), ("b \"left\"", false)];
+    let station = Station::start(dir.path(), &cameras, &calibration(), scripted(Duration::ZERO));
+    let picture = |camera: &str| {
+        let request = doors::request("GET", &format!("/v1/cameras/{camera}/frame.jpg"), "", "");
+        let (status, head, body) = ask(station.address, &request);
+        assert_eq!(head.contains("content-type: image/jpeg"), status == 200, "{head}");
+        (status == 200).then_some(body)
+    };
+    assert_eq!((picture("a"), picture("nobody")), (None, None));
+    station.tell(0, shots(1, 20));
+    let dark = wait(|| picture("a"));
+    station.tell(0, shots(1, 200));
+    let bright = wait(|| picture("a").filter(|picture| *picture != dark));
+    station.tell(0, [Shot::Damaged]);
+    station.tell(1, shots(1, 20));
+    wait(|| picture("b%20%22left%22").filter(|picture| *picture == dark));
+    station.judged(4);
+    assert_eq!(picture("a"), Some(bright), "there is none of a fault");
+    station.tell(0, shots(1, 20));
+    wait(|| picture("a").filter(|picture| *picture == dark));
     assert!(matches!(station.stop(), Ending::Drained(_)));
 }
 

@@ -176,6 +176,9 @@ fn a_camera_that_is_gone_is_an_error_until_it_is_back() {
         let work = if mode == TriggerMode::Free { State::ContinuousExecution } else { State::Ready };
         let mut plc = station.controller();
         station.reaches(work);
+        while !get(&station, "/readyz").contains("\"ready\":true") {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         station.gone.store(true, Ordering::Relaxed);
         station.reaches(State::Error);
         assert!(get(&station, "/readyz").contains("camera top: lost"));

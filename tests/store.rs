@@ -268,7 +268,7 @@ fn a_database_of_another_version_is_refused() {
 }
 
 /// All files below a folder, by their names.
-fn files(folder: &Path) -> Vec<String> {
+pub fn files(folder: &Path) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         match entry.path() {

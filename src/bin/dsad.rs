@@ -65,7 +65,7 @@ fn main() -> ExitCode {
         Verb::Gpio(args) => gpio::run(&args, clock),
         Verb::Events(args) => events::run(&args),
         Verb::Accounts(args) => accounts::run(&args),
-        Verb::Bundle(args) => bundle::run(&args),
+        Verb::Bundle(args) => bundle::run(&args, clock),
         Verb::Generate(args) => generate::run(&args, Arguments::command()),
     };
     result.unwrap_or_else(|error| {

@@ -53,6 +53,14 @@ pub enum BundleError {
         /// The limit.
         limit: u64,
     },
+    /// A folder of two places for a bundle that cannot be used.
+    #[error("{}: {reason}; `dsad bundle install BUNDLE --into DIR` sets it right", path.display())]
+    Slots {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// A calibration made on the station that cannot be used.
     #[error("{}: {reason}; take it back with `dsad calibrate --revert`, or remove the file", path.display())]
     StationCalibration {
@@ -203,6 +211,7 @@ impl BundleError {
             Self::SignatureInvalid { .. } => "signature_invalid",
             Self::KeyInvalid { .. } => "key_invalid",
             Self::Exists { .. } => "exists",
+            Self::Slots { .. } => "slots",
         }
     }
 }

@@ -25,6 +25,7 @@
 pub mod error;
 pub mod manifest;
 pub mod signature;
+pub mod slots;
 pub mod station_calibration;
 pub mod weights;
 

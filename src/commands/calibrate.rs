@@ -124,7 +124,7 @@ pub fn run(args: &CalibrateArgs) -> anyhow::Result<ExitCode> {
         let frame = replay.next_frame().map_err(|error| anyhow::anyhow!("{}: {error}", file.display()))?;
         prepare_for(&recipe, &frame, &spec).with_context(|| file.display().to_string())
     };
-    let mut detectors = bundles.detectors(args.device, Arc::clone(&clock), [], |step| log::debug!("{step}"))()
+    let mut detectors = bundles.detectors(args.device, Arc::clone(&clock), [], None, |step| log::debug!("{step}"))()
         .map_err(anyhow::Error::msg)?;
     let detector = detectors[index].as_mut();
     let mut made = Calibration { id: String::new(), entries: Vec::new() };

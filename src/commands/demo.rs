@@ -122,7 +122,7 @@ pub fn run(args: &DemoArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
     let stop_of_run = Arc::clone(&stop);
     let recipes = cameras.iter().map(|camera| &camera.recipes[..]);
     let detectors =
-        bundles.detectors(DeviceChoice::Cpu, Arc::clone(&clock), recipes, |step| log::debug!("start: {step}"));
+        bundles.detectors(DeviceChoice::Cpu, Arc::clone(&clock), recipes, None, |step| log::debug!("start: {step}"));
     let parts_of_run = Parts {
         cameras,
         detectors,

@@ -84,7 +84,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     let job = bundles.job(index, recipe, args.device, args.calibrations.as_deref())?;
     let files =
         args.paths.iter().map(|path| pictures(path)).collect::<Result<Vec<_>, _>>().map_err(anyhow::Error::msg)?;
-    let mut detectors = bundles.detectors(args.device, Arc::clone(&clock), [], |step| log::debug!("{step}"))()
+    let mut detectors = bundles.detectors(args.device, Arc::clone(&clock), [], None, |step| log::debug!("{step}"))()
         .map_err(anyhow::Error::msg)?;
     let detector = detectors[index].as_mut();
     if let Some(out) = &args.out {

@@ -8,15 +8,18 @@ use anyhow::{Context, bail};
 
 use crate::bundle::manifest::NumberFormat;
 use crate::bundle::signature::KeyList;
+use crate::bundle::slots::{self, Slots};
 use crate::bundle::{Bundle, station_calibration};
 use crate::config::device::DeviceChoice;
 use crate::config::problem::ConfigError;
 use crate::config::recipe::load_recipe;
 use crate::daemon::challenge::GoldenPart;
+use crate::daemon::exchange::MakeDetector;
 use crate::daemon::job::{Job, fits};
 use crate::daemon::pipeline::MakeDetectors;
 use crate::detector::{DiffusionDetector, golden};
-use crate::device;
+use crate::device::{self, Compute};
+use crate::inspection::audit::{Audit, Deed};
 use crate::inspection::calibration::Calibration;
 use crate::inspection::detect::{Detector, Plan, StepChoice};
 use crate::inspection::recipe::{Recipe, RecipeId};
@@ -28,10 +31,12 @@ use crate::preprocess::spec::PreprocessSpec;
 pub struct Bundles {
     opened: Vec<Bundle>,
     index: HashMap<PathBuf, usize>,
+    /// Folders of two places that bundles were found in.
+    places: HashMap<usize, PathBuf>,
 }
 
 impl Bundles {
-    /// Opens a bundle, or finds it open.
+    /// Opens a bundle, or the one in force where two have a place, or finds it open.
     ///
     /// # Errors
     /// Whatever is wrong with it.
@@ -39,10 +44,18 @@ impl Bundles {
         if let Some(index) = self.index.get(dir) {
             return Ok(*index);
         }
-        let bundle = Bundle::open(dir, keys)?;
+        let index = self.insert(Bundle::open(&slots::in_force(dir)?, keys)?);
+        self.index.insert(dir.to_path_buf(), index);
+        if Slots::are_in(dir) {
+            self.places.insert(index, dir.to_path_buf());
+        }
+        Ok(index)
+    }
+
+    /// Takes one that is open already.
+    pub fn insert(&mut self, bundle: Bundle) -> usize {
         self.opened.push(bundle);
-        self.index.insert(dir.to_path_buf(), self.opened.len() - 1);
-        Ok(self.opened.len() - 1)
+        self.opened.len() - 1
     }
 
     /// The bundle at an index.
@@ -120,12 +133,14 @@ impl Bundles {
 
     /// Loads a detector for every bundle, proves each with its golden pictures, and does what the recipes of these cameras will ask
     /// for once, when called: the first part must not wait for kernels and recordings to be made. Each step is told as it begins:
-    /// the first start on a GPU takes a while.
+    /// the first start on a GPU takes a while. A bundle in one of two places is marked as proven, or the one before it comes back, and
+    /// `audit` hears of that.
     pub fn detectors<'a>(
         self,
         choice: DeviceChoice,
         clock: Arc<dyn Clock>,
         cameras: impl IntoIterator<Item = &'a [Job]>,
+        audit: Option<Audit>,
         told: impl Fn(&str) + Send + 'static,
     ) -> MakeDetectors {
         let asked = asked(cameras);
@@ -134,20 +149,98 @@ impl Bundles {
             let compute = device::open(choice).map_err(|error| error.to_string())?;
             let mut detectors: Vec<Box<dyn Detector>> = Vec::with_capacity(self.opened.len());
             for (index, bundle) in self.opened.iter().enumerate() {
-                let id = &bundle.manifest.id;
-                told(&format!("loading the bundle '{id}'"));
-                let mut detector =
-                    DiffusionDetector::load(bundle, &compute, Arc::clone(&clock)).map_err(|error| error.to_string())?;
-                told(&format!("bundle '{id}': self-test, {} golden picture(s)", bundle.manifest.golden.len()));
-                detector.self_test(bundle, choice).map_err(|error| error.to_string())?;
-                for Asked { spec, plan, recipe, cameras, .. } in asked.iter().filter(|asked| asked.detector == index) {
-                    told(&format!("bundle '{id}': warming up for the recipe '{}'", recipe.0));
-                    detector.warm_up(bundle, spec, plan, *cameras).map_err(|error| error.to_string())?;
+                let asked = asked.iter().filter(|asked| asked.detector == index);
+                let made = load_proven(bundle, &compute, &clock, asked, &told);
+                let Some(place) = self.places.get(&index) else {
+                    detectors.push(Box::new(made?));
+                    continue;
+                };
+                match made {
+                    Ok(detector) => {
+                        detectors.push(Box::new(detector));
+                        prove(place)?;
+                    }
+                    Err(problem) => {
+                        let deed = Deed { who: "station".into(), from: "start".into(), ..Deed::default() };
+                        let back = way_back(place, &problem, audit.as_ref(), &deed);
+                        return Err(back.map_or(problem.clone(), |text| format!("{problem}\n{text}; start again")));
+                    }
                 }
-                detectors.push(Box::new(detector));
             }
             Ok(detectors)
         })
+    }
+
+    /// Loads the detector of the only bundle, when called, as [`detectors`](Self::detectors) does.
+    pub fn detector<'a>(
+        self,
+        choice: DeviceChoice,
+        clock: Arc<dyn Clock>,
+        cameras: impl IntoIterator<Item = &'a [Job]>,
+    ) -> MakeDetector {
+        let asked = asked(cameras);
+        Box::new(move || {
+            let compute = device::open(choice).map_err(|error| error.to_string())?;
+            let bundle = self.opened.first().ok_or("there is no bundle")?;
+            let made = load_proven(bundle, &compute, &clock, asked.iter(), &|step| log::info!("{step}"))?;
+            Ok(Box::new(made))
+        })
+    }
+}
+
+/// Loads a detector, proves it with its golden pictures, and does once what will be asked of it.
+fn load_proven<'a>(
+    bundle: &Bundle,
+    compute: &Compute,
+    clock: &Arc<dyn Clock>,
+    asked: impl Iterator<Item = &'a Asked>,
+    told: &impl Fn(&str),
+) -> Result<DiffusionDetector, String> {
+    let id = &bundle.manifest.id;
+    told(&format!("loading the bundle '{id}'"));
+    let mut detector =
+        DiffusionDetector::load(bundle, compute, Arc::clone(clock)).map_err(|error| error.to_string())?;
+    told(&format!("bundle '{id}': self-test, {} golden picture(s)", bundle.manifest.golden.len()));
+    detector.self_test(bundle, compute.choice).map_err(|error| error.to_string())?;
+    for Asked { spec, plan, recipe, cameras, .. } in asked {
+        told(&format!("bundle '{id}': warming up for the recipe '{}'", recipe.0));
+        detector.warm_up(bundle, spec, plan, *cameras).map_err(|error| error.to_string())?;
+    }
+    Ok(detector)
+}
+
+/// The bundle in force in a folder of two places has judged its golden pictures here.
+///
+/// # Errors
+/// The disk refuses.
+pub fn prove(place: &Path) -> Result<(), String> {
+    let mut slots = Slots::open(place).map_err(|error| error.to_string())?;
+    match slots.current() {
+        Some((slot, false)) => slots.point(slot, true).map_err(|error| error.to_string()),
+        _ => Ok(()),
+    }
+}
+
+/// Puts the bundle in force that was so before one that did not prove itself; says so, if it was not proven before and there is one.
+pub fn way_back(place: &Path, problem: &str, audit: Option<&Audit>, deed: &Deed) -> Option<String> {
+    let mut slots = Slots::open(place).ok()?;
+    let (tried, false) = slots.current()? else { return None };
+    let before = slots.before().ok()?;
+    let of = place.display().to_string();
+    let deed = Deed {
+        what: "bundle".into(),
+        of: of.clone(),
+        old: Some(format!("place {tried}")),
+        new: Some(format!("place {before}, the bundle before")),
+        refused: Some(problem.to_owned()),
+        ..deed.clone()
+    };
+    if let Some(Err(error)) = audit.map(|audit| audit(deed)) {
+        log::error!("{of}: the audit trail does not know of the way back: {error}");
+    }
+    match slots.point(before, true) {
+        Ok(()) => Some(format!("{of}: the bundle before it is in force again, in place {before}")),
+        Err(error) => Some(format!("{of}: the bundle before it could not be put in force again: {error}")),
     }
 }
 

@@ -18,6 +18,7 @@ pub mod record;
 pub mod run;
 pub mod safe_mode;
 pub mod serve;
+pub mod swap;
 pub mod telling;
 pub mod upkeep;
 pub mod version;

@@ -238,12 +238,8 @@ mod tests {
 
     fn listed(stable: Vec<PathBuf>) -> Listed {
         let sizes = [(640, 480), (1280, 1024)].map(|(width, height)| Size { width, height, fps: vec![30.0] });
-        let format = |code: &str, read| Format {
-            code: code.into(),
-            description: String::new(),
-            read,
-            sizes: sizes.iter().cloned().collect(),
-        };
+        let format =
+            |code: &str, read| Format { code: code.into(), description: String::new(), read, sizes: sizes.to_vec() };
         Listed {
             name: "A camera".into(),
             driver: "uvcvideo".into(),

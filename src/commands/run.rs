@@ -11,6 +11,7 @@ use serde_json::json;
 use super::load::{Bundles, boot_id, keys};
 use super::problems::examine;
 use super::serve::{Told, listen};
+use super::swap::{SwapHealth, Swaps};
 use super::upkeep::{self, Reload, Reloads, level};
 use super::{preflight, record, safe_mode, telling};
 use crate::config::station::{Station, load};
@@ -107,7 +108,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let desk = Arc::new(Desk::default());
     let told = match telling::open(&station, &kept, &desk, &clock) {
         Ok(told) => told,
-        Err(error) => return refused(vec![format!("{}: {error:#}", args.config.display())]),
+        Err(error) => {
+            drop(service);
+            return refused(vec![format!("{}: {error:#}", args.config.display())]);
+        }
     };
     let (mut sinks, mut workers): (Vec<Box<dyn VerdictSink>>, _) = (Vec::new(), kept.workers);
     workers.extend(told.workers);
@@ -139,6 +143,11 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         let reloads = Arc::clone(&reloads);
         service = service.map(|service| service.with(Box::new(move |reading| reloads.tell(reading))));
     }
+    let swapped = Arc::<SwapHealth>::default();
+    {
+        let swapped = Arc::clone(&swapped);
+        service = service.map(|service| service.with(Box::new(move |reading| swapped.tell(reading))));
+    }
     let challenge = station.challenge_min.map(|minutes| {
         let every = Duration::from_secs(60 * u64::from(minutes));
         Challenge::new(golden, every, Arc::clone(&audit), clock.as_ref())
@@ -146,13 +155,15 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let status = format!("judging {} camera(s) on {}", cameras.len(), station.device);
     let since = Arc::clone(&clock);
     let recipes = cameras.iter().map(|camera| &camera.recipes[..]);
-    let detectors = bundles.detectors(station.device, Arc::clone(&clock), recipes, move |step| {
-        log::info!("start, {}: {step}", seconds(since.as_ref()));
-        service_manager::starting(step);
-    });
+    let detectors =
+        bundles.detectors(station.device, Arc::clone(&clock), recipes, Some(Arc::clone(&audit)), move |step| {
+            log::info!("start, {}: {step}", seconds(since.as_ref()));
+            service_manager::starting(step);
+        });
     let shutdown = Duration::from_millis(station.shutdown_timeout_ms);
     let state = Arc::new(StationState::new(station.start, Arc::clone(&clock), Arc::clone(&audit)));
-    let reload = Reload { running: station, audit, limits: kept.limits, status: status.clone(), told: reloads };
+    let swaps = Swaps::new(keys(station.keys.as_deref())?, Arc::clone(&audit), swapped);
+    let reload = Reload { running: station, audit, swaps, limits: kept.limits, status: status.clone(), told: reloads };
     let (ask, asked) = upkeep::requests();
     let upkeep = upkeep::upkeep(reload, hangup, asked, Thermal::new("/".as_ref()), Arc::clone(&conditions));
     let since = Arc::clone(&clock);

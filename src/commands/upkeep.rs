@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crossbeam::channel::{Receiver, bounded};
 use log::LevelFilter;
 
+use super::swap::Swaps;
 use crate::config::change::{Change, Setting, adopt, changes};
 use crate::config::file::LogLevel;
 use crate::config::record::ArchiveLimits;
@@ -50,6 +51,8 @@ pub struct Reload {
     pub running: Station,
     /// Hears of every key that changes, and of every refusal.
     pub audit: Audit,
+    /// Takes bundles that were put in force.
+    pub swaps: Swaps,
     /// Which pictures are kept, where there is an archive.
     pub limits: Option<Arc<Setting<ArchiveLimits>>>,
     /// What the service manager shows while the station is ready.
@@ -87,6 +90,7 @@ pub fn upkeep(
         for (who, from) in asked.try_iter() {
             reload.run(&who, &from, running);
         }
+        reload.swaps.retire(running);
         let now = running.clock.now();
         if looked.is_none_or(|looked| now.millis_since(looked) >= LOOK_MS) {
             conditions.set(thermal.read());
@@ -100,7 +104,9 @@ impl Reload {
     pub fn run(&mut self, who: &str, from: &str, running: &Running) {
         service_manager::reloading();
         let deed = Deed { who: who.into(), from: from.into(), what: "reload".into(), ..Deed::default() };
-        match self.take(&deed, running) {
+        // Bundles first: what a recipe says may need the new one.
+        let swapped = self.swaps.take(&deed, &self.running, running);
+        match swapped.and_then(|()| self.take(&deed, running)) {
             Ok(found) => {
                 let waiting = found.iter().filter(|change| !change.live).count();
                 self.told.taken.fetch_add(1, Ordering::Relaxed);

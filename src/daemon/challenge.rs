@@ -71,6 +71,18 @@ impl Challenge {
         }
     }
 
+    /// More of them, of a detector that came.
+    pub(super) fn add(&mut self, parts: impl Iterator<Item = GoldenPart>) {
+        self.parts.extend(parts);
+    }
+
+    /// No more of those of a detector that goes.
+    pub(super) fn remove(&mut self, detector: usize) {
+        self.parts.retain(|part| part.detector != detector);
+        // One of the others may be judged twice.
+        self.next = 0;
+    }
+
     /// All of them were judged.
     fn end(&mut self, now: Timestamp, health: &Health) {
         let failed = (!self.wrong.is_empty()).then(|| std::mem::take(&mut self.wrong).join("; "));

@@ -108,9 +108,9 @@ impl Gate {
         self.station.clear(FaultKind::Camera, &format!("{}{TRIGGER_LINE}", self.camera));
     }
 
-    /// Whether a frame that comes by itself would be let in.
-    pub fn is_open(&self) -> bool {
-        !self.free || self.station.judges_free()
+    /// Whether a source that waits is to give a frame: one that would be let in, or that shows that the camera is back.
+    pub fn wants(&self) -> bool {
+        !self.free || self.gone.load(Ordering::Relaxed) || self.station.judges_free()
     }
 
     fn tell(&self, notices: &MutexGuard<'_, Option<Sender<Notice>>>, notice: Notice) {

@@ -210,7 +210,7 @@ impl Recipes {
         let mut book = self.book();
         for (place, job) in changed.into_iter().enumerate().take(book.known.len()) {
             let old = book.known[place];
-            if book.jobs[old].recipe == job.recipe {
+            if book.jobs[old].recipe == job.recipe && book.jobs[old].detector == job.detector {
                 continue;
             }
             // One that is changed back and forth does not fill the memory.

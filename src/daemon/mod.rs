@@ -19,6 +19,7 @@
 
 pub mod challenge;
 pub mod control;
+pub mod exchange;
 pub mod gate;
 pub mod health;
 pub mod job;

@@ -190,7 +190,9 @@ pub fn run(parts: Parts) -> Ending {
     }
 
     let running_recipes = controlled.iter().map(|known| (known.camera.clone(), Arc::clone(&known.recipes)));
-    let beside = Running { cameras: running_recipes.collect(), clock: Arc::clone(&clock) };
+    // Whoever asks waits for the answer: one at a time.
+    let (exchanges, asked_for) = bounded(1);
+    let beside = Running { cameras: running_recipes.collect(), exchanges, clock: Arc::clone(&clock) };
     // Dropped, this stops the service.
     let (stop_service, stopped) = oneshot::channel();
     let control = Control::new(controlled, Arc::clone(&state), reload, Arc::clone(&clock));
@@ -234,7 +236,17 @@ pub fn run(parts: Parts) -> Ending {
                 return;
             }
             if let Ok(detectors) = made {
-                inspect(&work_out, &notices, detectors, challenge, &recipes, clock.as_ref(), &health, &breaks);
+                inspect(
+                    &work_out,
+                    &notices,
+                    detectors,
+                    challenge,
+                    &asked_for,
+                    &recipes,
+                    clock.as_ref(),
+                    &health,
+                    &breaks,
+                );
             }
         });
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::challenge::Challenge;
+use super::exchange::{self, Exchange};
 use super::gate::{Breaks, Gate};
 use super::health::{CameraHealth, Health};
 use super::job::{Item, Job, Recipes, Turn, judge};
@@ -134,7 +135,7 @@ impl Capture {
                 }
             }
             // Nor does it give any while nothing is judged that nobody asked for.
-            if !self.paced && !self.gate.is_open() {
+            if !self.paced && !self.gate.wants() {
                 std::thread::sleep(Duration::from_millis(1));
                 continue;
             }
@@ -369,6 +370,7 @@ pub fn inspect(
     notices: &Sender<Notice>,
     mut detectors: Vec<Box<dyn Detector>>,
     mut challenge: Option<Challenge>,
+    exchanges: &Receiver<Exchange>,
     recipes: &HashMap<CameraId, Arc<Recipes>>,
     clock: &dyn Clock,
     health: &Health,
@@ -382,6 +384,7 @@ pub fn inspect(
     let mut held: VecDeque<Work> = VecDeque::new();
     loop {
         health.beat(2);
+        exchange::apply(exchanges, &mut detectors, &mut challenge, health);
         if let Some(challenge) = &mut challenge {
             challenge.step(!(held.is_empty() && work.is_empty()), &mut detectors, clock, health);
         }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crossbeam::channel::Sender;
+
 use super::challenge::Challenge;
+use super::exchange::Exchange;
 use super::job::Recipes;
 use super::stages::IDLE;
 use crate::inspection::command::Source;
@@ -16,6 +19,8 @@ use crate::inspection::trigger::Refused;
 pub struct Running {
     /// The recipes of every camera, in the order of the configuration.
     pub cameras: Vec<(CameraId, Arc<Recipes>)>,
+    /// Detectors that come and go.
+    pub exchanges: Sender<Exchange>,
     /// Time.
     pub clock: Arc<dyn Clock>,
 }

@@ -117,6 +117,7 @@ pub fn open(settings: ArchiveSettings, index: Option<(Reader, Clerk)>) -> (Archi
     let (sender, receiver) = bounded(QUEUE);
     let health = Arc::new(ArchiveHealth::default());
     let patient = index.is_none();
+    index.iter().for_each(|(_, clerk)| clerk.record().listens());
     let ArchiveSettings { folder, limits } = settings;
     let limits = Arc::new(Setting::from(limits));
     let worker = ArchiveWorker {
@@ -145,6 +146,13 @@ impl ArchiveWorker {
     /// Tidies up, then writes until the archive is gone.
     pub fn run(mut self) {
         self.tidy();
+        self.work();
+        if let Some((_, clerk)) = &self.index {
+            clerk.record().left();
+        }
+    }
+
+    fn work(&mut self) {
         while let Ok(job) = self.jobs.recv() {
             match self.make_room(job.wall_nanos, job.event.time_synced).and_then(|()| self.write(&job)) {
                 Ok(images) => {

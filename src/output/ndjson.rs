@@ -49,6 +49,10 @@ impl Lines {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file?,
         };
+        // What is no file, as a pipe, has no end to look at.
+        if !file.metadata()?.is_file() {
+            return Ok(None);
+        }
         let length = file.seek(SeekFrom::End(0))?;
         let from = length.saturating_sub(LAST);
         file.seek(SeekFrom::Start(from))?;

@@ -395,3 +395,65 @@ async fn listen(mut events: EventLoop, heard: mpsc::Sender<Result<Packet, String
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, RngExt, SeedableRng};
+
+    use super::*;
+
+    /// So many payloads that were commands, or nearly: each is answered, and none is taken for another.
+    fn mutated(count: usize) {
+        let desk = Desk::default();
+        let obeyed = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&obeyed);
+        let act = move |order: Order| {
+            assert!(order.source.level == Level::Operator && order.source.way() == "mqtt");
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok(Done::Prepared { cameras: Vec::new() })
+        };
+        desk.open(Arc::new(Reading::default), Arc::new(act));
+        let seeds: [&[u8]; 5] = [
+            br#"{"command": "StartSingleJob", "id": "17", "part_id": "A 17", "camera": "top"}"#,
+            br#"{"command": "PrepareRecipe", "recipe": "bottle", "id": 4}"#,
+            br#"{"command": "PrepareRecipe", "number": 12}"#,
+            br#"{"command": "Halt"}"#,
+            br#"[[[[{"command": {"a": [1, 2, null, 1e308]}}]]]]"#,
+        ];
+        let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(8);
+        let (mut done, mut refused) = (0u64, 0u64);
+        for number in 0..count {
+            let mut payload = seeds[number % seeds.len()].to_vec();
+            for _ in 0..random.random_range(0..4) {
+                let at = random.random_range(0..payload.len());
+                match random.random_range(0..4) {
+                    0 => payload[at] = random.next_u32() as u8,
+                    1 => payload.truncate(at.max(1)),
+                    2 => payload.insert(at, b"{}[]\",:\\u0"[random.random_range(0..10)]),
+                    _ => payload = payload.repeat(2),
+                }
+            }
+            match obey(&payload, Level::Operator, &desk).1 {
+                Ok(_) => done += 1,
+                Err(Refused { text, .. }) => {
+                    assert!(text.len() < 2_000, "{text}");
+                    refused += 1;
+                }
+            }
+        }
+        assert_eq!(done, obeyed.load(Ordering::Relaxed));
+        assert!(done > count as u64 / 20 && refused > count as u64 / 20, "{done} obeyed, {refused} refused");
+        println!("{count} payloads: {done} obeyed, {refused} refused");
+    }
+
+    #[test]
+    fn any_payload_is_answered() {
+        mutated(5_000);
+    }
+
+    #[test]
+    #[ignore = "takes a while: cargo test --lib any_hundred_thousand -- --ignored --nocapture"]
+    fn any_hundred_thousand_payloads_are_answered() {
+        mutated(100_000);
+    }
+}
