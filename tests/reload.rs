@@ -342,6 +342,8 @@ fn a_running_station_takes_what_it_can_and_says_what_waits() {
     assert_eq!(ids, (0..ids.len() as u64).collect::<Vec<_>>());
     assert!(all.iter().all(|event| event["verdict"] != "fault"), "a fault");
     station.signal("-TERM");
+    // A manager that does not listen would be waited for.
+    while !station.heard().contains("STOPPING=1") {}
     let mut program = station.program;
     assert_eq!(program.wait().expect("ends").code(), Some(0));
 }
