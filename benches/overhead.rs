@@ -178,7 +178,8 @@ fn measure(code: &[u8; 4], model: bool) -> Result<(), Box<dyn Error>> {
         clock: Arc::clone(&clock),
         unpacked: tell_unpacked,
     };
-    let store = Store::open(&dir, Vec::new(), StoreLimits { days: 400, outbox_bytes: 1 << 20, outbox_hours: 1 })?;
+    let limits = StoreLimits { days: 400, max_bytes: 1 << 30, outbox_bytes: 1 << 20, outbox_hours: 1 };
+    let store = Store::open(&dir, Vec::new(), limits)?;
     let lines = Lines::new(&dir.join("events.ndjson"), u64::MAX);
     let (recording, _, queue) = record::queue(Arc::clone(&clock));
     let places = Places { store: Some((store, Reader::open(&dir)?)), lines, archive: None, shown: None };

@@ -201,7 +201,7 @@ fn job() -> Job {
 /// Runs the whole daemon on one camera; `say` hears of every frame that has gone all the way.
 fn daemon(source: Box<dyn FrameSource>, paced: bool, say: Sender<()>, clock: Arc<dyn Clock>) -> Ending {
     let dir = tempfile::tempdir().unwrap();
-    let limits = StoreLimits { days: 400, outbox_bytes: 1 << 20, outbox_hours: 1 };
+    let limits = StoreLimits { days: 400, max_bytes: 1 << 30, outbox_bytes: 1 << 20, outbox_hours: 1 };
     let store = Store::open(dir.path(), Vec::new(), limits).unwrap();
     let reader = Reader::open(dir.path()).unwrap();
     let lines = Lines::new(&dir.path().join("events.ndjson"), u64::MAX);

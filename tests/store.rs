@@ -243,6 +243,18 @@ fn a_destination_that_does_not_answer_costs_passes_first_and_is_counted() {
 }
 
 #[test]
+fn a_database_that_is_too_large_loses_passes_and_never_failures() {
+    let dir = tempfile::tempdir().expect("directory");
+    let limits = StoreLimits { max_bytes: 128 << 10, ..LIMITS };
+    let mut store = Store::open(dir.path(), Vec::new(), limits).expect("opens");
+    for frame in 0..400 {
+        commit(&mut store, frame, if frame % 50 == 7 { FAIL } else { Verdict::Pass });
+    }
+    store.sweep(1_000_000_000).expect("sweeps");
+    assert_eq!(numbers(dir.path()), (0..8).map(|k| 50 * k + 7).collect::<Vec<u64>>());
+}
+
+#[test]
 fn what_waits_for_a_destination_that_is_gone_is_given_up() {
     let dir = tempfile::tempdir().expect("directory");
     let mut store = Store::open(dir.path(), vec![MQTT], LIMITS).expect("opens");

@@ -131,13 +131,13 @@ fn the_installed_configuration_is_in_order_and_preflight_says_so() {
     let text = text.replace("{ kind = \"synthetic\", product = \"washer\", fps = 1.0, defect_rate = 0.1 }", {
         "{ kind = \"v4l2\", device = \"/dev/video77\" }"
     });
-    let images = format!("images = \"{}\"", dir.path().join("var/images").display());
-    let text = text.replace(&images, &format!("images = \"{}/below\"", config.display()));
+    let images = format!("folder = \"{}\"", dir.path().join("var/images").display());
+    let text = text.replace(&images, &format!("folder = \"{}/below\"", config.display()));
     let hold = "[[outputs.gpio]]\nsignal = \"hold\"\npin = { chip = \"/dev/gpiochip77\", line = 1 }\n";
     std::fs::write(&config, format!("{text}{hold}")).expect("writes");
     let (code, lines) = preflight(&config);
     assert_eq!(code, 1);
-    for subject in ["device", "camera top", "gpio hold", "disk of images"] {
+    for subject in ["device", "camera top", "gpio hold", "disk of pictures"] {
         let found = &of(&lines, subject)[0];
         assert_eq!(found["grade"], "problem", "{subject}: {lines:?}");
         assert!(found["remedy"].as_str().is_some_and(|remedy| !remedy.is_empty()));

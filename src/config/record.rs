@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub struct StoreFile {
     /// Days that events are kept.
     pub days: u32,
+    /// MiB of the database, at most; the oldest overruns and passes go first.
+    pub max_mib: u64,
     /// MiB that wait for a broker or a webhook that does not answer, at most; passes are given up first.
     pub outbox_mib: u64,
     /// Hours that they wait, at most.
@@ -19,7 +21,7 @@ pub struct StoreFile {
 
 impl Default for StoreFile {
     fn default() -> Self {
-        Self { days: 400, outbox_mib: 256, outbox_hours: 168 }
+        Self { days: 400, max_mib: 8_192, outbox_mib: 256, outbox_hours: 168 }
     }
 }
 
@@ -71,6 +73,8 @@ fn default_free() -> f64 {
 pub struct StoreLimits {
     /// Days that events are kept.
     pub days: u32,
+    /// Bytes of the database, at most.
+    pub max_bytes: u64,
     /// Bytes that wait for one destination, at most.
     pub outbox_bytes: u64,
     /// Hours that something may wait for a destination.
@@ -85,6 +89,7 @@ impl StoreFile {
     pub fn resolve(&self) -> Result<StoreLimits, (&'static str, String)> {
         for (key, value) in [
             ("store.days", u64::from(self.days)),
+            ("store.max_mib", self.max_mib),
             ("store.outbox_mib", self.outbox_mib),
             ("store.outbox_hours", u64::from(self.outbox_hours)),
         ] {
@@ -92,7 +97,12 @@ impl StoreFile {
                 return Err((key, format!("{value}: must be 1 to 100000")));
             }
         }
-        Ok(StoreLimits { days: self.days, outbox_bytes: self.outbox_mib << 20, outbox_hours: self.outbox_hours })
+        Ok(StoreLimits {
+            days: self.days,
+            max_bytes: self.max_mib << 20,
+            outbox_bytes: self.outbox_mib << 20,
+            outbox_hours: self.outbox_hours,
+        })
     }
 }
 

@@ -171,7 +171,8 @@ pub struct Kept {
 }
 
 /// What a database of a test keeps.
-pub const LIMITS: StoreLimits = StoreLimits { days: 400, outbox_bytes: 256 << 20, outbox_hours: 168 };
+pub const LIMITS: StoreLimits =
+    StoreLimits { days: 400, max_bytes: 1 << 30, outbox_bytes: 256 << 20, outbox_hours: 168 };
 
 /// A record in `dir`, with `events.ndjson` beside its database.
 pub fn kept(dir: &Path, outlets: Vec<Outlet>, clock: &Arc<dyn Clock>) -> Kept {

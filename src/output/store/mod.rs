@@ -28,6 +28,8 @@ use crate::inspection::event::Event;
 
 /// Version of the tables.
 const SCHEMA: i64 = 1;
+/// Size of a page, SQLite's own, bytes.
+const PAGE: u64 = 4_096;
 /// Kept on the disk so that rows can still be written when everybody else has filled it, bytes.
 const RESERVE: u64 = 8 << 20;
 /// The reserve is taken back when so much is free, bytes.
@@ -199,6 +201,20 @@ impl Store {
              AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.event = e.id) ORDER BY wall_ns LIMIT 2000)",
             [before(u64::from(self.limits.days) * 24)],
         )?;
+        let pages: u64 = transaction.query_row(
+            "SELECT (SELECT page_count FROM pragma_page_count) - (SELECT freelist_count FROM pragma_freelist_count)",
+            [],
+            |row| row.get::<_, i64>(0).map(|pages| pages as u64),
+        )?;
+        if pages.saturating_mul(PAGE) > self.limits.max_bytes {
+            // Of a camera that runs free many frames are lost by design: they and passes are missed least.
+            transaction.execute(
+                "DELETE FROM events WHERE id IN (SELECT id FROM events e WHERE (verdict = 'pass' OR reason = 'overrun') \
+                 AND NOT EXISTS (SELECT 1 FROM images i WHERE i.event_id = e.event_id) \
+                 AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.event = e.id) ORDER BY id LIMIT 10000)",
+                [],
+            )?;
+        }
         transaction.commit()?;
         self.waiting.iter_mut().zip(freed).for_each(|(waiting, freed)| *waiting -= freed);
         self.reserve();
