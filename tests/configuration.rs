@@ -18,7 +18,9 @@ fn root() -> PathBuf {
 }
 
 /// The two kinds of files, each with its schema and the shipped files.
-fn kinds() -> [(Value, Vec<PathBuf>, fn(&Path) -> Result<(), String>); 2] {
+type Load = fn(&Path) -> Result<(), String>;
+
+fn kinds() -> [(Value, Vec<PathBuf>, Load); 2] {
     let recipes = std::fs::read_dir(root().join("configs/recipes")).expect("ships");
     let recipes = recipes.map(|entry| entry.expect("is there").path()).collect();
     [
@@ -62,6 +64,9 @@ fn knows(schema: &Value, root: &Value, value: &toml::Value) -> bool {
     })
 }
 
+/// Changes one row of a table.
+type Changing = dyn Fn(&mut Vec<(String, Node)>, usize);
+
 /// What is written under a key.
 #[derive(Clone)]
 enum Node {
@@ -89,7 +94,7 @@ impl Node {
     }
 
     /// Every file that differs from this one by `change` of one row, with the row's key.
-    fn changed(&self, change: &dyn Fn(&mut Vec<(String, Node)>, usize)) -> Vec<(String, Node)> {
+    fn changed(&self, change: &Changing) -> Vec<(String, Node)> {
         match self {
             Node::Leaf(_) => Vec::new(),
             Node::List(list) => {

@@ -378,11 +378,14 @@ fn no_command_is_taken_where_none_is_allowed() {
     station.stop();
 }
 
+/// Heads and bodies.
+type Requests = Arc<Mutex<Vec<(String, String)>>>;
+
 /// A server that answers by a list of statuses, then 200; gives the requests.
-fn server(statuses: Vec<u16>) -> (SocketAddr, Arc<Mutex<Vec<(String, String)>>>) {
+fn server(statuses: Vec<u16>) -> (SocketAddr, Requests) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("binds");
     let address = listener.local_addr().expect("address");
-    let requests: Arc<Mutex<Vec<(String, String)>>> = Arc::default();
+    let requests = Requests::default();
     let into = Arc::clone(&requests);
     std::thread::spawn(move || {
         let mut statuses = statuses.into_iter();

@@ -293,11 +293,7 @@ pub fn files(folder: &Path) -> Vec<String> {
 }
 
 /// Keeps inspections with their pictures, in a station that starts and ends for them.
-fn keep_pictures(
-    dir: &Path,
-    settings: &ArchiveSettings,
-    inspections: Vec<Box<Inspection>>,
-) -> Arc<archive::ArchiveHealth> {
+fn keep_pictures(dir: &Path, settings: &ArchiveSettings, inspections: Vec<Inspection>) -> Arc<archive::ArchiveHealth> {
     let clock = clock();
     let store = Store::open(dir, Vec::new(), LIMITS).expect("opens");
     let reader = || Reader::open(dir).expect("opens");
@@ -309,7 +305,7 @@ fn keep_pictures(
     let workers = [std::thread::spawn(move || keeper.run()), std::thread::spawn(move || worker.run())];
     let mut envelopes = Envelopes::new("l", "s", 7, Arc::clone(&clock));
     for inspection in inspections {
-        recording.keep(envelopes.make(), inspection).expect("there is room");
+        recording.keep(envelopes.make(), Box::new(inspection)).expect("there is room");
         // One after the other: pictures are given up where many come at once.
         std::thread::sleep(Duration::from_millis(40));
     }
@@ -338,11 +334,11 @@ fn pictures_are_whole_or_not_there_and_the_index_knows() {
     };
     let unseen = Inspection { pixels: None, ..faulty.clone() };
     let all = vec![
-        inspection(0, Verdict::Pass, 0.5),
-        inspection(1, FAIL, 1.5),
-        inspection(2, Verdict::Pass, 0.95),
-        Box::new(faulty),
-        Box::new(unseen),
+        *inspection(0, Verdict::Pass, 0.5),
+        *inspection(1, FAIL, 1.5),
+        *inspection(2, Verdict::Pass, 0.95),
+        faulty,
+        unseen,
     ];
     let health = keep_pictures(dir.path(), &settings, all);
     let get = |count: &std::sync::atomic::AtomicU64| count.load(std::sync::atomic::Ordering::Relaxed);
@@ -399,13 +395,13 @@ fn the_oldest_passes_make_room_and_a_failure_goes_last() {
     let dir = tempfile::tempdir().expect("directory");
     let folder = dir.path().join("images");
     let everything = ArchiveSettings::everything(&folder);
-    let all = (0..6).map(|frame| inspection(frame, if frame == 0 { FAIL } else { Verdict::Pass }, 0.5)).collect();
+    let all = (0..6).map(|frame| *inspection(frame, if frame == 0 { FAIL } else { Verdict::Pass }, 0.5)).collect();
     keep_pictures(dir.path(), &everything, all);
     let reader = Reader::open(dir.path()).expect("opens");
     let (bytes, events) = reader.image_bytes().expect("reads");
     assert_eq!(events, 6);
     let settings = limited(&folder, |limits| limits.max_bytes = bytes / 2);
-    let health = keep_pictures(dir.path(), &settings, vec![inspection(6, Verdict::Pass, 0.5)]);
+    let health = keep_pictures(dir.path(), &settings, vec![*inspection(6, Verdict::Pass, 0.5)]);
     let (after, events) = reader.image_bytes().expect("reads");
     assert!(after <= bytes / 2 + bytes / 6 + 64, "at most one more than fits: {after} of {bytes}");
     assert_eq!(health.deleted.load(std::sync::atomic::Ordering::Relaxed), 7 - events);
@@ -414,6 +410,6 @@ fn the_oldest_passes_make_room_and_a_failure_goes_last() {
     assert!(left.iter().any(|name| name.ends_with("fail.json")), "{left:?}");
     // Where nothing else is left, failures go, too; and a disk that others filled gets none.
     let settings = limited(&folder, |limits| limits.min_free_bytes = u64::MAX);
-    let health = keep_pictures(dir.path(), &settings, vec![inspection(7, FAIL, 0.5)]);
+    let health = keep_pictures(dir.path(), &settings, vec![*inspection(7, FAIL, 0.5)]);
     assert_eq!((files(&folder).len(), health.lost.load(std::sync::atomic::Ordering::Relaxed)), (0, 1));
 }

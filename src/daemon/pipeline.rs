@@ -28,7 +28,7 @@ use super::health::{Counts, Health};
 use super::job::{Job, Recipes};
 use super::mailbox::mailbox;
 use super::publish::{Envelopes, Publish, RECORD};
-use super::stages::{Capture, inspect, prepare_frames};
+use super::stages::{Capture, Judges, inspect, prepare_frames};
 use super::state::StationState;
 use super::trigger::{Inlet, edges};
 use super::upkeep::{self, Aside, Running};
@@ -236,17 +236,8 @@ pub fn run(parts: Parts) -> Ending {
                 return;
             }
             if let Ok(detectors) = made {
-                inspect(
-                    &work_out,
-                    &notices,
-                    detectors,
-                    challenge,
-                    &asked_for,
-                    &recipes,
-                    clock.as_ref(),
-                    &health,
-                    &breaks,
-                );
+                let judges = Judges { detectors, challenge, exchanges: asked_for };
+                inspect(&work_out, &notices, judges, &recipes, clock.as_ref(), &health, &breaks);
             }
         });
     }

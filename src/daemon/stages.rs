@@ -363,14 +363,22 @@ pub fn prepare_frames(
 /// What is said of a frame whose deadline passed.
 const LATE: &str = "the deadline passed before the frame could be judged";
 
+/// What judges, and what becomes of it.
+pub struct Judges {
+    /// The detectors, by their numbers.
+    pub detectors: Vec<Box<dyn Detector>>,
+    /// Golden parts that they must answer in between.
+    pub challenge: Option<Challenge>,
+    /// Those that come and go.
+    pub exchanges: Receiver<Exchange>,
+}
+
 /// Judges. The only stage that touches a detector: burn's streams belong to threads. Frames of several cameras that wait for
 /// the same networks go through them together where that is faster and breaks no deadline.
 pub fn inspect(
     work: &Receiver<Work>,
     notices: &Sender<Notice>,
-    mut detectors: Vec<Box<dyn Detector>>,
-    mut challenge: Option<Challenge>,
-    exchanges: &Receiver<Exchange>,
+    Judges { mut detectors, mut challenge, exchanges }: Judges,
     recipes: &HashMap<CameraId, Arc<Recipes>>,
     clock: &dyn Clock,
     health: &Health,
@@ -384,7 +392,7 @@ pub fn inspect(
     let mut held: VecDeque<Work> = VecDeque::new();
     loop {
         health.beat(2);
-        exchange::apply(exchanges, &mut detectors, &mut challenge, health);
+        exchange::apply(&exchanges, &mut detectors, &mut challenge, health);
         if let Some(challenge) = &mut challenge {
             challenge.step(!(held.is_empty() && work.is_empty()), &mut detectors, clock, health);
         }

@@ -251,7 +251,8 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_refused_with_words() {
         let long = "x".repeat(LONGEST + 1);
-        let cases: [(&str, &[(&str, &str)], &str); 9] = [
+        type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+        let cases: [Case; 9] = [
             ("Holt", &[], "did you mean 'Halt'"),
             ("start the line, please, and quickly, would you", &[], "there are: SelectModeAutomatic"),
             ("Halt", &[("camera", "top")], "it takes no fields"),
