@@ -256,7 +256,7 @@ mod tests {
             ("Holt", &[], "did you mean 'Halt'"),
             ("start the line, please, and quickly, would you", &[], "there are: SelectModeAutomatic"),
             ("Halt", &[("camera", "top")], "it takes no fields"),
-            ("StartSingleJob", &[("part", "7")], "did you mean 'part_id'"),
+            ("StartSingleJob", &[("part-id", "7")], "did you mean 'part_id'"),
             ("StartSingleJob", &[("part_id", "a\nb")], "control characters"),
             ("StartSingleJob", &[("part_id", &long)], "at most 256 bytes"),
             ("PrepareRecipe", &[], "needs recipe=ID or number=N"),
