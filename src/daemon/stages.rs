@@ -369,13 +369,12 @@ pub fn inspect(
     work: &Receiver<Work>,
     notices: &Sender<Notice>,
     mut detectors: Vec<Box<dyn Detector>>,
-    mut challenge: Option<Challenge>,
-    exchanges: &Receiver<Exchange>,
+    (mut challenge, exchanges): (Option<Challenge>, &Receiver<Exchange>),
     recipes: &HashMap<CameraId, Arc<Recipes>>,
     clock: &dyn Clock,
-    health: &Health,
     breaks: &Breaks,
 ) {
+    let health = &*breaks.health;
     let mut monitors = Monitors::new();
     for (camera, recipes) in recipes {
         let detector = recipes.get(recipes.current()).detector;
