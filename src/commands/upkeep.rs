@@ -104,8 +104,9 @@ impl Reload {
     pub fn run(&mut self, who: &str, from: &str, running: &Running) {
         service_manager::reloading();
         let deed = Deed { who: who.into(), from: from.into(), what: "reload".into(), ..Deed::default() };
-        // Bundles first: what a recipe says may need the new one.
-        let swapped = self.swaps.take(&deed, &self.running, running);
+        // A configuration with a slip exchanges no bundle either; then bundles first: what a recipe says may need the new one.
+        let whole = load(&self.running.path).map(drop).map_err(|error| error.to_string());
+        let swapped = whole.and_then(|()| self.swaps.take(&deed, &self.running, running));
         match swapped.and_then(|()| self.take(&deed, running)) {
             Ok(found) => {
                 let waiting = found.iter().filter(|change| !change.live).count();

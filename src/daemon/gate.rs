@@ -131,6 +131,8 @@ pub struct Breaks {
     pub station: Arc<StationState>,
     /// The gates of all cameras.
     pub gates: Vec<Arc<Gate>>,
+    /// The counters.
+    pub health: Arc<Health>,
 }
 
 impl Breaks {

@@ -225,9 +225,9 @@ pub fn run(parts: Parts) -> Ending {
         spawn("publish", &ends, &mut running, move || publish.run(&notices_out));
     }
     {
-        let (health, notices, clock) = (Arc::clone(&health), notices_in.clone(), Arc::clone(&clock));
+        let (notices, clock) = (notices_in.clone(), Arc::clone(&clock));
         let gates = gates.iter().map(|(_, gate)| Arc::clone(gate)).collect();
-        let breaks = Breaks { station: Arc::clone(&state), gates };
+        let breaks = Breaks { station: Arc::clone(&state), gates, health: Arc::clone(&health) };
         spawn("inspect", &ends, &mut running, move || {
             let made = detectors();
             let said = made.as_ref().map(|_| ()).map_err(Clone::clone);
@@ -237,7 +237,7 @@ pub fn run(parts: Parts) -> Ending {
             }
             if let Ok(detectors) = made {
                 let judges = Judges { detectors, challenge, exchanges: asked_for };
-                inspect(&work_out, &notices, judges, &recipes, clock.as_ref(), &health, &breaks);
+                inspect(&work_out, &notices, judges, &recipes, clock.as_ref(), &breaks);
             }
         });
     }

@@ -381,9 +381,9 @@ pub fn inspect(
     Judges { mut detectors, mut challenge, exchanges }: Judges,
     recipes: &HashMap<CameraId, Arc<Recipes>>,
     clock: &dyn Clock,
-    health: &Health,
     breaks: &Breaks,
 ) {
+    let health = &*breaks.health;
     let mut monitors = Monitors::new();
     for (camera, recipes) in recipes {
         let detector = recipes.get(recipes.current()).detector;
