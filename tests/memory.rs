@@ -313,7 +313,7 @@ impl FrameSource for Full {
 }
 
 #[test]
-fn capture_allocates_nothing_and_the_others_little() {
+fn capture_and_publish_allocate_nothing_and_prepare_little() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let clock: Arc<dyn Clock> = Arc::new(NotingClock(SystemClock::start()));
     let (say, gone) = channel();
@@ -334,8 +334,10 @@ fn capture_allocates_nothing_and_the_others_little() {
         std::array::from_fn(|stage| (SEEN[stage].load(Ordering::Relaxed) - settled[stage]) as f64 / WINDOW as f64);
     println!("allocations a frame of {STAGES:?}: {a_frame:?}");
     assert_eq!(a_frame[0], 0.0, "capture");
-    // The resize library makes a small table for each row and column; publish makes the texts of the event.
-    assert!(a_frame[1] < (2 * SIDE + 20) as f64 && a_frame[2] < 40.0, "{a_frame:?}");
+    // None for a frame; a queue that holds more than ever before grows once.
+    assert!(a_frame[2] < 0.1, "{a_frame:?}");
+    // The resize library makes a small table for each row and column.
+    assert!(a_frame[1] < (2 * SIDE + 20) as f64, "{a_frame:?}");
 }
 
 /// Allocations of this thread for so many frames of a camera, of which the daemon holds some.

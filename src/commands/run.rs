@@ -134,7 +134,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         let (sink, worker, health) = gpio::output::open(&outputs.gpio, Arc::clone(&clock), Box::new(ready));
         lines = Some(Arc::clone(&health));
         watches.push(broken_line(Arc::clone(&health)));
-        sinks.push(Box::new(sink));
+        // Before all others: they take their time.
+        sinks.insert(0, Box::new(sink));
         workers.push(("gpio", Box::new(move || worker.run())));
         service = service.map(|service| service.with(Box::new(move |reading| tell(&health, reading))));
     }
