@@ -107,6 +107,7 @@ pub fn tell(record: &RecordHealth, archive: Option<&ArchiveHealth>, reading: &mu
         lost,
         Family::gauge("record_backlog", "Rows that wait for a disk that refuses.", get(&record.backlog)),
         Family::gauge("record_failing", "1 while the disk refuses.", is(&record.failing)),
+        Family::gauge("outbox_bytes", "What destinations have not acknowledged.", get(&record.outbox)),
         Family::counter("outbox_given_up", "Messages that a destination did not take in time.", get(&record.given_up)),
     ]);
     let Some(archive) = archive else { return };

@@ -46,6 +46,8 @@ pub struct RecordHealth {
     pub lost_pictures: AtomicU64,
     /// Messages that were given up because a destination did not take them in time.
     pub given_up: AtomicU64,
+    /// Bytes that destinations have not acknowledged.
+    pub outbox: AtomicU64,
     /// Rows that wait for a disk that refuses.
     pub backlog: AtomicU64,
     /// Whether the last commit failed.

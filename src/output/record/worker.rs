@@ -247,6 +247,7 @@ impl RecordWorker {
         match store.commit(&rows) {
             Ok(done) => {
                 self.health.given_up.fetch_add(done.given_up, Ordering::Relaxed);
+                self.health.outbox.store(store.waiting(), Ordering::Relaxed);
                 (count, None)
             }
             Err(error) => (0, Some(error.to_string())),

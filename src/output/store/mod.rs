@@ -153,6 +153,11 @@ impl Store {
         &self.path
     }
 
+    /// Bytes that destinations have not acknowledged.
+    pub fn waiting(&self) -> u64 {
+        self.waiting.iter().sum()
+    }
+
     /// Commits all of these rows or none of them.
     ///
     /// # Errors
