@@ -341,10 +341,17 @@ fn killed(times: u64) {
     let begun = Instant::now();
     let (code, _, error) = verb(dir, &["install", "second", "--into", "slots"]);
     assert_eq!(code, 0, "{error}");
+    // The first would be the way back.
+    let (code, _, error) = verb(dir, &["install", "second", "--into", "slots"]);
+    assert!(code == 1 && error.contains("not proven itself yet"), "{error}");
     let whole_time = begun.elapsed().as_micros() as u64;
     let mut took = 0;
     for time in 0..times {
         let before = whole();
+        // As the station does when it has judged by it.
+        let mut places = Slots::open(&dir.join("slots")).expect("opens");
+        let (slot, _) = places.current().expect("current");
+        places.point(slot, true).expect("is proven");
         let next = if before == "first" { "second" } else { "first" };
         let mut command = Command::new(DSAD);
         command.args(["bundle", "install", next, "--into", "slots"]).current_dir(dir);
@@ -356,6 +363,9 @@ fn killed(times: u64) {
         assert!(after == before || after == next);
         took += u64::from(after == next);
     }
+    let mut places = Slots::open(&dir.join("slots")).expect("opens");
+    let (slot, _) = places.current().expect("current");
+    places.point(slot, true).expect("is proven");
     // What was left over goes with the next.
     let (code, _, error) = verb(dir, &["install", "first", "--into", "slots"]);
     assert_eq!(code, 0, "{error}");

@@ -234,11 +234,11 @@ fn a_destination_that_does_not_answer_costs_passes_first_and_is_counted() {
     assert_eq!((of(Destination::Webhook), given_up), (vec![102, 104, 105, 106], 3 + 1));
     // What waits longer than it may is given up, too; the events themselves stay.
     let hours = |hours: u64| hours * 3_600 * 1_000_000_000;
-    let gone = store.sweep(hours(200)).expect("sweeps");
+    let gone = store.sweep(Some(hours(200))).expect("sweeps");
     assert!(gone.given_up == 8 && of(Destination::Mqtt).is_empty());
     assert_eq!(numbers(dir.path()).len(), 7);
     // A year later they are old, too.
-    store.sweep(hours(24 * 500)).expect("sweeps");
+    store.sweep(Some(hours(24 * 500))).expect("sweeps");
     assert!(numbers(dir.path()).is_empty());
 }
 
@@ -250,7 +250,7 @@ fn a_database_that_is_too_large_loses_passes_and_never_failures() {
     for frame in 0..400 {
         commit(&mut store, frame, if frame % 50 == 7 { FAIL } else { Verdict::Pass });
     }
-    store.sweep(1_000_000_000).expect("sweeps");
+    store.sweep(None).expect("sweeps");
     assert_eq!(numbers(dir.path()), (0..8).map(|k| 50 * k + 7).collect::<Vec<u64>>());
 }
 

@@ -118,6 +118,11 @@ impl Slots {
         Bundle::open(source, keys)?;
         let slot = self.current.map_or(Slot::A, |(slot, _)| slot.other());
         let place = self.place(slot);
+        if self.current.is_some_and(|(_, proven)| !proven) && place.join(super::MANIFEST).is_file() {
+            // What is there is what the station would go back to.
+            let reason = "the bundle in force has not proven itself yet: reload the station first, or roll back".into();
+            return Err(BundleError::Slots { path: self.dir.clone(), reason });
+        }
         fs::create_dir_all(&self.dir).map_err(|error| failed(&self.dir, "create", error))?;
         self.clear()?;
         let temporary = sibling(&place, "tmp")?;

@@ -162,6 +162,11 @@ pub fn install(
     let keys = keys(folder)?;
     let mut slots = Slots::open(into)?;
     let (slot, bundle) = slots.stage(dir, &keys)?;
+    anyhow::ensure!(
+        !bundle.manifest.golden.is_empty(),
+        "{}: has no golden picture to prove itself with",
+        dir.display()
+    );
     let compute = device::open(choice).with_context(|| format!("the device {choice}"))?;
     let mut detector = DiffusionDetector::load(&bundle, &compute, clock)?;
     detector.self_test(&bundle, choice)?;

@@ -120,7 +120,8 @@ impl Swaps {
         self.retiring.push((now, old.detector));
         self.health.taken.fetch_add(1, Ordering::Relaxed);
         log::info!("{of}: another bundle judges, from the next part on");
-        prove(place)
+        prove(place);
+        Ok(())
     }
 
     /// Loads a bundle beside the others; gives its detector's number, and the jobs of all cameras with it in the place of the old one.
@@ -157,6 +158,12 @@ impl Swaps {
                 renewed.push((job, of == place));
             }
             jobs.push(renewed);
+        }
+        let old = station.cameras.iter().zip(&running.cameras).flat_map(|(_, (_, recipes))| recipes.all());
+        let lost =
+            jobs.iter().flatten().zip(old).find(|((new, of), old)| *of && old.is_calibrated() && !new.is_calibrated());
+        if let Some(((new, _), _)) = lost {
+            return Err(format!("{}: {}", bundle.dir.display(), new.uncalibrated()));
         }
         let golden = match station.challenge_min {
             Some(_) => bundles.golden_parts(calibrations).map_err(|error| format!("{error:#}"))?,

@@ -90,6 +90,7 @@ pub fn open(station: &Station, kept: &Kept, desk: &Arc<Desk>, clock: &Arc<dyn Cl
             record: Arc::clone(&kept.health),
             health: Arc::clone(&health),
         };
+        webhook.agent().map_err(anyhow::Error::msg)?;
         kept.health.listens();
         telling.workers.push((
             "webhook",

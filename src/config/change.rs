@@ -191,7 +191,8 @@ fn differences(file: &Path, old: &Value, new: &Value) -> Vec<Change> {
     compare(String::new(), Some(old), Some(new), &mut |key, old, new| {
         // The name of a file is none.
         let is_secret = |last: &str| !last.ends_with("_file") && SECRETS.iter().any(|word| last.contains(word));
-        let secret = key.rsplit('.').next().is_some_and(is_secret);
+        // An address of a webhook often is one.
+        let secret = key == "webhook.url" || key.rsplit('.').next().is_some_and(is_secret);
         let text = |value: Option<&Value>| value.map(|value| if secret { "***".into() } else { value.to_string() });
         found.push(Change { file: file.to_path_buf(), key, old: text(old), new: text(new), live: false });
     });

@@ -132,6 +132,13 @@ impl MqttFile {
         if secret && self.ca.is_none() {
             return Err(("mqtt.ca", "is missing; name the PEM file of who signed the broker's certificate".into()));
         }
+        let open = matches!(&address, BrokerAddress::Tcp(host, _, false) if !["localhost", "127.0.0.1", "::1"].contains(&host.as_str()));
+        if open && self.password_file.is_some() {
+            return Err((
+                "mqtt.password_file",
+                "would go over the network in the clear; write mqtts:// and name `ca`".into(),
+            ));
+        }
         if self.password_file.is_some() && self.username.is_none() {
             return Err(("mqtt.username", "is missing beside password_file".into()));
         }

@@ -3,6 +3,8 @@
 //! A frame is judged by the job that it was taken under, which names one detector and one model: no frame sees two. While a detector is loaded the
 //! stage judges nothing; frames wait, and those that miss their deadline are overruns.
 
+use std::sync::atomic::Ordering;
+
 use crossbeam::channel::{Receiver, Sender, bounded};
 
 use super::challenge::{Challenge, GoldenPart};
@@ -49,7 +51,11 @@ pub(super) fn apply(
     for exchange in exchanges.try_iter() {
         match exchange {
             Exchange::Add { make, golden, answer } => {
-                let made = make().map(|detector| {
+                // Nothing is judged meanwhile: the station is not ready, and says so.
+                health.loaded.store(false, Ordering::Relaxed);
+                let made = make();
+                health.loaded.store(true, Ordering::Relaxed);
+                let made = made.map(|detector| {
                     detectors.push(detector);
                     detectors.len() - 1
                 });

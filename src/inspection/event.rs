@@ -11,6 +11,8 @@ use super::roi::PixelBox;
 use super::time::rfc3339;
 use super::verdict::{Inspection, Latency};
 
+/// Regions of an event, at most, the highest first: a part out of place has hundreds.
+const REGIONS: usize = 64;
 /// Version of the event's meaning.
 pub const SCHEMA: u32 = 1;
 
@@ -188,7 +190,7 @@ fn regions(inspection: &Inspection) -> Vec<EventRegion> {
                 area_px: mask.map(|mask| mask.frame_area(region.area)),
             }
         };
-        inspection.decision.regions.iter().map(region).collect()
+        inspection.decision.regions.iter().take(REGIONS).map(region).collect()
     };
     inspection.prepared.as_ref().map(of).unwrap_or_default()
 }

@@ -229,6 +229,8 @@ impl Machine {
             (Step::PrepareRecipe { .. }, Initialized | Ready | SingleExecution | ContinuousExecution) => Some(*self),
             (Step::UnprepareRecipe, Ready) => Some(Self { prepared: false, ..self.to(Initialized) }),
             (Step::Accepted, Ready) => to(SingleExecution),
+            // A fault opens no station that was halted, or had no recipe.
+            (Step::Accepted, Error) if matches!(self.before, Halted | Initialized) => None,
             (Step::Accepted, SingleExecution | ContinuousExecution | Error) => Some(*self),
             (Step::NoneTriggered, SingleExecution) => to(Ready),
             (Step::NoneFree { triggered }, ContinuousExecution) if self.stopping => {

@@ -226,6 +226,15 @@ impl ArchiveWorker {
         }
         let ArchiveLimits { days, max_bytes, min_free_bytes, .. } = self.limits.get();
         let age = u64::from(days).saturating_mul(86_400 * 1_000_000_000);
+        // A clock that nobody set may be years ahead.
+        if let Some((reader, _)) = self.index.as_ref().filter(|_| synced) {
+            let old = reader.images_before(now.saturating_sub(age), OLDEST).map_err(io::Error::other)?;
+            old.into_iter()
+                .filter(|images| !self.gone.contains(&images.event_id))
+                .collect::<Vec<_>>()
+                .into_iter()
+                .for_each(|images| self.delete(images));
+        }
         loop {
             let free = free_bytes(&self.folder).unwrap_or(u64::MAX);
             let over = self.health.bytes.load(Ordering::Relaxed) >= max_bytes || free < min_free_bytes;
@@ -233,24 +242,28 @@ impl ArchiveWorker {
                 let short = free < min_free_bytes;
                 return if short { Err(io::Error::other(format!("only {} MiB are free", free >> 20))) } else { Ok(()) };
             };
-            // A clock that nobody set may be years ahead.
-            let old = synced && oldest.wall_nanos.saturating_add(age) < now;
-            if !over && !old {
+            if !over {
                 self.oldest.push_front(oldest);
                 return Ok(());
             }
-            remove(&self.folder.join(&oldest.stem));
-            self.health.bytes.fetch_sub(oldest.bytes, Ordering::Relaxed);
-            self.health.deleted.fetch_add(1, Ordering::Relaxed);
-            self.gone.push_back(oldest.event_id.clone());
-            self.index(Row::ImagesGone(vec![oldest.event_id]));
+            self.delete(oldest);
         }
+    }
+
+    fn delete(&mut self, images: Images) {
+        remove(&self.folder.join(&images.stem));
+        self.health.bytes.fetch_sub(images.bytes, Ordering::Relaxed);
+        self.health.deleted.fetch_add(1, Ordering::Relaxed);
+        self.oldest.retain(|known| known.event_id != images.event_id);
+        self.gone.push_back(images.event_id.clone());
+        self.index(Row::ImagesGone(vec![images.event_id]));
     }
 
     /// What may be deleted first.
     fn oldest(&mut self) -> io::Result<Option<Images>> {
-        if let Some(oldest) = self.oldest.pop_front() {
-            return Ok(Some(oldest));
+        // Passes that came since then go before the others.
+        if self.oldest.front().is_some_and(|images| images.verdict == "pass") {
+            return Ok(self.oldest.pop_front());
         }
         let Some((reader, _)) = &self.index else { return Ok(None) };
         let found = reader.oldest_images(OLDEST + self.gone.len()).map_err(io::Error::other)?;

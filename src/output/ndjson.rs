@@ -45,7 +45,21 @@ impl Lines {
     /// # Errors
     /// The file is there and cannot be read or cut.
     pub fn last(&mut self) -> io::Result<Option<String>> {
-        let mut file = match OpenOptions::new().read(true).write(true).open(&self.path) {
+        match Self::last_of(&self.path)? {
+            // It may just have been moved aside.
+            None => Self::last_of(&self.older()),
+            last => Ok(last),
+        }
+    }
+
+    fn older(&self) -> PathBuf {
+        let mut older = self.path.clone().into_os_string();
+        older.push(".1");
+        older.into()
+    }
+
+    fn last_of(path: &Path) -> io::Result<Option<String>> {
+        let mut file = match OpenOptions::new().read(true).write(true).open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file?,
         };
@@ -84,9 +98,7 @@ impl Lines {
         let Some(open) = self.file.as_mut() else { return Ok(()) };
         let whole = open.seek(SeekFrom::End(0))?;
         if whole > 0 && whole + line.len() as u64 + 1 > self.max_bytes {
-            let mut older = self.path.clone().into_os_string();
-            older.push(".1");
-            std::fs::rename(&self.path, older)?;
+            std::fs::rename(&self.path, self.older())?;
             self.file = None;
             return self.write(line);
         }

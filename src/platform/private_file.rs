@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
 /// Writes a file anew, with mode 0600; makes its folder, with mode 0700, where there is none.
@@ -19,6 +19,11 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     // One that a crash left may have been made by somebody else.
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
     file.write_all(bytes)?;
+    // Written by root, it is still the station's.
+    let owner = fs::metadata(folder)?;
+    if file.metadata()?.uid() != owner.uid() {
+        fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+    }
     file.sync_all()?;
     fs::rename(&partial, path)?;
     // The name is on the disk when its folder is.

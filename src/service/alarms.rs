@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::Desk;
+use crate::inspection::station_state::State;
 use crate::inspection::time::{Clock, rfc3339};
 use crate::output::record::{Clerk, RecordHealth};
 
@@ -21,7 +22,7 @@ pub fn run(desk: &Desk, clerk: &Clerk, record: &Arc<RecordHealth>, clock: &dyn C
     while !record.is_closed() {
         nap(TICK);
         let Some(reading) = desk.read() else { continue };
-        started |= reading.state.is_ready();
+        started |= reading.state != State::Preoperational;
         if !started {
             continue;
         }

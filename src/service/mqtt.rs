@@ -48,6 +48,8 @@ const STATE: u32 = 10;
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 /// Longest time that what is left may take when the station stops.
 const GRACE: Duration = Duration::from_secs(2);
+/// Longest message that is sent, bytes: an event has at most 64 regions, 20 KiB.
+const MESSAGE: usize = 4 << 20;
 /// Longest command, bytes.
 const COMMAND: usize = 4 << 10;
 
@@ -160,6 +162,8 @@ impl Mqtt {
         };
         let mut options = MqttOptions::new(client_id.as_str(), broker);
         options.set_keep_alive(*keep_alive_s).set_clean_session(true).set_inflight(WINDOW as u16);
+        // What is too large for the client breaks the connection, and comes first again on the next: an event must always fit.
+        options.set_max_packet_size(4 * COMMAND, MESSAGE);
         match address {
             BrokerAddress::Tcp(.., true) => {
                 let (ca, client_auth) = (self.secrets.ca.clone(), self.secrets.identity.clone());
@@ -202,6 +206,10 @@ impl Mqtt {
                         Ok(begun) => link = Some(begun),
                         Err(reason) => break End::Broken(reason),
                     },
+                    // One that the broker kept is of another time: it would be obeyed again at every connection.
+                    Some(Ok(Packet::Publish(message))) if message.retain => {
+                        log::warn!("mqtt: a retained command is ignored; send commands without `retain`");
+                    }
                     Some(Ok(Packet::Publish(message))) => self.command(&client, &message.payload),
                     Some(Ok(_)) => {}
                     Some(Err(reason)) => break End::Broken(reason),
@@ -375,7 +383,7 @@ fn state(reading: &Reading) -> Value {
         .map(|fault| json!({"kind": fault.kind.word(), "of": fault.of, "text": fault.text}))
         .collect();
     json!({
-        "state": reading.state.word(), "number": reading.state.number(), "ready": reading.state.is_ready(),
+        "state": reading.state.word(), "number": reading.state.number(), "ready": reading.state.is_ready() && reading.obstacles.is_empty(),
         "since": rfc3339(reading.state_since_nanos), "reasons": reading.obstacles, "faults": faults,
         "recipes": reading.cameras.iter().map(|camera| (camera.camera.clone(), camera.recipe.clone().into())).collect::<serde_json::Map<_, Value>>(),
     })

@@ -1,7 +1,7 @@
 //! The webhook: events and alarms from the outbox, each posted as JSON until the server says that it has it.
 //!
-//! An answer of 2xx takes a message out of the outbox. One of 408, 425, 429 or 5xx, or none, is tried again, with longer and longer waits. Any
-//! other answer says that the message will never be taken: it is given up, counted and told.
+//! An answer of 2xx takes a message out of the outbox. One of 400, 413 or 422 says that it will never be taken: it is given up, counted and told.
+//! After any other answer, or none, it is tried again, with longer and longer waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -75,7 +75,11 @@ impl Webhook {
         worked
     }
 
-    fn agent(&self) -> Result<Agent, String> {
+    /// What speaks to the server.
+    ///
+    /// # Errors
+    /// A certificate that is none.
+    pub fn agent(&self) -> Result<Agent, String> {
         let mut tls = TlsConfig::builder();
         if let Some(pem) = &self.ca {
             let certificate = Certificate::from_pem(pem).map_err(|error| format!("webhook.ca: {error}"))?;
@@ -169,8 +173,9 @@ impl Webhook {
         match request.send(body) {
             Ok(answer) => match answer.status().as_u16() {
                 200..=299 => Answer::Taken,
-                status @ (408 | 425 | 429 | 500..=599) => Answer::Again(format!("the server answers {status}")),
-                status => Answer::Never(status),
+                // The message itself is what the server cannot take.
+                status @ (400 | 413 | 422) => Answer::Never(status),
+                status => Answer::Again(format!("the server answers {status}")),
             },
             Err(error) => Answer::Again(error.to_string()),
         }

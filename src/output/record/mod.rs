@@ -139,6 +139,10 @@ impl Clerk {
     }
 
     fn tell(&self, row: Row) -> Result<(), SinkError> {
+        // Whoever commands without end must not take the room of failures.
+        if self.entries.len() >= QUEUE - RESERVED {
+            return Err(full());
+        }
         self.entries.try_send(Entry::Row(row)).map_err(|error| if error.is_full() { full() } else { ended() })
     }
 }

@@ -376,11 +376,9 @@ impl RecordWorker {
 
     fn sweep(&mut self) {
         let Some((store, _)) = &mut self.places.store else { return };
-        if !(self.synced)() {
-            // By a clock that nobody set everything may look old.
-            return;
-        }
-        match store.sweep(self.clock.wall_nanos()) {
+        // By a clock that nobody set everything may look old.
+        let now = (self.synced)().then(|| self.clock.wall_nanos());
+        match store.sweep(now) {
             Ok(done) => drop(self.health.given_up.fetch_add(done.given_up, Ordering::Relaxed)),
             Err(error) => log::warn!("{}: old rows could not be deleted: {error}", store.path().display()),
         }

@@ -192,20 +192,24 @@ impl Store {
         }
     }
 
-    /// Deletes what is older than its limits by a clock that is right, a bounded number of rows; and takes the reserve back.
+    /// Deletes what is older than its limits, if `wall_nanos` is of a clock that is right, and what is too much, a bounded number of rows;
+    /// and takes the reserve back.
     ///
     /// # Errors
     /// Nothing is deleted.
-    pub fn sweep(&mut self, wall_nanos: u64) -> Result<Committed, rusqlite::Error> {
-        let before = |hours: u64| wall_nanos.saturating_sub(hours * 3_600 * 1_000_000_000) as i64;
+    pub fn sweep(&mut self, wall_nanos: Option<u64>) -> Result<Committed, rusqlite::Error> {
         let transaction = self.db.transaction()?;
-        let (freed, given_up) = outbox::expire(&transaction, before(self.limits.outbox_hours.into()), &self.outlets)?;
-        transaction.execute(
-            "DELETE FROM events WHERE id IN (SELECT id FROM events e WHERE wall_ns < ?1 \
-             AND NOT EXISTS (SELECT 1 FROM images i WHERE i.event_id = e.event_id) \
-             AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.event = e.id) ORDER BY wall_ns LIMIT 2000)",
-            [before(u64::from(self.limits.days) * 24)],
-        )?;
+        let (mut freed, mut given_up) = (vec![0; self.outlets.len()], 0);
+        if let Some(now) = wall_nanos {
+            let before = |hours: u64| now.saturating_sub(hours * 3_600 * 1_000_000_000) as i64;
+            (freed, given_up) = outbox::expire(&transaction, before(self.limits.outbox_hours.into()), &self.outlets)?;
+            transaction.execute(
+                "DELETE FROM events WHERE id IN (SELECT id FROM events e WHERE wall_ns < ?1 \
+                 AND NOT EXISTS (SELECT 1 FROM images i WHERE i.event_id = e.event_id) \
+                 AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.event = e.id) ORDER BY wall_ns LIMIT 2000)",
+                [before(u64::from(self.limits.days) * 24)],
+            )?;
+        }
         let pages: u64 = transaction.query_row(
             "SELECT (SELECT page_count FROM pragma_page_count) - (SELECT freelist_count FROM pragma_freelist_count)",
             [],

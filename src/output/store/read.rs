@@ -132,6 +132,17 @@ impl Reader {
         query.query_map([limit as i64], images)?.collect()
     }
 
+    /// The oldest events with files that were made before a time, at most so many, but those that somebody marked to be kept.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn images_before(&self, wall_nanos: u64, limit: usize) -> Result<Vec<Images>, rusqlite::Error> {
+        let mut query = self.db.prepare_cached(
+            "SELECT event_id, stem, verdict, bytes, blake3, wall_ns FROM images WHERE keep = 0 AND wall_ns < ?1 ORDER BY wall_ns LIMIT ?2",
+        )?;
+        query.query_map(params![wall_nanos as i64, limit as i64], images)?.collect()
+    }
+
     /// All files that the index knows, in no order, to `each`.
     ///
     /// # Errors
