@@ -201,6 +201,12 @@ fn a_detector_that_begins_to_answer_otherwise_takes_ready_away_until_it_answers_
     until("ready", &|| is_ready() && of(true) > 2);
     broken.store(true, Ordering::Relaxed);
     until("not ready", &|| !is_ready() && of(false) > 0);
+    // Nothing passes by a detector that is known to answer wrongly: what was taken before is out, and no more is taken.
+    until("the last of before", &|| {
+        let before = sink.0.lock().expect("sink").len();
+        std::thread::sleep(Duration::from_millis(300));
+        sink.0.lock().expect("sink").len() == before
+    });
     broken.store(false, Ordering::Relaxed);
     until("ready again", &is_ready);
     stop.store(true, Ordering::Relaxed);

@@ -149,6 +149,14 @@ impl Health {
         bump(&self.sinks[sink].1);
     }
 
+    /// What the last challenge found wrong.
+    pub fn failed_challenge(&self) -> Option<String> {
+        if !self.is_challenge_failed.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.challenge.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Counts a challenge, which failed for this reason; gives back why the one before it failed.
     pub fn challenged(&self, failed: Option<String>) -> Option<String> {
         bump(&self.challenges[usize::from(failed.is_some())]);

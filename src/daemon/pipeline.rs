@@ -34,7 +34,7 @@ use super::trigger::{Inlet, edges};
 use super::upkeep::{self, Aside, Running};
 use crate::inspection::detect::Detector;
 use crate::inspection::frame::{CameraId, FrameSource};
-use crate::inspection::station_state::Fault;
+use crate::inspection::station_state::{Fault, FaultKind};
 use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::trigger::{EdgeSource, TriggerMode};
 use crate::inspection::verdict::{Record, VerdictSink};
@@ -310,6 +310,11 @@ pub fn run(parts: Parts) -> Ending {
         for Fault { kind, of, text } in watches.iter_mut().filter_map(|watch| watch()) {
             state.fault(kind, &of, &text);
         }
+        // A detector that is known to answer wrongly lets no part pass; the next challenge that passes clears it.
+        match health.failed_challenge() {
+            Some(text) => drop(state.fault(FaultKind::Detector, CHALLENGE, &text)),
+            None => state.clear(FaultKind::Detector, CHALLENGE),
+        }
         for (camera, text) in health.silences(clock.now()) {
             if let Some((_, gate)) = gates.iter().find(|(known, _)| known == camera) {
                 gate.lost(&text);
@@ -369,6 +374,8 @@ pub fn run(parts: Parts) -> Ending {
 /// The stages in the order of the heartbeats.
 const STAGES: [&str; 4] = ["capture", "prepare", "inspect", "publish"];
 
+/// Name of the fault of a detector that answers golden parts wrongly.
+const CHALLENGE: &str = "challenge";
 /// The one thread that may end before the others.
 const SERVICE: &str = "service";
 /// Threads that read trigger lines. Nobody hears of their end but the supervisor.
