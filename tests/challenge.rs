@@ -20,7 +20,7 @@ use dsad::platform::clock::SystemClock;
 use dsad::preprocess::prepare;
 
 use crate::pipeline::job;
-use crate::support::{RecordingSink, ScriptedDetector, Unrecorded, calibration, envelopes, state};
+use crate::support::{RecordingSink, ScriptedDetector, calibration, station};
 
 /// A grey picture of 32x32.
 fn frame(level: u8, id: u64, captured_at: Timestamp) -> Frame {
@@ -166,24 +166,13 @@ fn a_detector_that_begins_to_answer_otherwise_takes_ready_away_until_it_answers_
     let drifting = Drifting { broken: Arc::clone(&broken), seen: Arc::clone(&seen), inner };
     let sink = RecordingSink::default();
     let challenge = Challenge::new(golden(), Duration::from_millis(50), audit, clock.as_ref());
+    let camera = Camera::free(CameraId("a".into()), source, false, job(Some(calibration())));
     let parts = Parts {
-        cameras: vec![Camera::free(CameraId("a".into()), source, false, job(Some(calibration())))],
-        detectors: Box::new(move || Ok(vec![Box::new(drifting) as Box<dyn Detector>])),
-        envelopes: envelopes(Arc::clone(&clock)),
-        record: Box::new(Unrecorded),
-        desk: Arc::default(),
-        state: state(Arc::clone(&clock)),
-        watches: Vec::new(),
         sinks: vec![Box::new(sink.clone())],
-        workers: Vec::new(),
-        service: None,
-        clock,
         stop: Arc::clone(&stop),
-        shutdown: Duration::from_secs(20),
-        ready: Box::new(|| {}),
-        alive: Box::new(|| {}),
         lease: Arc::clone(&lease),
         aside: Aside { challenge: Some(challenge), ..Aside::default() },
+        ..station(vec![camera], drifting, clock)
     };
     let ending = std::thread::spawn(move || run(parts));
     let until = |what: &str, is: &dyn Fn() -> bool| {

@@ -1,13 +1,11 @@
 //! The wall clock is set while the station runs: by a person, by the time service, by a battery that is empty.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dsad::daemon::pipeline::{Camera, Ending, Parts, run};
-use dsad::daemon::upkeep::Aside;
-use dsad::inspection::detect::Detector;
 use dsad::inspection::frame::{CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, SourceError};
 use dsad::inspection::time::{Clock, Timestamp};
 use dsad::inspection::verdict::Verdict;
@@ -15,7 +13,7 @@ use dsad::platform::clock::SystemClock;
 
 use crate::cli::lines;
 use crate::pipeline::job;
-use crate::support::{Kept, RecordingSink, ScriptedDetector, calibration, envelopes, kept, state};
+use crate::support::{Kept, RecordingSink, ScriptedDetector, calibration, kept, station};
 
 const HOUR: i64 = 3_600;
 const DAY: i64 = 24 * HOUR;
@@ -87,23 +85,15 @@ fn a_wall_clock_that_jumps_moves_no_deadline_and_no_event() {
     let sink = RecordingSink::default();
     let lease = Arc::new(AtomicU64::new(0));
     let ending = run(Parts {
-        cameras: vec![Camera::free(CameraId("a".into()), source, false, job)],
-        detectors: Box::new(|| Ok(vec![Box::new(ScriptedDetector { delay: Duration::ZERO }) as Box<dyn Detector>])),
-        envelopes: envelopes(Arc::clone(&clock)),
         record: Box::new(recording),
-        desk: Arc::default(),
-        state: state(Arc::clone(&clock)),
-        watches: Vec::new(),
         sinks: vec![Box::new(sink.clone())],
         workers: vec![worker],
-        service: None,
-        clock,
-        stop: Arc::new(AtomicBool::new(false)),
-        shutdown: Duration::from_secs(20),
-        ready: Box::new(|| {}),
-        alive: Box::new(|| {}),
         lease: Arc::clone(&lease),
-        aside: Aside::default(),
+        ..station(
+            vec![Camera::free(CameraId("a".into()), source, false, job)],
+            ScriptedDetector { delay: Duration::ZERO },
+            clock,
+        )
     });
     assert!(matches!(ending, Ending::Drained(_)), "{ending:?}");
     assert_eq!(lease.load(Ordering::Relaxed), 0);

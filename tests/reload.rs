@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use dsad::daemon::pipeline::{Camera, Ending, Parts, run};
 use dsad::daemon::upkeep::{Aside, Running};
-use dsad::inspection::detect::Detector;
 use dsad::inspection::frame::{CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, SourceError};
 use dsad::inspection::recipe::Recipe;
 use dsad::inspection::time::Clock;
@@ -22,7 +21,7 @@ use serde_json::Value;
 
 use crate::cli::{config, lines};
 use crate::pipeline::job;
-use crate::support::{DSAD, RecordingSink, ScriptedDetector, Unrecorded, calibration, envelopes, state, tiny_bundle};
+use crate::support::{DSAD, RecordingSink, ScriptedDetector, calibration, station, tiny_bundle};
 
 /// Parts of every test.
 const PARTS: u64 = 400;
@@ -115,23 +114,9 @@ fn changing(mode: TriggerMode) -> Vec<Inspection> {
     let sink = RecordingSink::default();
     let delay = Duration::from_millis(3);
     let ending = run(Parts {
-        cameras: vec![camera],
-        detectors: Box::new(move || Ok(vec![Box::new(ScriptedDetector { delay }) as Box<dyn Detector>])),
-        envelopes: envelopes(Arc::clone(&clock)),
-        record: Box::new(Unrecorded),
-        desk: Arc::default(),
-        state: state(Arc::clone(&clock)),
-        watches: Vec::new(),
         sinks: vec![Box::new(sink.clone())],
-        workers: Vec::new(),
-        service: None,
-        clock,
-        stop: Arc::new(AtomicBool::new(false)),
-        shutdown: Duration::from_secs(20),
-        ready: Box::new(|| {}),
-        alive: Box::new(|| {}),
-        lease: Arc::default(),
         aside: Aside { upkeep: Some(Box::new(upkeep)), ..Aside::default() },
+        ..station(vec![camera], ScriptedDetector { delay }, clock)
     });
     assert!(matches!(ending, Ending::Drained(_)), "{ending:?}");
     let inspections = sink.0.lock().expect("sink");

@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 
 use crate::cli::lines;
 use crate::pipeline::job;
-use crate::support::{DSAD, RecordingSink, Unrecorded, calibration, envelopes, run, state, tiny_bundle};
+use crate::support::{self, DSAD, RecordingSink, calibration, run, tiny_bundle};
 
 /// A copy of the tiny bundle under another name, so that its hash is another.
 fn renamed(dir: &Path, name: &str) -> PathBuf {
@@ -123,6 +123,8 @@ fn a_new_bundle_is_tried_before_it_counts_and_the_one_before_comes_back() {
     let (code, out, error) = install(&wrong);
     assert!(code == 1 && out[0]["ok"] == false && error.contains("nothing has changed"), "{error}");
     assert_eq!(in_force(dir), ("first".into(), true));
+    let (code, _, error) = verb(dir, &["rollback", "slots"]);
+    assert!(code != 0 && error.contains("no bundle before this one"), "nothing of it is left to go back to: {error}");
     let (code, _, error) = install(&second);
     assert_eq!(code, 0, "{error}");
     assert_eq!(in_force(dir), ("second".into(), false));
@@ -279,24 +281,11 @@ fn exchanges(count: u64) {
         counted.store(number, Ordering::Relaxed);
     };
     let sink = RecordingSink::default();
+    let camera = Camera::free(CameraId("a".into()), Box::new(source), true, first);
     let ending = run_station(Parts {
-        cameras: vec![Camera::free(CameraId("a".into()), Box::new(source), true, first)],
-        detectors: Box::new(|| Ok(vec![Box::new(Numbered(0)) as Box<dyn Detector>])),
-        envelopes: envelopes(Arc::clone(&clock)),
-        record: Box::new(Unrecorded),
-        desk: Arc::default(),
-        state: state(Arc::clone(&clock)),
-        watches: Vec::new(),
         sinks: vec![Box::new(sink.clone())],
-        workers: Vec::new(),
-        service: None,
-        clock,
-        stop: Arc::new(AtomicBool::new(false)),
-        shutdown: Duration::from_secs(20),
-        ready: Box::new(|| {}),
-        alive: Box::new(|| {}),
-        lease: Arc::default(),
         aside: Aside { upkeep: Some(Box::new(upkeep)), ..Aside::default() },
+        ..support::station(vec![camera], Numbered(0), clock)
     });
     assert!(matches!(ending, Ending::Drained(_)), "{ending:?}");
     let inspections = sink.0.lock().expect("sink");

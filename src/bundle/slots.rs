@@ -6,8 +6,8 @@
 //!   a/  b/           bundles
 //! ```
 //!
-//! A bundle comes into the place that is not in force: copied beside it, flushed to the disk, renamed, verified and tried. Then `current` is
-//! replaced by a rename. Whenever the power fails the old bundle is in force or the new one, whole; what lies beside with a dot before its name is
+//! A bundle is copied beside the place that is not in force, flushed to the disk, verified and tried; then it is renamed into the place, and `current`
+//! is replaced by a rename. Whenever the power fails the old bundle is in force or the new one, whole; what lies beside with a dot before its name is
 //! left over, and removed by the next installation. The first start with a new bundle proves it by its golden pictures: then it is marked as proven,
 //! or the other one is in force again.
 
@@ -66,6 +66,21 @@ pub struct Slots {
     current: Option<(Slot, bool)>,
 }
 
+/// A bundle that is copied, and in no slot yet.
+pub struct Staged {
+    /// The copy.
+    pub bundle: Bundle,
+    slot: Slot,
+}
+
+impl Staged {
+    /// Takes the copy away again.
+    pub fn discard(self) {
+        // What stays is cleared by the next installation.
+        let _ = fs::remove_dir_all(&self.bundle.dir);
+    }
+}
+
 impl Slots {
     /// The places in `dir`, which need not be there yet.
     ///
@@ -109,11 +124,11 @@ impl Slots {
         self.current
     }
 
-    /// Copies a bundle into the slot that is not in force, and opens it there.
+    /// Copies a bundle beside the slot that is not in force, and opens the copy: it is what will run. Nothing is replaced yet.
     ///
     /// # Errors
-    /// It cannot be copied, or is no bundle that may be used: nothing has changed then.
-    pub fn stage(&self, source: &Path, keys: &KeyList) -> Result<(Slot, Bundle), BundleError> {
+    /// It cannot be copied, or is no bundle that may be used.
+    pub fn stage(&self, source: &Path, keys: &KeyList) -> Result<Staged, BundleError> {
         // What may not be used is not copied.
         Bundle::open(source, keys)?;
         let slot = self.current.map_or(Slot::A, |(slot, _)| slot.other());
@@ -126,19 +141,28 @@ impl Slots {
         fs::create_dir_all(&self.dir).map_err(|error| failed(&self.dir, "create", error))?;
         self.clear()?;
         let temporary = sibling(&place, "tmp")?;
-        let copied = copy(source, &temporary).and_then(|()| {
-            if place.symlink_metadata().is_ok() {
-                fs::remove_dir_all(&place).map_err(|error| failed(&place, "remove", error))?;
+        match copy(source, &temporary).and_then(|()| Bundle::open(&temporary, keys)) {
+            Ok(bundle) => Ok(Staged { bundle, slot }),
+            Err(error) => {
+                let _ = fs::remove_dir_all(&temporary);
+                Err(error)
             }
-            fs::rename(&temporary, &place).map_err(|error| failed(&place, "write", error))?;
-            sync_dir(&self.dir)?;
-            // The copy, not the source, is what will run.
-            Bundle::open(&place, keys)
-        });
-        if copied.is_err() {
-            let _ = fs::remove_dir_all(&temporary);
         }
-        Ok((slot, copied?))
+    }
+
+    /// Puts a copy into its slot, and the slot in force, as one that the station has still to prove.
+    ///
+    /// # Errors
+    /// The disk refuses; the bundle before is in force still.
+    pub fn install(&mut self, Staged { bundle, slot }: Staged) -> Result<(Slot, Bundle), BundleError> {
+        let place = self.place(slot);
+        if place.symlink_metadata().is_ok() {
+            fs::remove_dir_all(&place).map_err(|error| failed(&place, "remove", error))?;
+        }
+        fs::rename(&bundle.dir, &place).map_err(|error| failed(&place, "write", error))?;
+        sync_dir(&self.dir)?;
+        self.point(slot, false)?;
+        Ok((slot, Bundle { dir: place, ..bundle }))
     }
 
     /// Puts a slot in force.

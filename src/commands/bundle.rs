@@ -159,20 +159,26 @@ pub fn install(
     choice: DeviceChoice,
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<(Slot, Bundle)> {
-    let keys = keys(folder)?;
     let mut slots = Slots::open(into)?;
-    let (slot, bundle) = slots.stage(dir, &keys)?;
+    let staged = slots.stage(dir, &keys(folder)?)?;
+    if let Err(error) = try_out(&staged.bundle, choice, clock) {
+        staged.discard();
+        return Err(error);
+    }
+    // The station proves it once more, as it will run there.
+    Ok(slots.install(staged)?)
+}
+
+/// Lets a bundle judge its golden pictures here.
+fn try_out(bundle: &Bundle, choice: DeviceChoice, clock: Arc<dyn Clock>) -> anyhow::Result<()> {
     anyhow::ensure!(
         !bundle.manifest.golden.is_empty(),
         "{}: has no golden picture to prove itself with",
-        dir.display()
+        bundle.dir.display()
     );
     let compute = device::open(choice).with_context(|| format!("the device {choice}"))?;
-    let mut detector = DiffusionDetector::load(&bundle, &compute, clock)?;
-    detector.self_test(&bundle, choice)?;
-    // The station proves it once more, as it will run there.
-    slots.point(slot, false)?;
-    Ok((slot, bundle))
+    let mut detector = DiffusionDetector::load(bundle, &compute, clock)?;
+    Ok(detector.self_test(bundle, choice)?)
 }
 
 fn list(dir: &Path, json: bool) -> anyhow::Result<ExitCode> {

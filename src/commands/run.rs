@@ -87,7 +87,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let (latest, pictures) = latest::open(station.cameras.iter().map(|camera| CameraId(camera.name.as_str().into())));
     let picture: Draw = Arc::new(move |camera| pictures.jpeg(camera));
     let told = Told { audit: Arc::clone(&audit), picture: Some(picture), recent: Some(Arc::clone(&kept.recent)) };
-    let mut service = match listen(&station, &args.config, &clock, told) {
+    let service = match listen(&station, &args.config, &clock, told) {
         Ok(service) => service,
         Err(error) => {
             // Not a refused configuration: the address may be free, or there, at the next start.
@@ -115,14 +115,13 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     };
     let (mut sinks, mut workers): (Vec<Box<dyn VerdictSink>>, _) = (Vec::new(), kept.workers);
     workers.extend(told.workers);
-    service = service.map(|service| told.add.into_iter().fold(service, Service::with));
+    let mut adds = told.add;
     if station.http.is_some() {
         sinks.push(Box::new(latest));
     }
     {
         let (record, archive) = (Arc::clone(&kept.health), kept.archive);
-        service = service
-            .map(|service| service.with(Box::new(move |reading| record::tell(&record, archive.as_deref(), reading))));
+        adds.push(Box::new(move |reading| record::tell(&record, archive.as_deref(), reading)));
     }
     sinks.splice(0..0, service.iter().flat_map(Service::sinks));
     let mut watches: Vec<Watch> = vec![record::watch(Arc::clone(&kept.health))];
@@ -137,18 +136,19 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         // Before all others: they take their time.
         sinks.insert(0, Box::new(sink));
         workers.push(("gpio", Box::new(move || worker.run())));
-        service = service.map(|service| service.with(Box::new(move |reading| tell(&health, reading))));
+        adds.push(Box::new(move |reading| tell(&health, reading)));
     }
     let reloads = Arc::new(Reloads::default());
     {
         let reloads = Arc::clone(&reloads);
-        service = service.map(|service| service.with(Box::new(move |reading| reloads.tell(reading))));
+        adds.push(Box::new(move |reading| reloads.tell(reading)));
     }
     let swapped = Arc::<SwapHealth>::default();
     {
         let swapped = Arc::clone(&swapped);
-        service = service.map(|service| service.with(Box::new(move |reading| swapped.tell(reading))));
+        adds.push(Box::new(move |reading| swapped.tell(reading)));
     }
+    let service = service.map(|service| adds.into_iter().fold(service, Service::with));
     let challenge = station.challenge_min.map(|minutes| {
         let every = Duration::from_secs(60 * u64::from(minutes));
         Challenge::new(golden, every, Arc::clone(&audit), clock.as_ref())

@@ -1,5 +1,6 @@
 //! Who is told of verdicts over the network, put together: secrets, workers, and what they report.
 
+use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -60,14 +61,7 @@ pub fn open(station: &Station, kept: &Kept, desk: &Arc<Desk>, clock: &Arc<dyn Cl
             health: Arc::clone(&health),
         };
         kept.health.listens();
-        telling.workers.push((
-            "mqtt",
-            Box::new(move || {
-                if let Err(error) = mqtt.run() {
-                    log::error!("mqtt: {error}");
-                }
-            }),
-        ));
+        telling.workers.push(worker("mqtt", move || mqtt.run()));
         telling.add.push(Box::new(move |reading| {
             reading.families.extend([
                 Family::gauge("mqtt_connected", "1 while the broker is there.", flag(&health.connected)),
@@ -92,14 +86,7 @@ pub fn open(station: &Station, kept: &Kept, desk: &Arc<Desk>, clock: &Arc<dyn Cl
         };
         webhook.agent().map_err(anyhow::Error::msg)?;
         kept.health.listens();
-        telling.workers.push((
-            "webhook",
-            Box::new(move || {
-                if let Err(error) = webhook.run(std::thread::sleep) {
-                    log::error!("webhook: {error}");
-                }
-            }),
-        ));
+        telling.workers.push(worker("webhook", move || webhook.run(std::thread::sleep)));
         telling.add.push(Box::new(move |reading| {
             reading.families.extend([
                 Family::counter("webhook_sent", "Messages that the server took.", get(&health.sent)),
@@ -118,6 +105,16 @@ pub fn open(station: &Station, kept: &Kept, desk: &Arc<Desk>, clock: &Arc<dyn Cl
         ));
     }
     Ok(telling)
+}
+
+/// A worker that says why it ended, if it should not have.
+fn worker<E: Display>(name: &'static str, run: impl FnOnce() -> Result<(), E> + Send + 'static) -> Worker {
+    let told = move || {
+        if let Err(error) = run() {
+            log::error!("{name}: {error}");
+        }
+    };
+    (name, Box::new(told))
 }
 
 fn get(count: &AtomicU64) -> u64 {

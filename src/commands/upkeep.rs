@@ -104,10 +104,7 @@ impl Reload {
     pub fn run(&mut self, who: &str, from: &str, running: &Running) {
         service_manager::reloading();
         let deed = Deed { who: who.into(), from: from.into(), what: "reload".into(), ..Deed::default() };
-        // A configuration with a slip exchanges no bundle either; then bundles first: what a recipe says may need the new one.
-        let whole = load(&self.running.path).map(drop).map_err(|error| error.to_string());
-        let swapped = whole.and_then(|()| self.swaps.take(&deed, &self.running, running));
-        match swapped.and_then(|()| self.take(&deed, running)) {
+        match self.take(&deed, running) {
             Ok(found) => {
                 let waiting = found.iter().filter(|change| !change.live).count();
                 self.told.taken.fetch_add(1, Ordering::Relaxed);
@@ -131,6 +128,8 @@ impl Reload {
 
     fn take(&mut self, deed: &Deed, running: &Running) -> Result<Vec<Change>, String> {
         let written = load(&self.running.path).map_err(|error| error.to_string())?;
+        // A configuration with a slip exchanges no bundle either. Bundles first: what a recipe says may need the new one.
+        self.swaps.take(deed, &self.running, running)?;
         let found = changes(&self.running, &written);
         let mut next = self.running.clone();
         adopt(&mut next, &written, &found);

@@ -229,11 +229,11 @@ impl ArchiveWorker {
         // A clock that nobody set may be years ahead.
         if let Some((reader, _)) = self.index.as_ref().filter(|_| synced) {
             let old = reader.images_before(now.saturating_sub(age), OLDEST).map_err(io::Error::other)?;
-            old.into_iter()
-                .filter(|images| !self.gone.contains(&images.event_id))
-                .collect::<Vec<_>>()
-                .into_iter()
-                .for_each(|images| self.delete(images));
+            for images in old {
+                if !self.gone.contains(&images.event_id) {
+                    self.delete(images);
+                }
+            }
         }
         loop {
             let free = free_bytes(&self.folder).unwrap_or(u64::MAX);

@@ -31,7 +31,7 @@ impl Clock for SystemClock {
 }
 
 /// Exists once systemd knows that somebody sets the clock: `systemd-timesyncd`, or any other with `systemd-time-wait-sync`.
-const SYNCHRONISED: &str = "/run/systemd/timesync/synchronized";
+pub(super) const SYNCHRONISED: &str = "/run/systemd/timesync/synchronized";
 /// How long an answer is good for, milliseconds.
 const GOOD_MS: f64 = 5_000.0;
 

@@ -36,26 +36,13 @@ impl Thermal {
     }
 
     fn zones(&self) -> Vec<Zone> {
-        let mut zones: Vec<Zone> = Vec::new();
-        for (folder, place) in listed(&self.root.join("sys/class/thermal"), "thermal_zone") {
-            // A zone that is turned off has files that cannot be read.
-            let (Some(kind), Some(celsius)) = (word(&place.join("type")), degrees(&place.join("temp"))) else {
-                continue;
-            };
-            let trips: Vec<(String, f64)> = (0..)
-                .map_while(|n| word(&place.join(format!("trip_point_{n}_type"))).map(|kind| (n, kind)))
-                .filter_map(|(n, kind)| Some((kind, degrees(&place.join(format!("trip_point_{n}_temp")))?)))
-                // Drivers write 0, or less, for a point that is not set.
-                .filter(|(_, at)| *at > 0.0)
-                .collect();
+        let zone = |SensedZone { name, celsius, trips }: SensedZone| {
             let above =
                 |kinds: &[&str]| trips.iter().any(|(kind, at)| kinds.contains(&kind.as_str()) && celsius >= *at);
-            // Two zones may be of one kind.
-            let known = zones.iter().any(|zone| zone.name == kind);
-            let name = if known { format!("{kind} {folder}") } else { kind };
-            zones.push(Zone { name, celsius, throttled: above(&["passive", "hot"]), critical: above(&["critical"]) });
-        }
-        zones
+            let (throttled, critical) = (above(&["passive", "hot"]), above(&["critical"]));
+            Zone { name, celsius, throttled, critical }
+        };
+        sensed_zones(&self.root).into_iter().map(zone).collect()
     }
 
     /// Counters of a Jetson's supplies: `oc1_event_cnt` of its monitors.
@@ -77,6 +64,34 @@ impl Thermal {
         let mode = status.strip_prefix("pmode:")?.split_whitespace().next()?;
         Some(mode.parse::<u32>().map_or_else(|_| mode.to_owned(), |mode| mode.to_string()))
     }
+}
+
+/// A thermal zone as the kernel tells of it.
+pub(super) struct SensedZone {
+    /// Its kind, with its folder where another zone is of that kind.
+    pub name: String,
+    /// Its temperature.
+    pub celsius: f64,
+    /// Its trip points that are set: kinds and temperatures.
+    pub trips: Vec<(String, f64)>,
+}
+
+/// The zones of the machine whose files lie under `root`. One that is turned off has files that cannot be read, and is left out.
+pub(super) fn sensed_zones(root: &Path) -> Vec<SensedZone> {
+    let mut zones: Vec<SensedZone> = Vec::new();
+    for (folder, place) in listed(&root.join("sys/class/thermal"), "thermal_zone") {
+        let (Some(kind), Some(celsius)) = (word(&place.join("type")), degrees(&place.join("temp"))) else { continue };
+        let trips = (0..)
+            .map_while(|n| word(&place.join(format!("trip_point_{n}_type"))).map(|kind| (n, kind)))
+            .filter_map(|(n, kind)| Some((kind, degrees(&place.join(format!("trip_point_{n}_temp")))?)))
+            // Drivers write 0, or less, for a point that is not set.
+            .filter(|(_, at)| *at > 0.0)
+            .collect();
+        let known = zones.iter().any(|zone| zone.name == kind);
+        let name = if known { format!("{kind} {folder}") } else { kind };
+        zones.push(SensedZone { name, celsius, trips });
+    }
+    zones
 }
 
 /// What lies in a folder under a name that begins like this, in order; nothing where there is no folder.

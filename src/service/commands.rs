@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::routes::{Asked, Refusal, Shared, json_answer, refusal};
+use super::told;
 use crate::inspection::command::{Order, Source};
 use crate::inspection::trigger::{Done, RefusalCode, Refused};
 
@@ -37,13 +38,8 @@ fn source(asked: &Asked) -> Result<Source, Refusal> {
 }
 
 fn tell(done: Done) -> Response {
-    match done {
-        Done::Accepted { camera, frame_id } => {
-            json_answer(StatusCode::ACCEPTED, &json!({"camera": camera, "frame_id": frame_id}))
-        }
-        Done::Prepared { cameras } => json_answer(StatusCode::OK, &json!({"cameras": cameras})),
-        Done::Entered { state } => json_answer(StatusCode::OK, &json!({"state": state.word()})),
-    }
+    let status = if matches!(done, Done::Accepted { .. }) { StatusCode::ACCEPTED } else { StatusCode::OK };
+    json_answer(status, &told(&done))
 }
 
 fn refuse(Refused { code, text }: Refused) -> Refusal {

@@ -36,6 +36,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
@@ -91,6 +92,15 @@ impl Desk {
     pub fn act(&self, order: Order) -> Result<Done, Refused> {
         let starts = || Err(Refused::new(RefusalCode::NotReady, "the station starts"));
         self.0.get().map_or_else(starts, |(_, act)| act(order))
+    }
+}
+
+/// What came of a command, as JSON.
+fn told(done: &Done) -> serde_json::Value {
+    match done {
+        Done::Accepted { camera, frame_id } => json!({"camera": camera, "frame_id": frame_id}),
+        Done::Prepared { cameras } => json!({"cameras": cameras}),
+        Done::Entered { state } => json!({"state": state.word()}),
     }
 }
 

@@ -25,8 +25,8 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::Desk;
 use super::metrics::Reading;
+use super::{Desk, told};
 use crate::config::telling::{BrokerAddress, MqttSettings};
 use crate::inspection::account::Level;
 use crate::inspection::command::{Order, Source};
@@ -48,6 +48,8 @@ const STATE: u32 = 10;
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 /// Longest time that what is left may take when the station stops.
 const GRACE: Duration = Duration::from_secs(2);
+/// The state of a station that is gone.
+const OFFLINE: &str = r#"{"state":"Offline","number":null,"ready":false}"#;
 /// Longest message that is sent, bytes: an event has at most 64 regions, 20 KiB.
 const MESSAGE: usize = 4 << 20;
 /// Longest command, bytes.
@@ -177,8 +179,7 @@ impl Mqtt {
         if let Some(username) = username {
             options.set_credentials(username.as_str(), self.secrets.password.clone().unwrap_or_default());
         }
-        let offline = json!({"state": "Offline", "number": null, "ready": false}).to_string();
-        options.set_last_will(LastWill::new(self.topic("state"), offline, QoS::AtLeastOnce, true));
+        options.set_last_will(LastWill::new(self.topic("state"), OFFLINE, QoS::AtLeastOnce, true));
         options
     }
 
@@ -247,9 +248,8 @@ impl Mqtt {
         };
         if let (End::Stopped, Some(mut link)) = (&end, link) {
             self.acknowledge(&mut link);
-            let offline = json!({"state": "Offline", "number": null, "ready": false}).to_string();
             let retained = PublishOptions::at_least_once().retained();
-            let _ = client.publish(self.topic("state"), offline, retained).await;
+            let _ = client.publish(self.topic("state"), OFFLINE, retained).await;
             let _ = client.disconnect_with_timeout(GRACE / 2).await;
             let _ = timeout(GRACE, async { while heard.recv().await.is_some_and(|event| event.is_ok()) {} }).await;
         }
@@ -334,12 +334,12 @@ impl Mqtt {
         self.health.commands.fetch_add(1, Ordering::Relaxed);
         let Some(level) = self.settings.level else { return };
         let (id, outcome) = obey(payload, level, &self.desk);
+        let is_done = outcome.is_ok();
         let mut ack = match outcome {
-            Ok(Done::Accepted { camera, frame_id }) => json!({"ok": true, "camera": camera, "frame_id": frame_id}),
-            Ok(Done::Prepared { cameras }) => json!({"ok": true, "cameras": cameras}),
-            Ok(Done::Entered { state }) => json!({"ok": true, "state": state.word()}),
-            Err(Refused { code, text }) => json!({"ok": false, "error": code.word(), "text": text}),
+            Ok(done) => told(&done),
+            Err(Refused { code, text }) => json!({"error": code.word(), "text": text}),
         };
+        ack["ok"] = is_done.into();
         ack["id"] = id;
         if client.try_publish(self.topic("ack"), ack.to_string(), PublishOptions::at_least_once()).is_err() {
             log::warn!("mqtt: an answer to a command found no room: {ack}");

@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use dsad::config::record::StoreLimits;
-use dsad::daemon::pipeline::Worker;
+use dsad::daemon::pipeline::{Camera, Parts, Worker};
 use dsad::daemon::publish;
 use dsad::daemon::state::StationState;
+use dsad::daemon::upkeep::Aside;
 use dsad::inspection::anomaly::{AnomalyMap, AnomalyScore};
 use dsad::inspection::calibration::{Calibration, CalibrationEntry};
 use dsad::inspection::detect::{Detection, Detector, DetectorError, Plan, Reconstruction, StepChoice, StepPlan, Steps};
@@ -183,6 +184,29 @@ pub fn kept(dir: &Path, outlets: Vec<Outlet>, clock: &Arc<dyn Clock>) -> Kept {
     let places = Places { store: Some((store, reader)), lines, archive: None, shown: None };
     let (worker, health) = queue.worker(places, Box::new(|| true), Arc::default());
     Kept { recording, clerk, worker: ("record", Box::new(move || worker.run())), health }
+}
+
+/// A station of these cameras with one detector, which nobody hears of and nothing is added to.
+pub fn station(cameras: Vec<Camera>, detector: impl Detector + 'static, clock: Arc<dyn Clock>) -> Parts {
+    Parts {
+        cameras,
+        detectors: Box::new(move || Ok(vec![Box::new(detector) as Box<dyn Detector>])),
+        envelopes: envelopes(Arc::clone(&clock)),
+        sinks: Vec::new(),
+        record: Box::new(Unrecorded),
+        workers: Vec::new(),
+        service: None,
+        desk: Arc::default(),
+        state: state(Arc::clone(&clock)),
+        watches: Vec::new(),
+        clock,
+        stop: Arc::default(),
+        shutdown: Duration::from_secs(20),
+        ready: Box::new(|| {}),
+        alive: Box::new(|| {}),
+        lease: Arc::default(),
+        aside: Aside::default(),
+    }
 }
 
 /// A sink that keeps everything.

@@ -243,8 +243,7 @@ impl RecordWorker {
             }
             return (count, None);
         };
-        let rows: Vec<Row> = self.pending.iter().take(count).map(|pending| pending.row.clone()).collect();
-        match store.commit(&rows) {
+        match store.commit(self.pending.iter().take(count).map(|pending| &pending.row)) {
             Ok(done) => {
                 self.health.given_up.fetch_add(done.given_up, Ordering::Relaxed);
                 self.health.outbox.store(store.waiting(), Ordering::Relaxed);

@@ -29,18 +29,11 @@ fn hash(before: &[u8], id: i64, wall_nanos: u64, deed: &Deed) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     let Deed { who, from, what, of, old, new, refused } = deed;
     hasher.update(before).update(&id.to_le_bytes()).update(&wall_nanos.to_le_bytes());
-    let some = |text: &Option<String>| text.as_ref().map(String::as_str).map(str::to_owned);
-    for field in [
-        Some(who.clone()),
-        Some(from.clone()),
-        Some(what.clone()),
-        Some(of.clone()),
-        some(old),
-        some(new),
-        some(refused),
-    ] {
+    let always = [who, from, what, of].map(|text| Some(text.as_str()));
+    let perhaps = [old, new, refused].map(Option::as_deref);
+    for field in always.into_iter().chain(perhaps) {
         // Nothing and an empty text are not the same.
-        let length = field.as_ref().map_or(u64::MAX, |text| text.len() as u64);
+        let length = field.map_or(u64::MAX, |text| text.len() as u64);
         hasher.update(&length.to_le_bytes()).update(field.unwrap_or_default().as_bytes());
     }
     hasher.finalize()

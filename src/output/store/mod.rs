@@ -162,7 +162,7 @@ impl Store {
     ///
     /// # Errors
     /// Nothing is committed; on a full disk the reserve is free now, and another try may succeed.
-    pub fn commit(&mut self, rows: &[Row]) -> Result<Committed, rusqlite::Error> {
+    pub fn commit<'a>(&mut self, rows: impl IntoIterator<Item = &'a Row>) -> Result<Committed, rusqlite::Error> {
         let mut waiting = self.waiting.clone();
         let mut done = Committed::default();
         let result = (|| {

@@ -1,6 +1,7 @@
 //! Is the clock right?
 
 use super::{Finding, Machine};
+use crate::platform::clock::SYNCHRONISED;
 
 /// 1 January 2026, nanoseconds: a clock that is before it was never set.
 const EARLIEST: u64 = 1_767_225_600_000_000_000;
@@ -21,7 +22,7 @@ pub(super) fn look(machine: &Machine, wall_nanos: u64) -> Finding {
     let synchronised = match asked.as_deref() {
         Some("yes") => Some(true),
         Some("no") => Some(false),
-        _ => machine.path("/run/systemd/timesync/synchronized").exists().then_some(true),
+        _ => machine.path(SYNCHRONISED).exists().then_some(true),
     };
     let remedy = "give it a time server: `timedatectl set-ntp true`, NTP= in /etc/systemd/timesyncd.conf, or chrony; \
                   `timedatectl` shows the state";

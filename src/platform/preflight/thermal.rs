@@ -1,62 +1,39 @@
 //! How warm the machine is, against its own limits: zones differ from board to board, so all that are there are read.
 
 use super::{Finding, Machine};
+use crate::platform::thermal::{SensedZone, sensed_zones};
 
-/// This far below a limit somebody should know, thousandths of a degree.
-const NEAR: i64 = 5_000;
+/// This far below a limit somebody should know, degrees.
+const NEAR: f64 = 5.0;
 
 /// Limits beyond which the kernel slows the machine down or stops it.
 const LIMITS: [&str; 3] = ["passive", "hot", "critical"];
 
 pub(super) fn look(machine: &Machine) -> Vec<Finding> {
-    let folder = machine.path("/sys/class/thermal");
-    let mut zones: Vec<_> = std::fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("thermal_zone")))
-        .collect();
-    zones.sort();
-    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
+    let zones = sensed_zones(&machine.path("/"));
     let mut findings = Vec::new();
-    let mut warmest: Option<(i64, String)> = None;
-    for zone in &zones {
-        let kind = read(zone.join("type")).unwrap_or_default();
-        // A zone whose part is switched off gives an error.
-        let Some(now) = read(zone.join("temp")).and_then(|text| text.parse::<i64>().ok()) else { continue };
-        if warmest.as_ref().is_none_or(|(most, _)| now > *most) {
-            warmest = Some((now, kind.clone()));
-        }
-        let limits = (0..).map_while(|number| {
-            let kind = read(zone.join(format!("trip_point_{number}_type")))?;
-            let at = read(zone.join(format!("trip_point_{number}_temp")))?.parse::<i64>().ok()?;
-            Some((at, kind))
-        });
-        let Some((limit, word)) = limits.filter(|(at, kind)| *at > 0 && LIMITS.contains(&&**kind)).min() else {
-            continue;
-        };
-        let subject = format!("thermal {kind}");
-        let found = format!("{}, its limit '{word}' is {}", degrees(now), degrees(limit));
+    for SensedZone { name, celsius, trips } in &zones {
+        let limits = trips.iter().filter(|(kind, _)| LIMITS.contains(&kind.as_str()));
+        let Some((word, limit)) = limits.min_by(|(_, one), (_, other)| one.total_cmp(other)) else { continue };
+        let subject = format!("thermal {name}");
+        let found = format!("{celsius:.1} degrees, its limit '{word}' is {limit:.1} degrees");
         let remedy = "check fan, heat sink and dust, or take a lower power mode; above the limit frames take longer";
-        if now >= limit {
+        if celsius >= limit {
             findings.push(Finding::problem(subject, found, remedy));
-        } else if now >= limit - NEAR {
+        } else if *celsius >= limit - NEAR {
             findings.push(Finding::warning(subject, found, remedy));
         }
     }
     if findings.is_empty() {
-        let found = match warmest {
-            Some((now, kind)) => format!("{} zones, the warmest is {kind} with {}", zones.len(), degrees(now)),
+        let found = match zones.iter().max_by(|one, other| one.celsius.total_cmp(&other.celsius)) {
+            Some(SensedZone { name, celsius, .. }) => {
+                format!("{} zones, the warmest is {name} with {celsius:.1} degrees", zones.len())
+            }
             None => "no thermal zone, as in a virtual machine".into(),
         };
         findings.push(Finding::ok("thermals", found));
     }
     findings
-}
-
-fn degrees(thousandths: i64) -> String {
-    format!("{:.1} degrees", thousandths as f64 / 1e3)
 }
 
 #[cfg(test)]
