@@ -5,7 +5,8 @@
 mod pace;
 mod recording;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use rand::SeedableRng;
@@ -88,10 +89,15 @@ pub struct DetectorSpec {
     pub normalisation: Normalisation,
 }
 
+/// Classes and step counts whose networks are kept at a time: they hold a few rows each.
+const MOST: usize = 64;
+
 /// A network on a device, ready to judge.
 pub struct DiffusionDetector {
     /// Shared with what was recorded.
     network: Arc<Network>,
+    /// The same for the classes and step counts that were asked for.
+    made: Mutex<HashMap<(usize, Steps), Arc<Network>>>,
     spec: DetectorSpec,
     device: Device,
     dtype: FloatDType,
@@ -157,6 +163,7 @@ impl DiffusionDetector {
         let network = Arc::new(network);
         Self {
             network,
+            made: Mutex::default(),
             spec,
             device: device.clone(),
             dtype,
@@ -221,6 +228,16 @@ impl DiffusionDetector {
         })
     }
 
+    /// The network for a class and a step count.
+    fn network_for(&self, key: Key) -> Arc<Network> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if made.len() == MOST {
+            made.clear();
+        }
+        let network = made.entry((key.class, key.steps));
+        Arc::clone(network.or_insert_with(|| Arc::new(self.network.at(key.class, key.steps.0))))
+    }
+
     /// One noise per frame from the bundle's seed alone, so that a frame judged twice, or in another batch, gets the same.
     fn noise(&self, [batch, height, width]: [usize; 3]) -> Option<Tensor<4>> {
         if !(self.from_noise || self.network.sampler().needs_noise()) {
@@ -239,7 +256,7 @@ impl DiffusionDetector {
         key: Key,
         of: impl Fn(Reconstructed, Components) -> Vec<Tensor<4>> + Send + 'static,
     ) -> impl FnMut(&[Tensor<4>]) -> Tensor<4> + Send + 'static {
-        let (network, noise, dtype) = (Arc::clone(&self.network), self.noise(key.shape), self.dtype);
+        let (network, noise, dtype) = (self.network_for(key), self.noise(key.shape), self.dtype);
         let classes = vec![key.class; key.shape[0]];
         move |inputs| {
             let mut inputs = inputs.iter().map(|input| input.clone().cast(dtype));

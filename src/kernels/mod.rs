@@ -15,12 +15,13 @@ mod operations;
 mod simd;
 
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, TensorMetadata, backend_extension};
+use burn::backend::{Backend, Slice, TensorMetadata, backend_extension};
 use burn::tensor::Shape;
-use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
+use burn::tensor::ops::{AttentionModuleOptions, ConvOptions, InterpolateMode, InterpolateOptions};
 
 pub use self::operations::{
-    convolve, depth_to_space, depthwise, double, group_norm, nearest, pointwise, resize, space_to_depth,
+    attend, convolve, depth_to_space, depthwise, double, filtered_mix, group_norm, nearest, normed_pointwise, pointwise, pointwise_onto,
+    resize, space_to_depth,
 };
 
 /// How the kernel of a convolution moves over the cells, the same on both axes.
@@ -75,6 +76,17 @@ impl Epilogue {
             Epilogue::Relu6 => B::float_clamp(input, 0.0.into(), 6.0.into()),
         }
     }
+}
+
+/// How the channels of a picture are normed, and what follows the sum behind it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Norm {
+    /// Groups of channels, each with a mean and a variance of its own.
+    pub groups: usize,
+    /// Added to the variance.
+    pub epsilon: f64,
+    /// What follows the sum.
+    pub epilogue: Epilogue,
 }
 
 /// The operations.
@@ -141,6 +153,58 @@ pub trait Kernels: Backend {
         Self::float_reshape(mixed, Shape::new([batch, outputs, height, width]))
     }
 
+    /// [`Self::pointwise`], and a picture of its shape added to what comes out.
+    #[fusion(dtype = input, shape = added)]
+    fn pointwise_onto(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        added: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        Self::float_add(added, Self::pointwise(input, weight, bias, Epilogue::None))
+    }
+
+    /// [`Self::pointwise`] of what [`Self::group_norm`] makes of the input.
+    #[fusion(dtype = input, shape = Window::POINT.convolved(input, weight[0]))]
+    fn normed_pointwise(
+        input: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        norm: Norm,
+    ) -> FloatTensor<Self> {
+        let normal = Self::group_norm(input, gamma, beta, norm.groups, norm.epsilon);
+        Self::pointwise(normal, weight, bias, norm.epilogue)
+    }
+
+    /// [`Self::depthwise`] by `filter`, then [`Self::normed_pointwise`]: how an edge block begins.
+    #[fusion(dtype = input, shape = Window::POINT.convolved(&window.filtered(input), weight[0]))]
+    #[expect(clippy::too_many_arguments, reason = "three layers")]
+    fn filtered_mix(
+        input: FloatTensor<Self>,
+        filter: FloatTensor<Self>,
+        filter_bias: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        window: Window,
+        norm: Norm,
+    ) -> FloatTensor<Self> {
+        let filtered = Self::depthwise(input, filter, filter_bias, window);
+        Self::normed_pointwise(filtered, gamma, beta, weight, bias, norm)
+    }
+
+    /// Attention among the cells of a picture: queries, keys and values of all heads, `[b, 3 c, h, w]`, to `[b, c, h, w]`.
+    #[fusion(dtype = joined, shape = {
+        let [batch, channels, height, width] = joined.dims();
+        Shape::new([batch, channels / 3, height, width])
+    })]
+    fn attend(joined: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
+        by_parts::<Self>(joined, heads)
+    }
+
     /// A convolution with a square kernel, and what follows: input `[b, c, h, w]`, weight `[o, c, k, k]`, bias `[o]`.
     #[fusion(dtype = input, shape = window.convolved(input, weight[0]))]
     fn convolve(
@@ -198,6 +262,19 @@ pub trait Kernels: Backend {
         let wide = Self::float_expand(split, Shape::new([b, c, h, 2, w, 2]));
         Self::float_reshape(wide, Shape::new([b, c, 2 * h, 2 * w]))
     }
+}
+
+/// [`Kernels::attend`] by burn's attention.
+fn by_parts<B: Backend>(joined: FloatTensor<B>, heads: usize) -> FloatTensor<B> {
+    let [batch, channels, height, width] = joined.shape().dims();
+    let (channels, cells) = (channels / 3, height * width);
+    let part = |index: usize| {
+        let slices = [Slice::full(), Slice::from(index * channels..(index + 1) * channels)];
+        let part = B::float_slice(joined.clone(), &slices);
+        B::float_swap_dims(B::float_reshape(part, Shape::new([batch, heads, channels / heads, cells])), 2, 3)
+    };
+    let attended = B::attention(part(0), part(1), part(2), None, None, AttentionModuleOptions::default());
+    B::float_reshape(B::float_swap_dims(attended, 2, 3), Shape::new([batch, channels, height, width]))
 }
 
 /// What the gradients of [`Kernels`] are made of.
@@ -277,6 +354,18 @@ mod on_cuda {
     #[ignore = "needs an NVIDIA GPU"]
     fn what_is_no_number_stays_none() {
         no_number_stays_none(&device());
+    }
+
+    #[test]
+    #[ignore = "needs an NVIDIA GPU"]
+    fn layers_in_one_agree_with_burn() {
+        layers_in_one_agree(&device(), 1e-2);
+    }
+
+    #[test]
+    #[ignore = "needs an NVIDIA GPU"]
+    fn attention_agrees_with_burn() {
+        attention_agrees(&device(), 1e-2);
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! The operations as the networks call them: on tensors of any device.
 
 use burn::backend::Dispatch;
+use burn::backend::tensor::FloatTensor;
 use burn::module::Param;
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, PaddingConfig2d};
 use burn::tensor::{Tensor, assert_shape};
 
-use super::{Epilogue, Kernels, Window};
+use super::{Epilogue, Kernels, Norm, Window};
 
 /// Filters every channel: `[b, c, h, w]` by weight `[c, 1, k, k]` and bias `[c]`.
 pub fn depthwise(
@@ -30,6 +31,69 @@ pub fn pointwise<const D: usize>(
     assert_shape!(weight, [_, _, 1, 1]);
     let (input, weight, bias) = (input.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
     Tensor::from_dispatch(Dispatch::pointwise(input, weight, bias, epilogue))
+}
+
+/// [`pointwise`] with one bias for all pictures, and `added` `[b, o, h, w]` to what comes out.
+pub fn pointwise_onto(input: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, added: Tensor<4>) -> Tensor<4> {
+    let (input, weight, bias) = (input.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+    Tensor::from_dispatch(Dispatch::pointwise_onto(input, weight, bias, added.into_dispatch()))
+}
+
+/// [`pointwise`] of what a group norm makes of the input.
+///
+/// # Panics
+/// As [`group_norm`].
+pub fn normed_pointwise(
+    norm: &GroupNorm,
+    input: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Tensor<1>,
+    epilogue: Epilogue,
+) -> Tensor<4> {
+    let (gamma, beta) = (parameter(norm, &norm.gamma), parameter(norm, &norm.beta));
+    let (input, weight, bias) = (input.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+    let norm = Norm { groups: norm.num_groups, epsilon: norm.epsilon, epilogue };
+    Tensor::from_dispatch(Dispatch::normed_pointwise(input, gamma, beta, weight, bias, norm))
+}
+
+/// The input filtered channel by channel, then [`normed_pointwise`] with a bias `[o]` or `[b, o]`.
+///
+/// # Panics
+/// As [`group_norm`].
+pub fn filtered_mix<const D: usize>(
+    input: Tensor<4>,
+    filter: (Tensor<4>, Tensor<1>, Window),
+    norm: &GroupNorm,
+    weight: Tensor<4>,
+    bias: Tensor<D>,
+    epilogue: Epilogue,
+) -> Tensor<4> {
+    let (gamma, beta) = (parameter(norm, &norm.gamma), parameter(norm, &norm.beta));
+    let (weight, bias) = (weight.into_dispatch(), bias.into_dispatch());
+    let norm = Norm { groups: norm.num_groups, epsilon: norm.epsilon, epilogue };
+    let (taps, filter_bias, window) = filter;
+    let (input, taps, filter_bias) = (input.into_dispatch(), taps.into_dispatch(), filter_bias.into_dispatch());
+    Tensor::from_dispatch(Dispatch::filtered_mix(
+        input,
+        taps,
+        filter_bias,
+        gamma,
+        beta,
+        weight,
+        bias,
+        window,
+        norm,
+    ))
+}
+
+/// Attention among the cells of a picture: queries, keys and values of all heads, `[b, 3 c, h, w]`, to `[b, c, h, w]`.
+///
+/// # Panics
+/// If the channels do not split.
+pub fn attend(joined: Tensor<4>, heads: usize) -> Tensor<4> {
+    let [_, channels, _, _] = joined.dims();
+    assert_eq!(channels % (3 * heads), 0, "{channels} channels do not split into queries, keys and values of {heads} heads");
+    Tensor::from_dispatch(Dispatch::attend(joined.into_dispatch(), heads))
 }
 
 /// Applies a convolution with one group and a square kernel to `[b, c, h, w]`, and what follows.
@@ -98,10 +162,13 @@ pub fn double(input: Tensor<4>) -> Tensor<4> {
 /// # Panics
 /// If the norm has no factor and shift.
 pub fn group_norm(norm: &GroupNorm, input: Tensor<4>) -> Tensor<4> {
-    let parameter = |value: &Option<Param<Tensor<1>>>| match value {
+    let (gamma, beta) = (parameter(norm, &norm.gamma), parameter(norm, &norm.beta));
+    Tensor::from_dispatch(Dispatch::group_norm(input.into_dispatch(), gamma, beta, norm.num_groups, norm.epsilon))
+}
+
+fn parameter(norm: &GroupNorm, value: &Option<Param<Tensor<1>>>) -> FloatTensor<Dispatch> {
+    match value {
         Some(value) => value.val().into_dispatch(),
         None => panic!("group norm of {} channels: no factor and shift", norm.num_channels),
-    };
-    let (gamma, beta) = (parameter(&norm.gamma), parameter(&norm.beta));
-    Tensor::from_dispatch(Dispatch::group_norm(input.into_dispatch(), gamma, beta, norm.num_groups, norm.epsilon))
+    }
 }

@@ -4,7 +4,7 @@ use burn::backend::Dispatch;
 use burn::module::Param;
 use burn::nn::conv::Conv2dConfig;
 use burn::nn::{GroupNormConfig, PaddingConfig2d};
-use burn::tensor::activation::relu;
+use burn::tensor::activation::{relu, softmax};
 use burn::tensor::module::{conv2d, interpolate};
 use burn::tensor::ops::PadMode;
 use burn::tensor::{Device, Distribution, Slice, Tensor, Tolerance};
@@ -157,6 +157,59 @@ pub(super) fn pointwise_agrees(device: &Device, tolerance: f32) {
     }
 }
 
+pub(super) fn layers_in_one_agree(device: &Device, tolerance: f32) {
+    let close = |found: Tensor<4>, expected: Tensor<4>| {
+        let tolerance = Tolerance::rel_abs(tolerance, tolerance);
+        found.into_data().assert_approx_eq::<f32>(&expected.into_data(), tolerance);
+    };
+    let mixed = |x, w, b| conv2d(x, w, Some(b), ConvOptions::new([1, 1], [0, 0], [1, 1], 1));
+    // Planes in several parts, the last of them short; planes smaller than a vector; more taps than a slab.
+    for (batch, channels, outputs, [height, width]) in
+        [(2, 8, 10, [5, 7]), (1, 72, 33, [40, 17]), (3, 16, 1, [1, 3]), (1, 136, 40, [16, 16])]
+    {
+        let input = random([batch, channels, height, width], device) * 3.0 + 1.0;
+        let mut norm = GroupNormConfig::new(8, channels).with_epsilon(1e-3).init(device);
+        norm.gamma = norm.gamma.map(|gamma| gamma.map(|_| random([channels], device)));
+        norm.beta = norm.beta.map(|beta| beta.map(|_| random([channels], device)));
+        let weight = random([outputs, channels, 1, 1], device);
+        let (row, rows) = (random([outputs], device), random([batch, outputs], device));
+        let added = random([batch, outputs, height, width], device);
+        let plain = mixed(input.clone(), weight.clone(), row.clone());
+        close(pointwise_onto(input.clone(), weight.clone(), row.clone(), added.clone()), plain + added);
+        let window = Window { kernel: 3, stride: 1, before: 1, after: 1 };
+        let (taps, shift) = (random([channels, 1, 3, 3], device), random([channels], device));
+        let normal = norm.forward(input.clone());
+        let filtered = by_taps(input.clone(), taps.clone(), shift.clone(), window);
+        let behind = norm.forward(filtered);
+        for epilogue in EPILOGUES {
+            let expected = applied(mixed(normal.clone(), weight.clone(), row.clone()), epilogue);
+            close(normed_pointwise(&norm, input.clone(), weight.clone(), row.clone(), epilogue), expected);
+            let filter = (taps.clone(), shift.clone(), window);
+            let expected = mixed(behind.clone(), weight.clone(), row.clone() * 0.0);
+            let expected = applied(expected + rows.clone().reshape([batch, outputs, 1, 1]), epilogue);
+            close(filtered_mix(input.clone(), filter, &norm, weight.clone(), rows.clone(), epilogue), expected);
+        }
+    }
+}
+
+pub(super) fn attention_agrees(device: &Device, tolerance: f32) {
+    // Keys that fill no block, heads as wide as a vector and as registers, and one that is too wide for them.
+    for (batch, heads, head, [height, width]) in
+        [(2, 3, 4, [5, 7]), (1, 4, 32, [14, 18]), (1, 2, 64, [9, 4]), (1, 1, 80, [3, 3]), (1, 2, 40, [8, 8])]
+    {
+        let (channels, cells) = (heads * head, height * width);
+        let joined = random([batch, 3 * channels, height, width], device) * 3.0;
+        let part = |k: usize| {
+            let part = joined.clone().narrow(1, k * channels, channels);
+            part.reshape([batch, heads, head, cells]).swap_dims(2, 3)
+        };
+        let products = part(0).matmul(part(1).swap_dims(2, 3)) / (head as f64).sqrt();
+        let expected = softmax(products, 3).matmul(part(2)).swap_dims(2, 3).reshape([batch, channels, height, width]);
+        let found = attend(joined.clone(), heads).into_data();
+        found.assert_approx_eq::<f32>(&expected.into_data(), Tolerance::rel_abs(tolerance, tolerance));
+    }
+}
+
 pub(super) fn convolution_agrees(device: &Device, tolerance: f32) {
     // Also panels that reach beyond a row, more outputs than are summed side by side, and padding on one side.
     for (kernel, stride, padding, channels, outputs, [height, width]) in
@@ -209,14 +262,26 @@ pub(super) fn moves_agree(device: &Device, tolerance: f32) {
 pub(super) fn no_number_stays_none(device: &Device) {
     let input = Tensor::<1>::from_floats([1.0, f32::NAN, -1.0, 9.0], device).reshape([1, 1, 2, 2]);
     let (weight, bias) = (Tensor::<4>::ones([1, 1, 1, 1], device), Tensor::<1>::zeros([1], device));
-    let window = Window { kernel: 1, stride: 1, before: 0, after: 0 };
     for found in [
         pointwise(input.clone(), weight.clone(), bias.clone(), Epilogue::Relu6),
-        depthwise(input, weight, bias, window, Epilogue::Relu6),
+        depthwise(input.clone(), weight.clone(), bias.clone(), Window::POINT, Epilogue::Relu6),
     ] {
         let found = found.into_data().try_into_vec::<f32>().expect("f32");
         assert!(found[1].is_nan(), "{found:?}");
         assert_eq!((found[0], found[2], found[3]), (1.0, 0.0, 6.0));
+    }
+    let zeros = Tensor::zeros_like(&input);
+    let found = pointwise_onto(input.clone(), weight.clone(), bias.clone(), zeros).into_data();
+    assert!(found.try_into_vec::<f32>().expect("f32")[1].is_nan());
+    // Of a norm and of attention nothing is left.
+    let norm = GroupNormConfig::new(1, 1).init(device);
+    for found in [
+        normed_pointwise(&norm, input.clone(), weight.clone(), bias.clone(), Epilogue::Relu),
+        filtered_mix(input.clone(), (weight, bias.clone(), Window::POINT), &norm, random([1, 1, 1, 1], device), bias, Epilogue::Relu),
+        attend(input.repeat_dim(1, 12), 1),
+    ] {
+        let found = found.into_data().try_into_vec::<f32>().expect("f32");
+        assert!(found.iter().all(|value| value.is_nan()), "{found:?}");
     }
     // The least of products may leave it out; the square that is added to them does not.
     let found = Tensor::<2>::ones([5, 8], device) * f32::NAN;
@@ -235,6 +300,8 @@ fn kernels_agree_with_burn() {
     depthwise_agrees(&device);
     group_norm_agrees(&device);
     pointwise_agrees(&device, TOLERANCE);
+    layers_in_one_agree(&device, TOLERANCE);
+    attention_agrees(&device, TOLERANCE);
     convolution_agrees(&device, TOLERANCE);
     moves_agree(&device, TOLERANCE);
 }

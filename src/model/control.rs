@@ -313,7 +313,7 @@ impl ControlNetwork {
         hint: Tensor<4>,
     ) -> Guidance {
         let Self { time, conv_in, down, middle_in, middle_out, .. } = self;
-        let reading = Reading { time, conv_in, down, middle_in, middle_out };
+        let reading = Reading { time: Some(time), conv_in, down, middle_in, middle_out };
         let conditions = Conditions { context, ..Conditions::default() };
         let Read { skips, middle, .. } = reading.forward(latent, timesteps, &conditions, Some(hint));
         let first = skips.len() - self.zeros.len();

@@ -105,6 +105,11 @@ pub struct Steering {
     hint: Option<Tensor<4>>,
 }
 
+fn class_rows(classes: &[usize], device: &Device) -> Tensor<1, Int> {
+    let rows: Vec<i32> = classes.iter().map(|&class| class as i32).collect();
+    Tensor::from_data(TensorData::new(rows, [classes.len()]), device)
+}
+
 /// The whole model.
 #[derive(Module, Debug)]
 pub struct Network {
@@ -131,6 +136,9 @@ pub struct Network {
     sampler: Sampler,
     #[module(skip)]
     sketch: Option<SketchOperator>,
+    /// Denoisers of the timesteps of one step count and class ([`Self::at`]).
+    #[module(skip)]
+    steps: Vec<(f64, Denoiser)>,
 }
 
 impl Network {
@@ -171,6 +179,7 @@ impl Network {
             latent_scale: config.latent_scale,
             sampler: config.sampler,
             sketch: config.sketch(),
+            steps: Vec::new(),
         }
     }
 
@@ -190,6 +199,19 @@ impl Network {
         self.sampler
     }
 
+    /// The same network for reconstructions of one class in so many steps: what follows from these alone is computed once, not per
+    /// frame. It shares its weights with this one.
+    ///
+    /// Only [`Self::reconstruct`] and [`Self::restore`] with that class and step count mean anything from then on.
+    pub fn at(&self, class: usize, steps: u32) -> Self {
+        let mut network = self.clone();
+        let device = self.devices().swap_remove(0);
+        let class = self.guidance.as_ref().map(|guidance| guidance.class_embedding(class_rows(&[class], &device)));
+        let denoiser = |t| (t as f64, self.denoiser.clone().at(t as f64, class.as_ref()));
+        network.steps = self.sampler.schedule().trailing(steps).into_iter().map(denoiser).collect();
+        network
+    }
+
     /// What steers from a picture: once per frame, whatever the step count.
     ///
     /// # Shapes
@@ -203,8 +225,7 @@ impl Network {
         };
         let device = image.device();
         let guidance = self.guidance.as_ref().map(|network| {
-            let rows: Vec<i32> = classes.iter().map(|&class| class as i32).collect();
-            let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [classes.len()]), &device);
+            let rows = class_rows(classes, &device);
             (network.forward(image.clone(), sketch.clone(), Some(stages)), network.class_embedding(rows))
         });
         let hint = self.control.as_ref().map(|network| network.hint(image, sketch, stages));
@@ -225,7 +246,8 @@ impl Network {
             .zip(steering.hint.as_ref())
             .map(|(network, hint)| network.forward(latent.clone(), timesteps, context.as_ref(), hint.clone()));
         conditions.guidance = control.as_ref().or(conditions.guidance);
-        self.denoiser.forward(latent, timesteps, &conditions)
+        let own = self.steps.iter().find(|(timestep, _)| timesteps.iter().all(|t| t == timestep));
+        own.map_or(&self.denoiser, |(_, denoiser)| denoiser).forward(latent, timesteps, &conditions)
     }
 
     /// The guided reconstruction.

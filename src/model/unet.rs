@@ -81,7 +81,8 @@ pub(super) struct Reader {
 
 /// A [`Reader`] in place.
 pub(super) struct Reading<'a> {
-    pub(super) time: &'a TimestepEmbedding,
+    /// None where every block has an embedding of its own.
+    pub(super) time: Option<&'a TimestepEmbedding>,
     pub(super) conv_in: &'a Conv2d,
     pub(super) down: &'a [Level],
     pub(super) middle_in: &'a Unit,
@@ -92,7 +93,7 @@ pub(super) struct Reading<'a> {
 pub(super) struct Read {
     pub(super) skips: Vec<Tensor<4>>,
     pub(super) middle: Tensor<4>,
-    pub(super) embedding: Tensor<2>,
+    pub(super) embedding: Option<Tensor<2>>,
 }
 
 impl Reading<'_> {
@@ -106,10 +107,7 @@ impl Reading<'_> {
     ) -> Read {
         let batch = timesteps.len();
         assert_shape!(latent, [batch, _, _, _]);
-        let mut embedding = self.time.forward(timesteps);
-        if let Some(class) = conditions.class {
-            embedding = embedding + class.clone();
-        }
+        let embedding = self.time.map(|time| embedding(time, timesteps, conditions.class));
         let mut x = convolve(self.conv_in, latent, Epilogue::None);
         if let Some(added) = added {
             x = x + added;
@@ -126,15 +124,24 @@ impl Reading<'_> {
             }
         }
         x = self.middle_in.forward(x, &embedding, conditions.context);
-        let middle = self.middle_out.forward(x, Some(embedding.clone()));
+        let middle = self.middle_out.forward(x, embedding.clone());
         Read { skips, middle, embedding }
+    }
+}
+
+fn embedding(time: &TimestepEmbedding, timesteps: &[f64], class: Option<&Tensor<2>>) -> Tensor<2> {
+    let embedding = time.forward(timesteps);
+    match class {
+        Some(class) => embedding + class.clone(),
+        None => embedding,
     }
 }
 
 /// Predicts the noise or the deviation in a latent.
 #[derive(Module, Debug)]
 pub struct Denoiser {
-    time: TimestepEmbedding,
+    /// None in one for a single timestep and class.
+    time: Option<TimestepEmbedding>,
     conv_in: Conv2d,
     down: Vec<Level>,
     middle_in: Unit,
@@ -147,8 +154,8 @@ pub struct Denoiser {
 }
 
 impl Unit {
-    fn forward(&self, input: Tensor<4>, embedding: &Tensor<2>, context: Option<&Tensor<2>>) -> Tensor<4> {
-        let x = self.block.forward(input, Some(embedding.clone()));
+    fn forward(&self, input: Tensor<4>, embedding: &Option<Tensor<2>>, context: Option<&Tensor<2>>) -> Tensor<4> {
+        let x = self.block.forward(input, embedding.clone());
         match (&self.attention, &self.transformer) {
             (Some(attention), _) => attention.forward(x),
             (None, Some(transformer)) => transformer.forward(x, context),
@@ -159,6 +166,11 @@ impl Unit {
     pub(super) fn store_context(mut self, context: &Tensor<2>) -> Self {
         self.transformer = self.transformer.take().map(|block| block.store_context(context));
         self
+    }
+
+    fn at(self, embedding: &Tensor<2>) -> Self {
+        let attention = self.attention.map(AttentionBlock::joined);
+        Self { block: self.block.at(embedding), attention, transformer: self.transformer }
     }
 }
 
@@ -271,7 +283,7 @@ impl DenoiserConfig {
         conv_out.weight = conv_out.weight.map(|w| w.zeros_like());
         conv_out.bias = conv_out.bias.map(|b| b.map(|b| b.zeros_like()));
         Denoiser {
-            time,
+            time: Some(time),
             conv_in,
             down,
             middle_in,
@@ -299,7 +311,7 @@ impl Denoiser {
     /// If shapes disagree.
     pub fn forward(&self, latent: Tensor<4>, timesteps: &[f64], conditions: &Conditions<'_>) -> Tensor<4> {
         let Self { time, conv_in, down, middle_in, middle_out, .. } = self;
-        let reading = Reading { time, conv_in, down, middle_in, middle_out };
+        let reading = Reading { time: time.as_ref(), conv_in, down, middle_in, middle_out };
         let Read { mut skips, middle: mut x, embedding } = reading.forward(latent, timesteps, conditions, None);
         if let Some(guidance) = conditions.guidance {
             x = x + guidance.middle.clone();
@@ -322,11 +334,25 @@ impl Denoiser {
 
     /// Excludes the half that reads from training: it stays what it was trained to be.
     pub fn freeze_reading(mut self) -> Self {
-        self.time = self.time.freeze();
+        self.time = self.time.map(Module::freeze);
         self.conv_in = self.conv_in.freeze();
         self.down = self.down.freeze();
         self.middle_in = self.middle_in.freeze();
         self.middle_out = self.middle_out.freeze();
+        self
+    }
+
+    /// The same network for one timestep and one class, `[1, embedding]`: what follows from these alone is computed once.
+    ///
+    /// Neither has any effect on what it predicts from then on, and it is not trained any more.
+    pub(super) fn at(mut self, timestep: f64, class: Option<&Tensor<2>>) -> Self {
+        let Some(time) = self.time.take() else { return self };
+        let embedding = embedding(&time, &[timestep], class);
+        let at = |levels: Vec<Level>| levels.into_iter().map(|level| level.at(&embedding)).collect();
+        self.down = at(self.down);
+        self.middle_in = self.middle_in.at(&embedding);
+        self.middle_out = self.middle_out.at(&embedding);
+        self.up = at(self.up);
         self
     }
 
@@ -341,6 +367,11 @@ impl Denoiser {
 }
 
 impl Level {
+    fn at(mut self, embedding: &Tensor<2>) -> Self {
+        self.units = self.units.into_iter().map(|unit| unit.at(embedding)).collect();
+        self
+    }
+
     pub(super) fn store_context(mut self, context: &Tensor<2>) -> Self {
         self.units = self.units.into_iter().map(|unit| unit.store_context(context)).collect();
         self

@@ -1,7 +1,9 @@
 //! The operations on CUDA. Sums are in single precision, whatever the tensors are.
 
+mod attend;
 mod convolve;
 mod gradients;
+mod planes;
 
 use burn::backend::TensorMetadata;
 use burn::backend::cubecl::dtype_to_storage_type;
@@ -15,7 +17,8 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::{Epilogue, Kernels, Window};
+use self::convolve::{Around, convolve};
+use super::{Epilogue, Kernels, Norm, Window};
 
 /// Units that share the sums of a group of planes: with one picture there are few groups, each large.
 const GROUP_UNITS: usize = 1024;
@@ -38,26 +41,20 @@ fn epilogue_of(sum: f32, #[comptime] epilogue: Epilogue) -> f32 {
     value
 }
 
-/// One unit per output cell.
-#[cube(launch)]
-fn depthwise_kernel<F: Float>(
+/// What the kernel of a channel makes of the cells around a position.
+#[cube]
+#[expect(clippy::too_many_arguments, reason = "a kernel's arguments are its interface")]
+fn filtered_at<F: Float>(
     input: &Tensor<F>,
     weight: &Tensor<F>,
     bias: &Tensor<F>,
-    output: &mut Tensor<F>,
+    plane: usize,
+    channel: usize,
+    row: usize,
+    column: usize,
     #[comptime] window: Window,
-    #[comptime] epilogue: Epilogue,
-    #[define(F)] _dtype: ElemType,
-) {
-    if ABSOLUTE_POS >= output.len() {
-        terminate!();
-    }
+) -> f32 {
     let (height, width) = (input.shape(2), input.shape(3));
-    let column = ABSOLUTE_POS % output.shape(3);
-    let rest = ABSOLUTE_POS / output.shape(3);
-    let row = rest % output.shape(2);
-    let plane = rest / output.shape(2);
-    let channel = plane % output.shape(1);
     let mut sum = f32::cast_from(bias[channel]);
     #[unroll]
     for ky in 0..window.kernel {
@@ -74,6 +71,28 @@ fn depthwise_kernel<F: Float>(
             }
         }
     }
+    sum
+}
+
+/// One unit per output cell.
+#[cube(launch)]
+fn depthwise_kernel<F: Float>(
+    input: &Tensor<F>,
+    weight: &Tensor<F>,
+    bias: &Tensor<F>,
+    output: &mut Tensor<F>,
+    #[comptime] window: Window,
+    #[comptime] epilogue: Epilogue,
+    #[define(F)] _dtype: ElemType,
+) {
+    if ABSOLUTE_POS >= output.len() {
+        terminate!();
+    }
+    let column = ABSOLUTE_POS % output.shape(3);
+    let rest = ABSOLUTE_POS / output.shape(3);
+    let row = rest % output.shape(2);
+    let plane = rest / output.shape(2);
+    let sum = filtered_at::<F>(input, weight, bias, plane, plane % output.shape(1), row, column, window);
     output[ABSOLUTE_POS] = F::cast_from(epilogue_of(sum, epilogue));
 }
 
@@ -268,7 +287,52 @@ impl Kernels for CubeBackend {
         bias: FloatTensor<Self>,
         epilogue: Epilogue,
     ) -> FloatTensor<Self> {
-        convolve::convolve(input, weight, bias, Window::POINT, epilogue)
+        convolve(input, weight, bias, Window::POINT, epilogue, Around::default())
+    }
+
+    fn pointwise_onto(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        added: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let around = Around { added: Some(added), ..Around::default() };
+        convolve(input, weight, bias, Window::POINT, Epilogue::None, around)
+    }
+
+    fn normed_pointwise(
+        input: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        norm: Norm,
+    ) -> FloatTensor<Self> {
+        let [input, gamma, beta] = plain([input, gamma, beta]);
+        let moments = planes::moments(&input);
+        let around = Around { norm: Some(([moments, gamma, beta], norm.groups, norm.epsilon)), ..Around::default() };
+        convolve(input, weight, bias, Window::POINT, norm.epilogue, around)
+    }
+
+    fn filtered_mix(
+        input: FloatTensor<Self>,
+        filter: FloatTensor<Self>,
+        filter_bias: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        window: Window,
+        norm: Norm,
+    ) -> FloatTensor<Self> {
+        let [gamma, beta] = plain([gamma, beta]);
+        let (filtered, moments) = planes::filtered(input, filter, filter_bias, window);
+        let around = Around { norm: Some(([moments, gamma, beta], norm.groups, norm.epsilon)), ..Around::default() };
+        convolve(filtered, weight, bias, Window::POINT, norm.epilogue, around)
+    }
+
+    fn attend(joined: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
+        attend::attend(joined, heads)
     }
 
     fn convolve(
@@ -278,7 +342,7 @@ impl Kernels for CubeBackend {
         window: Window,
         epilogue: Epilogue,
     ) -> FloatTensor<Self> {
-        convolve::convolve(input, weight, bias, window, epilogue)
+        convolve(input, weight, bias, window, epilogue, Around::default())
     }
 
     fn nearest(found: FloatTensor<Self>, rows: FloatTensor<Self>, sizes: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -3,10 +3,10 @@
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig};
-use burn::tensor::{Device, Tensor, assert_shape, module::attention, ops::AttentionModuleOptions};
+use burn::tensor::{Device, Tensor, assert_shape};
 
-use super::pointwise::mix;
-use crate::kernels::group_norm;
+use super::pointwise;
+use crate::kernels::{Epilogue, attend, normed_pointwise, pointwise_onto};
 
 /// Configuration of an [`AttentionBlock`].
 #[derive(Debug, Clone)]
@@ -30,6 +30,15 @@ pub struct AttentionBlock {
     value: Conv2d,
     output: Conv2d,
     heads: usize,
+    #[module(skip)]
+    joined: Option<Joined>,
+}
+
+/// The convolutions for queries, keys and values as one.
+#[derive(Debug, Clone)]
+struct Joined {
+    weight: Tensor<4>,
+    bias: Tensor<1>,
 }
 
 impl AttentionBlockConfig {
@@ -47,6 +56,7 @@ impl AttentionBlockConfig {
             value: pointwise(),
             output: pointwise(),
             heads: self.heads,
+            joined: None,
         }
     }
 }
@@ -58,15 +68,24 @@ impl AttentionBlock {
     /// - input and output `[b, channels, h, w]`
     pub fn forward(&self, input: Tensor<4>) -> Tensor<4> {
         assert_shape!(input, [_, self.norm.num_channels, _, _]);
-        let [batch, channels, height, width] = input.dims();
-        let tokens =
-            |x: Tensor<4>| x.reshape([batch, self.heads, channels / self.heads, height * width]).swap_dims(2, 3);
-        let x = group_norm(&self.norm, input.clone());
-        let query = tokens(mix(&self.query, x.clone()));
-        let key = tokens(mix(&self.key, x.clone()));
-        let value = tokens(mix(&self.value, x));
-        let attended = attention(query, key, value, None, None, AttentionModuleOptions::default());
-        let attended = attended.swap_dims(2, 3).reshape([batch, channels, height, width]);
-        input + mix(&self.output, attended)
+        let Joined { weight, bias } = match &self.joined {
+            Some(joined) => joined.clone(),
+            None => self.join(),
+        };
+        let joined = normed_pointwise(&self.norm, input.clone(), weight, bias, Epilogue::None);
+        let attended = attend(joined, self.heads);
+        pointwise_onto(attended, self.output.weight.val(), pointwise::bias(&self.output), input)
+    }
+
+    fn join(&self) -> Joined {
+        let parts = [&self.query, &self.key, &self.value];
+        let weights = parts.map(|part| part.weight.val()).to_vec();
+        Joined { weight: Tensor::cat(weights, 0), bias: Tensor::cat(parts.map(pointwise::bias).to_vec(), 0) }
+    }
+
+    /// The same block, whose parts are joined once: it is not trained any more.
+    pub(in crate::model) fn joined(mut self) -> Self {
+        self.joined = Some(self.join());
+        self
     }
 }

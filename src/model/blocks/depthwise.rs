@@ -67,11 +67,17 @@ impl Depthwise {
     /// # Panics
     /// As [`Self::forward`].
     pub fn forward_with(&self, input: Tensor<4>, epilogue: Epilogue) -> Tensor<4> {
+        let (weight, bias, window) = self.filter();
+        assert_shape!(input, [_, weight.dims()[0], _, _]);
+        depthwise(input, weight, bias, window, epilogue)
+    }
+
+    /// Weight, bias, and how the kernel moves.
+    pub(super) fn filter(&self) -> (Tensor<4>, Tensor<1>, Window) {
         let weight = self.weight.val();
-        let [channels, _, kernel, _] = weight.dims();
-        assert_shape!(input, [_, channels, _, _]);
         let [before, after] = self.padding;
-        depthwise(input, weight, self.bias.val(), Window { kernel, stride: self.stride, before, after }, epilogue)
+        let window = Window { kernel: weight.dims()[2], stride: self.stride, before, after };
+        (weight, self.bias.val(), window)
     }
 }
 

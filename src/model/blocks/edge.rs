@@ -2,15 +2,15 @@
 //!
 //! On a CPU pointwise and depthwise convolutions are the operations at which burn is level with or ahead of its peers.
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig};
 use burn::tensor::{Device, Tensor, assert_shape};
 
 use super::activation::Activation;
 use super::depthwise::{Depthwise, DepthwiseConfig};
-use super::pointwise::{bias, mix, mix_with};
-use crate::kernels::{group_norm, pointwise};
+use super::pointwise::{bias, mix};
+use crate::kernels::{filtered_mix, pointwise_onto};
 
 /// Configuration of an [`EdgeBlock`].
 #[derive(Debug, Clone)]
@@ -70,21 +70,44 @@ impl EdgeBlock {
     /// If an embedding is given to a block without one, or the other way round.
     pub fn forward(&self, input: Tensor<4>, embedding: Option<Tensor<2>>) -> Tensor<4> {
         let [batch, channels, _, _] = input.dims();
-        let x = group_norm(&self.norm, self.depthwise.forward(input.clone()));
-        let x = match (&self.embedding, embedding) {
-            (Some(linear), Some(embedding)) => {
-                assert_shape!(embedding, [batch, _]);
-                let shift = linear.forward(self.activation.forward(embedding));
-                let shift = shift + bias(&self.expand).unsqueeze();
-                self.activation.after(|epilogue| pointwise(x, self.expand.weight.val(), shift, epilogue))
+        let Self { depthwise, norm, expand, project, activation, .. } = self;
+        let weight = expand.weight.val();
+        let head = |shift: Tensor<2>, epilogue| {
+            let filter = depthwise.filter();
+            match shift.dims()[0] {
+                1 => filtered_mix(input.clone(), filter, norm, weight.clone(), shift.squeeze_dim::<1>(0), epilogue),
+                _ => filtered_mix(input.clone(), filter, norm, weight.clone(), shift, epilogue),
             }
-            (None, None) => self.activation.after(|epilogue| mix_with(&self.expand, x, epilogue)),
+        };
+        let shift = match (&self.embedding, embedding) {
+            (Some(_), Some(embedding)) => {
+                assert_shape!(embedding, [batch, _]);
+                self.shift(embedding)
+            }
+            (None, None) => bias(expand).unsqueeze(),
             _ => panic!("edge block of {channels} channels: embedding and configuration disagree"),
         };
-        let x = mix(&self.project, x);
-        x + match &self.shortcut {
-            Some(shortcut) => mix(shortcut, input),
-            None => input,
+        let x = activation.after(|epilogue| head(shift, epilogue));
+        let kept = match &self.shortcut {
+            Some(shortcut) => mix(shortcut, input.clone()),
+            None => input.clone(),
+        };
+        pointwise_onto(x, project.weight.val(), bias(project), kept)
+    }
+
+    /// What the inner channels are shifted by, `[b, embedding]` to `[b, inner]`.
+    fn shift(&self, embedding: Tensor<2>) -> Tensor<2> {
+        let Some(linear) = &self.embedding else { panic!("edge block without embedding") };
+        linear.forward(self.activation.forward(embedding)) + bias(&self.expand).unsqueeze()
+    }
+
+    /// The same block for one embedding, `[1, embedding]`, which it does not get any more.
+    pub(in crate::model) fn at(mut self, embedding: &Tensor<2>) -> Self {
+        if self.embedding.is_some() {
+            let shift = self.shift(embedding.clone());
+            self.expand.bias = Some(Param::from_tensor(shift.squeeze_dim::<1>(0)));
+            self.embedding = None;
         }
+        self
     }
 }

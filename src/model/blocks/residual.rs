@@ -1,13 +1,13 @@
 //! The paper's residual block: two 3x3 convolutions behind GroupNorm and SiLU (network of LDM, arXiv 2112.10752).
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d};
 use burn::tensor::{Device, Tensor};
 
 use super::activation::Activation;
-use super::pointwise::mix;
-use crate::kernels::group_norm;
+use super::pointwise::{bias, mix};
+use crate::kernels::{Epilogue, convolve, group_norm};
 
 /// Configuration of a [`ResidualBlock`].
 #[derive(Debug, Clone)]
@@ -71,21 +71,38 @@ impl ResidualBlock {
     /// # Panics
     /// If an embedding is given to a block without one, or the other way round.
     pub fn forward(&self, input: Tensor<4>, embedding: Option<Tensor<2>>) -> Tensor<4> {
-        let [batch, channels, _, _] = input.dims();
-        let mut x = self.conv1.forward(self.activation.forward(group_norm(&self.norm1, input.clone())));
+        let channels = input.dims()[1];
+        let act = |norm, x| self.activation.forward(group_norm(norm, x));
+        let mut x = convolve(&self.conv1, act(&self.norm1, input.clone()), Epilogue::None);
         match (&self.embedding, embedding) {
-            (Some(linear), Some(embedding)) => {
-                let shift = linear.forward(self.activation.forward(embedding));
-                let inner = shift.dims()[1];
+            (Some(_), Some(embedding)) => {
+                let shift = self.shift(embedding);
+                let [batch, inner] = shift.dims();
                 x = x + shift.reshape([batch, inner, 1, 1]);
             }
             (None, None) => {}
             _ => panic!("residual block of {channels} channels: embedding and configuration disagree"),
         }
-        let x = self.conv2.forward(self.activation.forward(group_norm(&self.norm2, x)));
+        let x = convolve(&self.conv2, act(&self.norm2, x), Epilogue::None);
         x + match &self.shortcut {
             Some(shortcut) => mix(shortcut, input),
             None => input,
         }
+    }
+
+    /// What the inner channels are shifted by, `[b, embedding]` to `[b, inner]`.
+    fn shift(&self, embedding: Tensor<2>) -> Tensor<2> {
+        let Some(linear) = &self.embedding else { panic!("residual block without embedding") };
+        linear.forward(self.activation.forward(embedding))
+    }
+
+    /// The same block for one embedding, `[1, embedding]`, which it does not get any more.
+    pub(in crate::model) fn at(mut self, embedding: &Tensor<2>) -> Self {
+        if self.embedding.is_some() {
+            let shift = self.shift(embedding.clone()).squeeze_dim::<1>(0);
+            self.conv1.bias = Some(Param::from_tensor(bias(&self.conv1) + shift));
+            self.embedding = None;
+        }
+        self
     }
 }

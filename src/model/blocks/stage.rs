@@ -101,4 +101,12 @@ impl Block {
             Block::Edge(block) => block.forward(input, embedding),
         }
     }
+
+    /// The same block for one embedding, `[1, embedding]`, which it does not get any more.
+    pub(in crate::model) fn at(self, embedding: &Tensor<2>) -> Self {
+        match self {
+            Block::Residual(block) => Block::Residual(block.at(embedding)),
+            Block::Edge(block) => Block::Edge(block.at(embedding)),
+        }
+    }
 }
