@@ -19,7 +19,11 @@ const RULES: [(&str, &[&str], &[&str]); 18] = [
     ("kernels", &[], &["std::fs", "std::thread"]),
     ("model", &["kernels"], &["std::fs", "std::thread", "cfg(feature"]),
     ("bundle", &["inspection", "model", "preprocess"], &["std::thread"]),
-    ("detector", &["bundle", "config", "device", "inspection", "model", "preprocess"], &["std::fs", "std::thread"]),
+    (
+        "detector",
+        &["bundle", "config", "device", "inspection", "kernels", "model", "preprocess"],
+        &["std::fs", "std::thread"],
+    ),
     ("device", &["config"], &["std::fs"]),
     ("synthetic", &[], &["burn::", "std::fs", "std::thread", "Instant::now"]),
     ("render", &["inspection"], &["burn::", "std::fs", "std::thread"]),

@@ -2,37 +2,38 @@
 //!
 //! `trainer test` and the daemon both use it, so a good test result says something about the daemon.
 
+mod answer;
 mod pace;
+mod picture;
 mod recording;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
+use self::answer::{Answer, flat};
 use self::pace::Pace;
+pub use self::picture::{golden, prepare_picture};
 use self::recording::Recordings;
 use crate::bundle::error::BundleError;
-use crate::bundle::manifest::{Golden, MapSpec, NumberFormat};
+use crate::bundle::manifest::{MapSpec, NumberFormat};
 use crate::bundle::{Bundle, WEIGHTS};
 use crate::config::device::DeviceChoice;
 use crate::device::{Compute, pooled};
-use crate::inspection::anomaly::{AnomalyMap, gaussian_blur};
-use crate::inspection::detect::{
-    ClassId, Counted, Detection, Detector, DetectorError, Gate, Plan, Reconstruction, StepPlan, Steps,
-};
-use crate::inspection::frame::{FrameMeta, Prepared};
-use crate::inspection::golden::Expected;
-use crate::inspection::roi::Roi;
+use crate::inspection::anomaly::AnomalyMap;
+use crate::inspection::detect::{ClassId, Detection, Detector, DetectorError, Gate, Plan, StepPlan, Steps};
+use crate::inspection::frame::Prepared;
 use crate::inspection::tiles::{Blend, crop};
 use crate::inspection::time::{Clock, Timestamp};
 use crate::model::network::{Components, Network, Reconstructed};
 use crate::model::profile::ModelConfig;
-use crate::preprocess::spec::{Normalisation, PreprocessSpec};
-use crate::preprocess::{decode, prepare, to_rgb};
+use crate::preprocess::spec::Normalisation;
+use crate::preprocess::to_rgb;
 
 /// Why a detector could not be made from a bundle.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +117,19 @@ struct Key {
     canny: bool,
     steps: Steps,
     class: usize,
+    answer: Answer,
+}
+
+/// Rows without gaps: burn pads those of what it uploads, and a kernel would have them copied for every frame.
+struct Dense;
+
+impl ModuleMapper for Dense {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|tensor| {
+            let dims = tensor.dims();
+            tensor.reshape([dims.iter().product::<usize>()]).reshape(dims)
+        })
+    }
 }
 
 impl DiffusionDetector {
@@ -160,7 +174,7 @@ impl DiffusionDetector {
             NumberFormat::F16 => FloatDType::F16,
             NumberFormat::F32 => FloatDType::F32,
         };
-        let network = Arc::new(network);
+        let network = Arc::new(network.map(&mut Dense));
         Self {
             network,
             made: Mutex::default(),
@@ -234,8 +248,13 @@ impl DiffusionDetector {
         if made.len() == MOST {
             made.clear();
         }
-        let network = made.entry((key.class, key.steps));
-        Arc::clone(network.or_insert_with(|| Arc::new(self.network.at(key.class, key.steps.0))))
+        let make = || {
+            let network = self.network.at(key.class, key.steps.0);
+            // What is recorded must find it made: a device that has work left says so when a frame asks for its result.
+            let _ = self.device.sync();
+            Arc::new(network)
+        };
+        Arc::clone(made.entry((key.class, key.steps)).or_insert_with(make))
     }
 
     /// One noise per frame from the bundle's seed alone, so that a frame judged twice, or in another batch, gets the same.
@@ -250,11 +269,12 @@ impl DiffusionDetector {
         Some(noise.cast(self.dtype).repeat_dim(0, batch))
     }
 
-    /// The networks' part of a batch: pictures, and edges where the model needs them, to the planes that `of` makes of them.
+    /// The networks' part of a batch: pictures, and edges where the model needs them, to what `of` makes of them, a row per
+    /// picture.
     fn work(
         &self,
         key: Key,
-        of: impl Fn(Reconstructed, Components) -> Vec<Tensor<4>> + Send + 'static,
+        of: impl Fn(Reconstructed, Components) -> Vec<Tensor<2>> + Send + 'static,
     ) -> impl FnMut(&[Tensor<4>]) -> Tensor<4> + Send + 'static {
         let (network, noise, dtype) = (self.network_for(key), self.noise(key.shape), self.dtype);
         let classes = vec![key.class; key.shape[0]];
@@ -263,7 +283,8 @@ impl DiffusionDetector {
             let (image, canny) = (inputs.next().expect("a batch has pictures"), inputs.next());
             let reconstructed = network.reconstruct(image.clone(), canny, &classes, key.steps.0, noise.clone());
             let components = network.components(image, &classes, &reconstructed);
-            Tensor::cat(of(reconstructed, components), 1).cast(FloatDType::F32)
+            let rows = Tensor::cat(of(reconstructed, components), 1).cast(FloatDType::F32);
+            rows.unsqueeze_dims(&[1, 1])
         }
     }
 }
@@ -346,11 +367,11 @@ impl DiffusionDetector {
             let (network, weights) = (Arc::clone(&self.network), self.spec.map.weights);
             let behind = move |reconstructed: Reconstructed, components: Components| {
                 let autoencoded = network.decode(reconstructed.seen_latent);
-                vec![autoencoded, reconstructed.image, components.combine(&weights)]
+                vec![flat(autoencoded), flat(reconstructed.image), flat(components.combine(&weights))]
             };
             self.work(key, behind)(&self.upload(inputs))
         };
-        let planes = self.planes(&[prepared], steps, class, answer)?.pop().unwrap_or_default();
+        let planes = self.planes(&[prepared], (steps, class, Answer::Raw), answer)?.pop().unwrap_or_default();
         let (width, height) = (prepared.width, prepared.height);
         let (autoencoded, rest) = planes.split_at(3 * width * height);
         let (reconstruction, differences) = rest.split_at(3 * width * height);
@@ -369,18 +390,19 @@ impl DiffusionDetector {
         class: usize,
         started: Timestamp,
     ) -> Result<Vec<Detection>, DetectorError> {
-        let (began, weights) = (self.clock.now(), self.spec.map.weights);
-        let found = move |reconstructed: Reconstructed, components: Components| {
-            let map = components.combine(&weights);
-            let [count, _, height, width] = map.dims();
-            let novelty = components.novelty().reshape([count, 1, 1, 1]).expand([count, 1, height, width]);
-            vec![map, reconstructed.image, novelty]
+        let began = self.clock.now();
+        let answer = match batch.first() {
+            Some(first) if self.recordings.is_some() => Answer::of_a_gpu(first, &self.spec),
+            _ => Answer::Raw,
         };
         let mut recordings = self.recordings.take();
-        let all = self.planes(batch, steps, class, |key, inputs| match &mut recordings {
-            Some(recordings) => recordings.run(key, inputs, &self.device, || self.work(key, found)),
+        let all = self.planes(batch, (steps, class, answer), |key, inputs| match &mut recordings {
+            Some(recordings) => {
+                recordings.run(key, inputs, &self.device, || self.work(key, answer.rows(&self.spec, &self.device)))
+            }
             None => {
-                let (mut work, inputs) = (self.work(key, found), self.upload(inputs));
+                let mut work = self.work(key, answer.rows(&self.spec, &self.device));
+                let inputs = self.upload(inputs);
                 pooled(&self.device, || work(&inputs))
             }
         });
@@ -389,20 +411,19 @@ impl DiffusionDetector {
         let now = self.clock.now();
         self.pace.note(steps, batch.len(), now.millis_since(began));
         let infer_ms = now.millis_since(started);
-        Ok(batch.iter().zip(all).map(|(frame, planes)| self.detection(frame, &planes, steps, infer_ms)).collect())
+        let found = |(frame, row): (&&Prepared, Vec<f32>)| answer.detection(frame, &row, &self.spec, steps, infer_ms);
+        Ok(batch.iter().zip(all).map(found).collect())
     }
 
     fn upload(&self, inputs: Inputs) -> Vec<Tensor<4>> {
         inputs.into_iter().map(|input| Tensor::from_data(input, (&self.device, DType::F32))).collect()
     }
 
-    /// Planes of every frame, one after the other, as `answer` gives them: of the frame as a whole, or blended from its
-    /// tiles.
+    /// What `answer` gives of every frame, in a row: of the frame as a whole, or blended from its tiles.
     fn planes(
         &self,
         frames: &[&Prepared],
-        steps: Steps,
-        class: usize,
+        (steps, class, form): (Steps, usize, Answer),
         mut answer: impl FnMut(Key, Inputs) -> Tensor<4>,
     ) -> Result<Vec<Vec<f32>>, DetectorError> {
         let timesteps = self.network.sampler().schedule().timesteps();
@@ -426,7 +447,7 @@ impl DiffusionDetector {
                 TensorData::new(values, [count, channels, height, width])
             };
             let inputs = [Some(image), canny].into_iter().flatten().map(data).collect();
-            let key = Key { shape: [count, height, width], canny: with_edges, steps, class };
+            let key = Key { shape: [count, height, width], canny: with_edges, steps, class, answer: form };
             (answer(key, inputs).try_into_vec_as::<f32>())
                 .map_err(|error| DetectorError(format!("the device gave no answer: {error}")))
         };
@@ -434,7 +455,10 @@ impl DiffusionDetector {
             let image = frames.iter().map(|frame| &frame.image[..]).collect();
             let canny = frames.iter().map(|frame| frame.sketch.as_deref()).collect();
             let values = read(image, canny, (width, height))?;
-            return Ok(values.chunks_exact(values.len() / frames.len()).map(<[f32]>::to_vec).collect());
+            return Ok(match frames {
+                [_] => vec![values],
+                _ => values.chunks_exact(values.len() / frames.len()).map(<[f32]>::to_vec).collect(),
+            });
         };
         let mut all = Vec::with_capacity(frames.len());
         for frame in frames {
@@ -447,66 +471,18 @@ impl DiffusionDetector {
                 let image = image.iter().map(Vec::as_slice).collect();
                 let canny = canny.as_ref().map(|canny| canny.iter().map(Vec::as_slice).collect());
                 let values = read(image, canny, tile)?;
-                let each = values.len() / places.len();
-                let blend = blend.get_or_insert_with(|| Blend::new(grid, tile, each / (tile.0 * tile.1)));
-                values.chunks_exact(each).zip(places).for_each(|(values, place)| blend.add(*place, values));
+                // What a tile has one of counts in all of its cells.
+                let (each, area) = (values.len() / places.len(), tile.0 * tile.1);
+                let (planes, ones) = (each / area, each % area);
+                let blend = blend.get_or_insert_with(|| Blend::new(grid, tile, planes + ones));
+                for (values, place) in values.chunks_exact(each).zip(places) {
+                    let (whole, ones) = values.split_at(planes * area);
+                    let ones = ones.iter().flat_map(|value| std::iter::repeat_n(*value, area));
+                    blend.add(*place, &whole.iter().copied().chain(ones).collect::<Vec<f32>>());
+                }
             }
             all.push(blend.map(Blend::finish).unwrap_or_default());
         }
         Ok(all)
     }
-
-    /// Smooths and pools one frame's map on the host, in f32, and turns its reconstruction into bytes. `planes` are the map,
-    /// the three of the reconstruction, and the novelty.
-    fn detection(&self, frame: &Prepared, planes: &[f32], steps: Steps, infer_ms: f64) -> Detection {
-        let (width, height) = (frame.width, frame.height);
-        let plane = width * height;
-        let mut values = gaussian_blur(&planes[..plane], width, height, self.spec.map.sigma);
-        // Cosine distances are never negative, but for rounding.
-        values.iter_mut().for_each(|value| *value = if *value < 0.0 { 0.0 } else { *value });
-        let map = AnomalyMap { width, height, values };
-        let tile = frame.tiles.map_or(plane, |(_, tile)| tile.0 * tile.1);
-        let pool = |map: &AnomalyMap| self.spec.map.pooling.pool_tiles(map, tile);
-        let (score, rois) = match &frame.rois {
-            None => (pool(&map), None),
-            Some(mask) => {
-                let plain_score = pool(&mask.masked(&map));
-                let score = if mask.has_thresholds() { pool(&mask.weighed(&map)) } else { plain_score };
-                (score, Some(Counted { mask: Arc::clone(mask), plain_score }))
-            }
-        };
-        let rgb = to_rgb(&planes[plane..4 * plane], self.spec.normalisation);
-        let novelty = planes[4 * plane..].iter().sum::<f32>() / plane as f32;
-        let tiles = frame.tiles.map(|(grid, _)| grid);
-        let reconstruction = Reconstruction { width, height, rgb };
-        Detection { map, score, novelty, reconstruction, steps, tiles, rois, infer_ms }
-    }
-}
-
-/// A picture file as model input, whole frame.
-///
-/// # Errors
-/// Bytes that are not a picture.
-pub fn prepare_picture(bytes: &[u8], spec: &PreprocessSpec) -> Result<Prepared, String> {
-    let picture = decode::decode(bytes).map_err(|error| error.to_string())?;
-    let meta = FrameMeta::of_picture("picture", picture.width, picture.height);
-    prepare(&picture.into_frame(meta), &Roi::FULL, spec).map_err(|error| error.to_string())
-}
-
-/// A golden picture as model input, what the detector is asked for, and what it must answer.
-///
-/// # Errors
-/// Files of the bundle that have changed, or are not what they should be.
-pub fn golden(bundle: &Bundle, golden: &Golden) -> Result<(Prepared, Plan, Expected), LoadError> {
-    let mut map = bundle.tensors(&golden.map)?.entries()?;
-    let wrong = |reason: String| LoadError::Golden {
-        bundle: bundle.dir.display().to_string(),
-        picture: golden.picture.clone(),
-        reason,
-    };
-    let map = map.remove("map").ok_or_else(|| wrong("the expected map has no tensor 'map'".into()))?.values;
-    let picture = bundle.read(&golden.picture)?;
-    let prepared = prepare_picture(&picture, &bundle.manifest.preprocess.of_a_tile()).map_err(wrong)?;
-    let plan = Plan::new(StepPlan::Fixed(golden.steps), golden.class.clone());
-    Ok((prepared, plan, Expected { map, score: golden.score, tolerance: golden.tolerance }))
 }

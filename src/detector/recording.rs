@@ -89,6 +89,7 @@ impl Recordings {
 
 #[cfg(test)]
 mod tests {
+    use super::super::answer::Answer;
     use super::*;
     use crate::inspection::detect::Steps;
 
@@ -96,7 +97,7 @@ mod tests {
         let mut recordings = Recordings::default();
         let weight = Tensor::<4>::ones([2, 1, 4, 4], device) * 0.5;
         for (count, class) in [(1, 0), (1, 1), (2, 0)] {
-            let key = Key { shape: [count, 4, 4], canny: false, steps: Steps(1), class };
+            let key = Key { shape: [count, 4, 4], canny: false, steps: Steps(1), class, answer: Answer::Raw };
             for frame in 0..3 {
                 let values: Vec<f32> = (0..count * 16).map(|i| (i + frame * 100) as f32).collect();
                 let weight = weight.clone();
@@ -123,7 +124,7 @@ mod tests {
         let mut recordings = Recordings::default();
         assert_eq!(recordings.in_hardware(), None);
         for class in 0..MOST + 2 {
-            let key = Key { shape: [1, 1, 1], canny: false, steps: Steps(1), class };
+            let key = Key { shape: [1, 1, 1], canny: false, steps: Steps(1), class, answer: Answer::Raw };
             let inputs = vec![TensorData::new(vec![1.0f32], [1, 1, 1, 1])];
             let work = || |inputs: &[Tensor<4>]| inputs[0].clone() * 2.0;
             let found = recordings.run(key, inputs, &Device::flex(), work).into_scalar::<f32>();

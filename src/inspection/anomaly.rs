@@ -215,23 +215,31 @@ fn box_average(values: &[f32], width: usize, height: usize, side: usize) -> (Vec
     (out, columns, rows)
 }
 
+/// What [`gaussian_blur`] weighs a cell and its neighbours on one axis with; a single one changes nothing.
+pub fn gaussian_taps(sigma: f64) -> Vec<f32> {
+    let radius = (4.0 * sigma.max(0.0) + 0.5) as isize;
+    if radius == 0 {
+        return vec![1.0];
+    }
+    let weights: Vec<f64> = (-radius..=radius).map(|i| (-0.5 * (i as f64 / sigma).powi(2)).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    weights.iter().map(|w| (w / total) as f32).collect()
+}
+
 /// Gaussian smoothing with radius `int(4 sigma + 0.5)` and half-sample symmetric borders (`d c b a | a b c d | d c b a`).
 ///
 /// `values` are `height * width`, row-major; a sigma of 0 or less changes nothing.
 pub fn gaussian_blur(values: &[f32], width: usize, height: usize, sigma: f64) -> Vec<f32> {
-    let radius = (4.0 * sigma + 0.5) as isize;
-    if sigma <= 0.0 || radius == 0 || values.is_empty() {
+    let taps = gaussian_taps(sigma);
+    if taps.len() == 1 || values.is_empty() {
         return values.to_vec();
     }
-    let weights: Vec<f64> = (-radius..=radius).map(|i| (-0.5 * (i as f64 / sigma).powi(2)).exp()).collect();
-    let total: f64 = weights.iter().sum();
-    let taps: Vec<f32> = weights.iter().map(|w| (w / total) as f32).collect();
     let mirror = |index: isize, size: usize| {
         let size = size as isize;
         let folded = index.rem_euclid(2 * size);
         (if folded < size { folded } else { 2 * size - 1 - folded }) as usize
     };
-    let radius = radius as usize;
+    let radius = taps.len() / 2;
     let mut rows = vec![0.0f32; values.len()];
     let mut padded = vec![0.0f32; width + 2 * radius];
     for (source, target) in values.chunks_exact(width).zip(rows.chunks_exact_mut(width)) {
@@ -256,16 +264,22 @@ const LANES: usize = 16;
 
 /// The sum of what every tap sees, times the tap.
 fn weigh<'a>(taps: &[f32], seen: impl Fn(usize) -> &'a [f32], target: &mut [f32]) {
-    for (block, target) in target.chunks_mut(LANES).enumerate() {
+    let (blocks, rest) = target.as_chunks_mut::<LANES>();
+    let first = blocks.len() * LANES;
+    for (block, target) in blocks.iter_mut().enumerate() {
         let mut sums = [0.0f32; LANES];
-        let count = target.len();
         for (k, tap) in taps.iter().enumerate() {
-            let seen = &seen(k)[block * LANES..][..count];
-            for (sum, value) in sums.iter_mut().zip(seen) {
-                *sum += tap * value;
+            // Of a length that the compiler knows: the sums stay in registers.
+            if let Some(seen) = seen(k)[block * LANES..].first_chunk::<LANES>() {
+                for (sum, value) in sums.iter_mut().zip(seen) {
+                    *sum += tap * value;
+                }
             }
         }
-        target.copy_from_slice(&sums[..count]);
+        *target = sums;
+    }
+    for (index, target) in rest.iter_mut().enumerate() {
+        *target = taps.iter().enumerate().map(|(k, tap)| tap * seen(k)[first + index]).sum();
     }
 }
 

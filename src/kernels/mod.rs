@@ -20,8 +20,8 @@ use burn::tensor::Shape;
 use burn::tensor::ops::{AttentionModuleOptions, ConvOptions, InterpolateMode, InterpolateOptions};
 
 pub use self::operations::{
-    attend, convolve, depth_to_space, depthwise, double, filtered_mix, group_norm, nearest, normed_pointwise, pointwise, pointwise_onto,
-    resize, space_to_depth,
+    attend, convolve, depth_to_space, depthwise, double, filtered_mix, group_norm, join, nearest, normed_pointwise,
+    pointwise, pointwise_onto, resize, smooth, space_to_depth,
 };
 
 /// How the kernel of a convolution moves over the cells, the same on both axes.
@@ -219,6 +219,37 @@ pub trait Kernels: Backend {
         epilogue.apply::<Self>(Self::conv2d(input, weight, Some(bias), options))
     }
 
+    /// The channels of both: `[b, c, h, w]` and `[b, d, h, w]` to `[b, c + d, h, w]`.
+    #[fusion(dtype = first, shape = {
+        let [batch, channels, height, width] = first.dims();
+        Shape::new([batch, channels + second[1], height, width])
+    })]
+    fn join(first: FloatTensor<Self>, second: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_cat(vec![first, second], 1)
+    }
+
+    /// Every plane weighed by an odd number of taps around each cell, across and down; borders are mirrored
+    /// (`c b a | a b c | c b a`), and planes are no narrower than half of the taps: `[b, c, h, w]` by `[k]`.
+    #[fusion(dtype = input, shape = input)]
+    fn smooth(input: FloatTensor<Self>, taps: FloatTensor<Self>) -> FloatTensor<Self> {
+        let [batch, channels, height, width] = input.shape().dims();
+        let count = taps.shape().num_elements();
+        let mirrored = |input: FloatTensor<Self>, dim: usize, size: usize, taps: FloatTensor<Self>, shape| {
+            let first = Self::float_flip(Self::float_slice(input.clone(), &along(dim, 0..count / 2)), &[dim]);
+            let last = Self::float_flip(Self::float_slice(input.clone(), &along(dim, size - count / 2..size)), &[dim]);
+            let whole = Self::float_cat(vec![first, input, last], dim);
+            let planes = Self::float_reshape(whole, shape);
+            let (padding, weight) = ([(0, 0); 2], if dim == 2 { [1, 1, count, 1] } else { [1, 1, 1, count] });
+            let options = ConvOptions::new_with_padding([1, 1], padding, [1, 1], 1);
+            Self::conv2d(planes, Self::float_reshape(taps, Shape::new(weight)), None, options)
+        };
+        let wide = Shape::new([batch * channels, 1, height, width + 2 * (count / 2)]);
+        let across = mirrored(input, 3, width, taps.clone(), wide);
+        let tall = Shape::new([batch * channels, 1, height + 2 * (count / 2), width]);
+        let down = mirrored(across, 2, height, taps, tall);
+        Self::float_reshape(down, Shape::new([batch, channels, height, width]))
+    }
+
     /// Bilinear with aligned corners: `[b, c, h', w']` to `[b, c, height, width]`.
     #[fusion(default)]
     fn resize(input: FloatTensor<Self>, height: usize, width: usize) -> FloatTensor<Self> {
@@ -262,6 +293,11 @@ pub trait Kernels: Backend {
         let wide = Self::float_expand(split, Shape::new([b, c, h, 2, w, 2]));
         Self::float_reshape(wide, Shape::new([b, c, 2 * h, 2 * w]))
     }
+}
+
+/// These places of one of four axes.
+fn along(dim: usize, places: std::ops::Range<usize>) -> [Slice; 4] {
+    std::array::from_fn(|axis| if axis == dim { Slice::from(places.clone()) } else { Slice::full() })
 }
 
 /// [`Kernels::attend`] by burn's attention.

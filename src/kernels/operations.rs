@@ -73,17 +73,7 @@ pub fn filtered_mix<const D: usize>(
     let norm = Norm { groups: norm.num_groups, epsilon: norm.epsilon, epilogue };
     let (taps, filter_bias, window) = filter;
     let (input, taps, filter_bias) = (input.into_dispatch(), taps.into_dispatch(), filter_bias.into_dispatch());
-    Tensor::from_dispatch(Dispatch::filtered_mix(
-        input,
-        taps,
-        filter_bias,
-        gamma,
-        beta,
-        weight,
-        bias,
-        window,
-        norm,
-    ))
+    Tensor::from_dispatch(Dispatch::filtered_mix(input, taps, filter_bias, gamma, beta, weight, bias, window, norm))
 }
 
 /// Attention among the cells of a picture: queries, keys and values of all heads, `[b, 3 c, h, w]`, to `[b, c, h, w]`.
@@ -92,7 +82,11 @@ pub fn filtered_mix<const D: usize>(
 /// If the channels do not split.
 pub fn attend(joined: Tensor<4>, heads: usize) -> Tensor<4> {
     let [_, channels, _, _] = joined.dims();
-    assert_eq!(channels % (3 * heads), 0, "{channels} channels do not split into queries, keys and values of {heads} heads");
+    assert_eq!(
+        channels % (3 * heads),
+        0,
+        "{channels} channels do not split into queries, keys and values of {heads} heads"
+    );
     Tensor::from_dispatch(Dispatch::attend(joined.into_dispatch(), heads))
 }
 
@@ -111,6 +105,27 @@ pub fn convolve(conv: &Conv2d, input: Tensor<4>, epilogue: Epilogue) -> Tensor<4
     let Some(bias) = &conv.bias else { panic!("convolution without bias") };
     let (weight, bias) = (conv.weight.val().into_dispatch(), bias.val().into_dispatch());
     Tensor::from_dispatch(Dispatch::convolve(input.into_dispatch(), weight, bias, window, epilogue))
+}
+
+/// The channels of both: `[b, c, h, w]` and `[b, d, h, w]` to `[b, c + d, h, w]`.
+pub fn join(first: Tensor<4>, second: Tensor<4>) -> Tensor<4> {
+    let ([batch, _, height, width], second_dims) = (first.dims(), second.dims());
+    assert_eq!(
+        [batch, height, width],
+        [second_dims[0], second_dims[2], second_dims[3]],
+        "pictures of different shapes"
+    );
+    Tensor::from_dispatch(Dispatch::join(first.into_dispatch(), second.into_dispatch()))
+}
+
+/// Every plane of `[b, c, h, w]` weighed by the taps `[k]` around each cell, across and down, with mirrored borders.
+///
+/// # Panics
+/// If the taps are an even number, or reach beyond a mirrored plane.
+pub fn smooth(input: Tensor<4>, taps: Tensor<1>) -> Tensor<4> {
+    let ([_, _, height, width], [count]) = (input.dims(), taps.dims());
+    assert!(count % 2 == 1 && count / 2 <= height.min(width), "{count} taps on {height}x{width}");
+    Tensor::from_dispatch(Dispatch::smooth(input.into_dispatch(), taps.into_dispatch()))
 }
 
 /// Bilinear resize with aligned corners, as the published scoring does it: `[b, c, h', w']` to `[b, c, height, width]`.

@@ -26,6 +26,14 @@ fn applied<S: Simd>(simd: S, value: S::f32s, epilogue: Epilogue) -> S::f32s {
     }
 }
 
+/// So many values, whatever they are.
+fn room(values: &mut Vec<f32>, count: usize) -> &mut [f32] {
+    if values.len() < count {
+        values.resize(count, 0.0);
+    }
+    &mut values[..count]
+}
+
 /// The vector at the beginning of `values`.
 #[inline(always)]
 fn load<S: Simd>(values: &[f32]) -> S::f32s {
@@ -57,8 +65,32 @@ pub(super) struct Mix<'a> {
     pub output: &'a mut [&'a mut [f32]],
     /// Room for the columns of the input.
     pub packed: &'a mut Vec<f32>,
+    /// By what every channel is multiplied before, and what is added to it; empty: nothing.
+    pub normed: &'a [(f32, f32)],
     /// What follows the sum.
     pub epilogue: Epilogue,
+    /// `[o, cells of the plane]`, added after that; empty: nothing.
+    pub added: &'a [f32],
+}
+
+/// What comes after a sum.
+#[derive(Clone, Copy)]
+struct After<'a> {
+    epilogue: Epilogue,
+    /// Added to the outputs, from the first of these columns on; rows lie a plane apart. Empty: nothing.
+    added: &'a [f32],
+    plane: usize,
+}
+
+impl<'a> After<'a> {
+    fn epilogue(epilogue: Epilogue) -> Self {
+        Self { epilogue, added: &[], plane: 0 }
+    }
+
+    /// The same for the outputs from `row` on.
+    fn below(self, row: usize) -> Self {
+        Self { added: self.added.get(row * self.plane..).unwrap_or_default(), ..self }
+    }
 }
 
 impl Mix<'_> {
@@ -73,21 +105,29 @@ impl WithSimd for Mix<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { weight, bias, input, plane, first, output, packed, epilogue } = self;
+        let Self { weight, bias, input, plane, first, output, packed, normed, epilogue, added } = self;
         let channels = input.len() / plane;
         let columns = output.first().map_or(0, |row| row.len());
         let width = VECTORS * S::F32_LANES;
         // Panels of a few columns, all channels of one after the other: rows of a plane lie so far apart that they push each
         // other out of the cache.
         let panels = columns.div_ceil(width);
-        packed.clear();
-        packed.resize(panels * channels * width, 0.0);
+        // What is left of others beyond the last column is in sums that nobody stores.
+        let packed = room(packed, panels * channels * width);
         for (channel, row) in input.chunks_exact(plane).enumerate() {
+            let factors = normed.get(channel);
             for (panel, values) in row[first..first + columns].chunks(width).enumerate() {
-                packed[(panel * channels + channel) * width..][..values.len()].copy_from_slice(values);
+                let target = &mut packed[(panel * channels + channel) * width..][..values.len()];
+                match factors {
+                    Some((factor, shift)) => {
+                        target.iter_mut().zip(values).for_each(|(target, value)| *target = value * factor + shift);
+                    }
+                    None => target.copy_from_slice(values),
+                }
             }
         }
-        sums(simd, weight, bias, packed, output, 0..columns, epilogue);
+        let after = After { epilogue, added: added.get(first..).unwrap_or_default(), plane };
+        sums(simd, weight, bias, packed, output, 0..columns, after);
     }
 }
 
@@ -100,19 +140,19 @@ fn sums<S: Simd>(
     packed: &[f32],
     output: &mut [&mut [f32]],
     columns: Range<usize>,
-    epilogue: Epilogue,
+    after: After<'_>,
 ) {
     let channels = weight.len() / bias.len();
     for (block, output) in output.chunks_mut(ROWS).enumerate() {
         let (weight, bias) = (&weight[block * ROWS * channels..], &bias[block * ROWS..]);
-        let columns = columns.clone();
+        let (columns, after) = (columns.clone(), after.below(block * ROWS));
         match output.len() {
-            ROWS => block_sums::<S, ROWS>(simd, weight, bias, packed, channels, output, columns, epilogue),
-            5 => block_sums::<S, 5>(simd, weight, bias, packed, channels, output, columns, epilogue),
-            4 => block_sums::<S, 4>(simd, weight, bias, packed, channels, output, columns, epilogue),
-            3 => block_sums::<S, 3>(simd, weight, bias, packed, channels, output, columns, epilogue),
-            2 => block_sums::<S, 2>(simd, weight, bias, packed, channels, output, columns, epilogue),
-            _ => block_sums::<S, 1>(simd, weight, bias, packed, channels, output, columns, epilogue),
+            ROWS => block_sums::<S, ROWS>(simd, weight, bias, packed, channels, output, columns, after),
+            5 => block_sums::<S, 5>(simd, weight, bias, packed, channels, output, columns, after),
+            4 => block_sums::<S, 4>(simd, weight, bias, packed, channels, output, columns, after),
+            3 => block_sums::<S, 3>(simd, weight, bias, packed, channels, output, columns, after),
+            2 => block_sums::<S, 2>(simd, weight, bias, packed, channels, output, columns, after),
+            _ => block_sums::<S, 1>(simd, weight, bias, packed, channels, output, columns, after),
         }
     }
 }
@@ -151,17 +191,23 @@ fn block_sums<S: Simd, const N: usize>(
     channels: usize,
     output: &mut [&mut [f32]],
     columns: Range<usize>,
-    epilogue: Epilogue,
+    after: After<'_>,
 ) {
     let width = VECTORS * S::F32_LANES;
     let bias = std::array::from_fn(|row| bias[row]);
     for (panel, values) in packed.chunks_exact(channels * width).enumerate() {
         let sums = products::<S, N>(simd, weight, bias, values, channels);
-        for (row, sums) in output.iter_mut().zip(sums) {
-            let row = &mut row[columns.clone()];
+        for (row, (output, sums)) in output.iter_mut().zip(sums).enumerate() {
+            let output = &mut output[columns.clone()];
             for (k, sum) in sums.into_iter().enumerate() {
-                let target = row.get_mut(panel * width + k * S::F32_LANES..).unwrap_or_default();
-                store(simd, target, applied(simd, sum, epilogue));
+                let at = panel * width + k * S::F32_LANES;
+                let target = output.get_mut(at..).unwrap_or_default();
+                let mut value = applied(simd, sum, after.epilogue);
+                if !after.added.is_empty() && !target.is_empty() {
+                    let added = &after.added[row * after.plane + at..];
+                    value = simd.add_f32s(value, simd.partial_load_f32s(&added[..target.len().min(S::F32_LANES)]));
+                }
+                store(simd, target, value);
             }
         }
     }
@@ -212,17 +258,19 @@ impl WithSimd for Convolve<'_> {
         for row in 0..rows {
             for from in (0..columns).step_by(panel) {
                 let count = panel.min(columns - from);
-                packed.clear();
-                packed.resize(values * panel, 0.0);
+                let packed = room(packed, values * panel);
                 for (line, packed) in packed.chunks_exact_mut(panel).enumerate() {
                     let (channel, ky, kx) = (line / (kernel * kernel), line / kernel % kernel, line % kernel);
                     let Some(seen) = ((first + row) * stride + ky).checked_sub(before).filter(|y| *y < height) else {
+                        packed.fill(0.0);
                         continue;
                     };
                     let seen = &input[(channel * height + seen) * width..][..width];
                     // Positions whose column lies on the input.
                     let begin = before.saturating_sub(kx).div_ceil(stride).clamp(from, from + count);
                     let end = (width + before).saturating_sub(kx).div_ceil(stride).clamp(begin, from + count);
+                    packed[..begin - from].fill(0.0);
+                    packed[end - from..].fill(0.0);
                     if begin == end {
                         continue;
                     }
@@ -234,7 +282,7 @@ impl WithSimd for Convolve<'_> {
                     }
                 }
                 let at = row * columns + from;
-                sums(simd, weight, bias, packed, output, at..at + count, epilogue);
+                sums(simd, weight, bias, packed, output, at..at + count, After::epilogue(epilogue));
             }
         }
     }
@@ -271,8 +319,7 @@ impl WithSimd for Nearest<'_> {
         let (channels, width) = (rows.len() / sizes.len(), VECTORS * S::F32_LANES);
         let whole = sizes.len() / ROWS * ROWS;
         for (output, found) in output.chunks_mut(width).zip(found.chunks(width * channels)) {
-            packed.clear();
-            packed.resize(width * channels, 0.0);
+            let packed = room(packed, width * channels);
             for (place, values) in found.chunks_exact(channels).enumerate() {
                 for (line, value) in packed.chunks_exact_mut(width).zip(values) {
                     line[place] = *value;
@@ -327,7 +374,7 @@ pub(super) struct Filter<'a> {
     pub columns: usize,
     /// How the kernel moves.
     pub window: Window,
-    /// Room for the input with its border.
+    /// Room for the input with its border, which only planes and kernels of the same shape share.
     pub padded: &'a mut Vec<f32>,
     /// What follows the sum.
     pub epilogue: Epilogue,
@@ -352,8 +399,11 @@ impl WithSimd for Filter<'_> {
         // with room behind, so that the last vector may reach beyond the border.
         let phase = columns + kernel.div_ceil(stride) + VECTORS * S::F32_LANES;
         let line = stride * phase;
-        padded.clear();
-        padded.resize((rows * stride + kernel) * line, 0.0);
+        // Planes of one shape leave each other's borders as they are.
+        if padded.len() != (rows * stride + kernel) * line {
+            padded.clear();
+            padded.resize((rows * stride + kernel) * line, 0.0);
+        }
         for (row, values) in input.chunks_exact(width).enumerate() {
             let Some(line) = padded.chunks_exact_mut(line).nth(row + before) else { break };
             if stride == 1 {
@@ -368,18 +418,21 @@ impl WithSimd for Filter<'_> {
                 }
             }
         }
+        let place = |(tap, weight): (usize, &f32)| {
+            let (ky, kx) = (tap / kernel, tap % kernel);
+            (ky * line + kx % stride * phase + kx / stride, *weight)
+        };
+        let taps: Vec<(usize, f32)> = weight.iter().enumerate().map(place).collect();
         for (row, output) in output.chunks_exact_mut(columns).enumerate() {
             let lines = &padded[row * stride * line..];
             let mut at = 0;
             while at < columns {
                 let mut sums = [simd.splat_f32s(bias); VECTORS];
-                for ky in 0..kernel {
-                    for kx in 0..kernel {
-                        let weight = simd.splat_f32s(weight[ky * kernel + kx]);
-                        let values = &lines[ky * line + kx % stride * phase + kx / stride + at..];
-                        for (k, sum) in sums.iter_mut().enumerate() {
-                            *sum = simd.mul_add_f32s(weight, load::<S>(&values[k * S::F32_LANES..]), *sum);
-                        }
+                for (place, weight) in &taps {
+                    let values = &lines[place + at..][..VECTORS * S::F32_LANES];
+                    let weight = simd.splat_f32s(*weight);
+                    for (k, sum) in sums.iter_mut().enumerate() {
+                        *sum = simd.mul_add_f32s(weight, load::<S>(&values[k * S::F32_LANES..]), *sum);
                     }
                 }
                 for (k, sum) in sums.into_iter().enumerate() {

@@ -242,11 +242,35 @@ pub(super) fn moves_agree(device: &Device, tolerance: f32) {
     let folded = split.permute([0, 1, 3, 5, 2, 4]).reshape([2, 48, 2, 3]);
     close(space_to_depth(input.clone(), 4), folded.clone());
     close(depth_to_space(folded, 4), input.clone());
+    let other = random([2, 5, 8, 12], device);
+    close(join(input.clone(), other.clone()), Tensor::cat(vec![input.clone(), other], 1));
     let sized = |options: InterpolateOptions, size| interpolate(input.clone(), options.with_output_size(size));
     close(double(input.clone()), sized(InterpolateOptions::new(InterpolateMode::Nearest), [16, 24]));
     for size in [[16, 24], [5, 31], [1, 12], [8, 12]] {
         let options = InterpolateOptions::new(InterpolateMode::Bilinear).with_align_corners(true);
         close(resize(input.clone(), size[0], size[1]), sized(options, size));
+    }
+    // Taps that see every border, and one that sees nothing else.
+    for count in [1, 5, 13] {
+        let taps = random([count], device);
+        let apart = |dims: [usize; 4]| taps.clone().reshape(dims);
+        let half = count / 2;
+        let [_, _, height, width] = input.dims();
+        let mirror = |x: Tensor<4>, dim: usize, size: usize| {
+            let (first, last) =
+                (x.clone().narrow(dim, 0, half.max(1)), x.clone().narrow(dim, size - half.max(1), half.max(1)));
+            let parts =
+                if half == 0 { vec![x] } else { vec![first.flip([dim as isize]), x, last.flip([dim as isize])] };
+            Tensor::cat(parts, dim)
+        };
+        let plane = |x: Tensor<4>| {
+            let [b, c, h, w] = x.dims();
+            x.reshape([b * c, 1, h, w])
+        };
+        let options = || ConvOptions::new([1, 1], [0, 0], [1, 1], 1);
+        let across = conv2d(plane(mirror(input.clone(), 3, width)), apart([1, 1, 1, count]), None, options());
+        let down = conv2d(mirror(across, 2, height), apart([1, 1, count, 1]), None, options());
+        close(smooth(input.clone(), taps.clone()), down.reshape(input.dims()));
     }
     for (count, rows, channels) in [(70, 13, 9), (3, 1, 2)] {
         let (found, rows) = (random([count, channels], device), random([rows, channels], device));
@@ -277,7 +301,14 @@ pub(super) fn no_number_stays_none(device: &Device) {
     let norm = GroupNormConfig::new(1, 1).init(device);
     for found in [
         normed_pointwise(&norm, input.clone(), weight.clone(), bias.clone(), Epilogue::Relu),
-        filtered_mix(input.clone(), (weight, bias.clone(), Window::POINT), &norm, random([1, 1, 1, 1], device), bias, Epilogue::Relu),
+        filtered_mix(
+            input.clone(),
+            (weight, bias.clone(), Window::POINT),
+            &norm,
+            random([1, 1, 1, 1], device),
+            bias,
+            Epilogue::Relu,
+        ),
         attend(input.repeat_dim(1, 12), 1),
     ] {
         let found = found.into_data().try_into_vec::<f32>().expect("f32");

@@ -21,7 +21,7 @@ use super::features::Stages;
 use super::fusion::{Gates, SemanticBranch};
 use super::guidance::SketchOperator;
 use super::unet::{Conditions, DenoiserConfig, Guidance, Level, Read, Reader, Reading, Unit};
-use crate::kernels::group_norm;
+use crate::kernels::{Epilogue, convolve, group_norm};
 
 /// Strides of the hint encoder's convolutions but the last.
 const HINT_STRIDES: [usize; 7] = [1, 1, 2, 1, 2, 1, 2];
@@ -261,13 +261,13 @@ impl Fusion {
         let mut views = vec![picture];
         if !self.sketch.is_empty() {
             let sketch = sketch.expect("this network is guided by a sketch");
-            views.push(self.sketch.iter().fold(sketch, |x, conv| act.forward(conv.forward(x))));
+            views.push(self.sketch.iter().fold(sketch, |x, conv| act.after(|epilogue| convolve(conv, x, epilogue))));
         }
         if let Some(branch) = &self.semantic {
             views.push(branch.forward(stages));
         }
         let mixed = act.forward(group_norm(&self.norm1, mix(&self.mix, Tensor::cat(views, 1))));
-        let mixed = act.forward(group_norm(&self.norm2, self.conv.forward(mixed)));
+        let mixed = act.forward(group_norm(&self.norm2, convolve(&self.conv, mixed, Epilogue::None)));
         self.gates.forward(mixed)
     }
 }
@@ -293,11 +293,12 @@ impl ControlNetwork {
     /// - output `[b, channels, h/8, w/8]`
     pub fn hint(&self, image: Tensor<4>, sketch: Option<Tensor<4>>, stages: &Stages) -> Tensor<4> {
         let act = self.activation;
-        let picture = self.hint.iter().fold(image, |x, conv| act.forward(conv.forward(x)));
-        self.hint_out.forward(match &self.fusion {
+        let picture = self.hint.iter().fold(image, |x, conv| act.after(|epilogue| convolve(conv, x, epilogue)));
+        let hint = match &self.fusion {
             Some(fusion) => fusion.forward(picture, sketch, stages, act),
             None => picture,
-        })
+        };
+        convolve(&self.hint_out, hint, Epilogue::None)
     }
 
     /// Control for one denoising call.

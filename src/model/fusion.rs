@@ -14,7 +14,7 @@ use super::blocks::activation::Activation;
 use super::blocks::pointwise::mix;
 use super::blocks::stage::BlockStyle;
 use super::features::Stages;
-use crate::kernels::{Epilogue, convolve, group_norm};
+use crate::kernels::{Epilogue, convolve, group_norm, join};
 
 /// Projections of the backbone's stages at strides 8 and 16.
 #[derive(Module, Debug)]
@@ -46,7 +46,7 @@ impl SemanticBranch {
             .with_align_corners(false)
             .with_output_size([height, width]);
         let coarse = mix(&self.coarse, interpolate(stages[2].clone(), options));
-        let joined = Tensor::cat(vec![mix(&self.fine, stages[1].clone()), coarse], 1);
+        let joined = join(mix(&self.fine, stages[1].clone()), coarse);
         self.activation.forward(group_norm(&self.norm, joined))
     }
 }

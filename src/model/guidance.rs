@@ -12,13 +12,13 @@ use burn::tensor::{Device, Int, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::blocks::activation::Activation;
-use super::blocks::pointwise::mix;
+use super::blocks::pointwise::{mix, mix_onto};
 use super::blocks::resample::{Downsample, space_to_depth};
 use super::blocks::stage::{Block, BlockStyle};
 use super::features::Stages;
 use super::fusion::{Gates, SemanticBranch};
 use super::unet::Guidance;
-use crate::kernels::{convolve, group_norm};
+use crate::kernels::{convolve, group_norm, join};
 
 /// Which sketch of the picture guides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -232,14 +232,14 @@ impl GuidanceNetwork {
     /// - output: tensors of the denoiser's coarsest level
     pub fn forward(&self, image: Tensor<4>, sketch: Option<Tensor<4>>, stages: Option<&Stages>) -> Guidance {
         let fusion = &self.fusion;
-        let mut views = vec![fusion.picture.forward(image)];
+        let mut views = fusion.picture.forward(image);
         if let Some(branch) = &fusion.sketch {
-            views.push(branch.forward(sketch.expect("this network is guided by a sketch")));
+            views = join(views, branch.forward(sketch.expect("this network is guided by a sketch")));
         }
         if let Some(branch) = &fusion.semantic {
-            views.push(branch.forward(stages.expect("this network is guided by features")));
+            views = join(views, branch.forward(stages.expect("this network is guided by features")));
         }
-        let mixed = fusion.activation.forward(group_norm(&fusion.norm, mix(&fusion.mix, Tensor::cat(views, 1))));
+        let mixed = fusion.activation.forward(group_norm(&fusion.norm, mix(&fusion.mix, views)));
         let mut x = fusion.gates.forward(mixed);
         let mut levels = Vec::with_capacity(self.trunk.len());
         for level in &self.trunk {
@@ -257,7 +257,7 @@ impl GuidanceNetwork {
             .map(|(k, direct)| {
                 let direct = mix(direct, x.clone());
                 match &fused {
-                    Some(fused) => direct + mix(&self.fused[k], fused.clone()),
+                    Some(fused) => mix_onto(&self.fused[k], fused.clone(), direct),
                     None => direct,
                 }
             })

@@ -148,21 +148,26 @@ impl Prototypes {
         let [groups, _, _] = rows.dims();
         let [_, _, cell_rows, cell_columns] = stages[if self.stride == 8 { 1 } else { 2 }].dims();
         let found = patches(stages, self.stride, self.border_counts);
-        let near: Vec<Tensor<2>> = classes
-            .iter()
-            .enumerate()
-            .map(|(picture, &class)| {
-                let found = found.clone().narrow(0, picture, 1).squeeze_dim::<2>(0);
-                let compared = if class == 0 { 0..groups } else { class - 1..class };
-                let to_group = |group| {
-                    let rows = rows.clone().narrow(0, group, 1).squeeze_dim::<2>(0);
-                    let projected = self.metric.as_ref().map(|metric| metric.project(found.clone(), group));
-                    nearest(projected.unwrap_or_else(|| found.clone()), rows)
+        let near = |found: Tensor<2>, class: usize| {
+            let compared = if class == 0 { 0..groups } else { class - 1..class };
+            let to_group = |group| {
+                let rows = rows.clone().narrow(0, group, 1).squeeze_dim::<2>(0);
+                let projected = self.metric.as_ref().map(|metric| metric.project(found.clone(), group));
+                nearest(projected.unwrap_or_else(|| found.clone()), rows)
+            };
+            let of_groups: Vec<Tensor<2>> = compared.map(to_group).collect();
+            Tensor::cat(of_groups, 1).min_dim(1).cast(found.dtype())
+        };
+        let near: Vec<Tensor<2>> = match classes {
+            // One product for all pictures.
+            [first, rest @ ..] if rest.iter().all(|class| class == first) => vec![near(found.flatten(0, 1), *first)],
+            _ => {
+                let of = |(picture, class): (usize, &usize)| {
+                    near(found.clone().narrow(0, picture, 1).squeeze_dim::<2>(0), *class)
                 };
-                let of_groups: Vec<Tensor<2>> = compared.map(to_group).collect();
-                Tensor::cat(of_groups, 1).min_dim(1).cast(found.dtype())
-            })
-            .collect();
+                classes.iter().enumerate().map(of).collect()
+            }
+        };
         let near = Tensor::cat(near, 0).reshape([classes.len(), 1, cell_rows, cell_columns]);
         resize(near, height, width)
     }

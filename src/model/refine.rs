@@ -11,10 +11,11 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::blocks::activation::Activation;
-use super::blocks::pointwise::mix;
+use super::blocks::pointwise::{mix, mix_onto};
 use super::blocks::resample::{Upsample, space_to_depth};
 use super::blocks::stage::{Block, BlockStyle};
 use super::features::Stages;
+use crate::kernels::join;
 
 /// Configuration of a [`RefineHead`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,17 +85,19 @@ impl RefineHead {
         latents: Compared<'_, Tensor<4>>,
         features: Compared<'_, Stages>,
     ) -> Tensor<4> {
-        let pair = |a: &Tensor<4>, b: &Tensor<4>| Tensor::cat(vec![a.clone(), (a.clone() - b.clone()).abs()], 1);
+        let pair = |a: &Tensor<4>, b: &Tensor<4>| join(a.clone(), (a.clone() - b.clone()).abs());
         let level = |k: usize, mut x: Tensor<4>| {
             for block in &self.blocks[k] {
                 x = block.forward(x, None);
             }
             x
         };
-        let stage = |k: usize| mix(&self.features[k], pair(&features.seen[k], &features.normal[k]));
-        let x = level(2, stage(2));
-        let x = level(1, self.up[1].forward(x) + stage(1) + mix(&self.latents, pair(latents.seen, latents.normal)));
-        let x = level(0, self.up[0].forward(x) + stage(0) + mix(&self.pixels, space_to_depth(image, 4)));
+        let stage = |k: usize| pair(&features.seen[k], &features.normal[k]);
+        let x = level(2, mix(&self.features[2], stage(2)));
+        let x = mix_onto(&self.features[1], stage(1), self.up[1].forward(x));
+        let x = level(1, mix_onto(&self.latents, pair(latents.seen, latents.normal), x));
+        let x = mix_onto(&self.features[0], stage(0), self.up[0].forward(x));
+        let x = level(0, mix_onto(&self.pixels, space_to_depth(image, 4), x));
         mix(&self.output, self.activation.forward(x))
     }
 }

@@ -15,6 +15,7 @@ use super::blocks::pointwise::mix;
 use super::blocks::resample::{Downsample, Upsample};
 use super::blocks::stage::{Block, BlockStyle};
 use super::features::Stages;
+use crate::kernels::join;
 
 /// Configuration of a [`Repair`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -135,7 +136,7 @@ impl RepairNetwork {
         let mut x = stages[0].clone();
         for (k, down) in self.down.iter().enumerate() {
             if k > 0 {
-                x = Tensor::cat(vec![x, stages[k].clone()], 1);
+                x = join(x, stages[k].clone());
             }
             x = self.activation.forward(down.forward(x));
         }

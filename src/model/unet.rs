@@ -12,7 +12,7 @@ use super::blocks::resample::{Downsample, Upsample};
 use super::blocks::stage::{Block, BlockStyle};
 use super::blocks::timestep::TimestepEmbedding;
 use super::blocks::transformer::{ContextConfig, TransformerBlock, TransformerBlockConfig};
-use crate::kernels::{Epilogue, convolve, group_norm};
+use crate::kernels::{Epilogue, convolve, group_norm, join};
 
 /// Configuration of a [`Denoiser`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -323,7 +323,7 @@ impl Denoiser {
         for level in &self.up {
             for unit in &level.units {
                 let skip = skips.pop().expect("one skip per block on the way up");
-                x = unit.forward(Tensor::cat(vec![x, skip], 1), &embedding, conditions.context);
+                x = unit.forward(join(x, skip), &embedding, conditions.context);
             }
             if let Some(up) = &level.up {
                 x = up.forward(x);

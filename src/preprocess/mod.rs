@@ -283,8 +283,10 @@ pub fn to_rgb(planes: &[f32], normalisation: Normalisation) -> Vec<u8> {
 }
 
 /// Mean and standard deviation of ImageNet's channels in 0 to 1.
-const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-const DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
+/// What [`Normalisation::ImageNet`] takes off a channel of 0 to 1, and divides it by.
+pub const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+/// See [`MEAN`].
+pub const DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
 
 fn normalise(planes: &mut [f32], plane: usize, normalisation: Normalisation) {
     for (channel, values) in planes.chunks_exact_mut(plane).enumerate() {

@@ -12,14 +12,14 @@ use burn_cubecl::tensor::CubeTensor;
 use super::{empty, plain};
 use crate::kernels::by_parts;
 
-/// Queries of a cube, one a lane.
-const QUERIES: usize = 32;
-/// Planes that divide the keys.
-const PLANES: usize = 8;
+/// Queries of a cube.
+const QUERIES: usize = 16;
+/// Units that divide the keys of each among them.
+const SHARES: usize = 16;
 /// Keys that are in shared memory at a time.
 const KEYS: usize = 64;
-/// Of these a plane's.
-const OWN: usize = KEYS / PLANES;
+/// Of these a unit's.
+const OWN: usize = KEYS / SHARES;
 /// Values of a vector.
 const WIDE: usize = 4;
 /// Values of a head at most: they stay in registers.
@@ -43,7 +43,7 @@ fn attend_kernel<F: Float>(
     let keys = queries + channels * cells;
     let values = keys + channels * cells;
     let unit = UNIT_POS as usize;
-    let (plane, lane) = (unit / QUERIES, unit % QUERIES);
+    let (share, lane) = (unit / QUERIES, unit % QUERIES);
     let query = CUBE_POS_X as usize * QUERIES + lane;
 
     let mut asked = Array::<Vector<f32, Const<4>>>::new(wide);
@@ -85,7 +85,7 @@ fn attend_kernel<F: Float>(
             }
             shared_keys[index % KEYS * wide + k] = of_key;
             shared_values[index % KEYS * wide + k] = of_value;
-            index += comptime!(QUERIES * PLANES);
+            index += comptime!(QUERIES * SHARES);
         }
         sync_cube();
         // All products of a block first: their powers do not wait for each other.
@@ -93,7 +93,7 @@ fn attend_kernel<F: Float>(
         let mut above = largest;
         #[unroll]
         for step in 0..OWN {
-            let key = plane * OWN + step;
+            let key = share * OWN + step;
             let mut product = f32::new(-1e30);
             if first + key < cells {
                 let mut four = Vector::<f32, Const<4>>::new(0.0f32);
@@ -123,22 +123,22 @@ fn attend_kernel<F: Float>(
             let weight = Vector::<f32, Const<4>>::new(weight);
             #[unroll]
             for k in 0..wide {
-                found[k] += shared_values[(plane * OWN + step) * wide + k] * weight;
+                found[k] += shared_values[(share * OWN + step) * wide + k] * weight;
             }
         }
         largest = above;
         first += KEYS;
     }
 
-    // Planes are joined in pairs, until the first has all.
-    let mut tops = Shared::<[f32]>::new_slice(comptime!(PLANES * QUERIES / 2));
-    let mut totals = Shared::<[f32]>::new_slice(comptime!(PLANES * QUERIES / 2));
-    let mut sums = Shared::<[Vector<f32, Const<4>>]>::new_slice(comptime!(PLANES * QUERIES / 2 * wide));
-    let mut half = comptime!(PLANES / 2).runtime();
+    // Shares are joined in pairs, until the first unit of a query has all.
+    let mut tops = Shared::<[f32]>::new_slice(comptime!(SHARES * QUERIES / 2));
+    let mut totals = Shared::<[f32]>::new_slice(comptime!(SHARES * QUERIES / 2));
+    let mut sums = Shared::<[Vector<f32, Const<4>>]>::new_slice(comptime!(SHARES * QUERIES / 2 * wide));
+    let mut half = comptime!(SHARES / 2).runtime();
     while half > 0 {
         sync_cube();
-        if plane >= half && plane < 2 * half {
-            let at = (plane - half) * QUERIES + lane;
+        if share >= half && share < 2 * half {
+            let at = (share - half) * QUERIES + lane;
             tops[at] = largest;
             totals[at] = total;
             #[unroll]
@@ -147,8 +147,8 @@ fn attend_kernel<F: Float>(
             }
         }
         sync_cube();
-        if plane < half {
-            let at = plane * QUERIES + lane;
+        if share < half {
+            let at = share * QUERIES + lane;
             let mut above = largest;
             if tops[at] > largest {
                 above = tops[at];
@@ -164,7 +164,7 @@ fn attend_kernel<F: Float>(
         }
         half /= 2;
     }
-    if plane == 0 && query < cells {
+    if share == 0 && query < cells {
         #[unroll]
         for k in 0..wide {
             let four = found[k] / Vector::<f32, Const<4>>::new(total);
@@ -190,7 +190,7 @@ pub(super) fn attend(joined: CubeTensor, heads: usize) -> CubeTensor {
     attend_kernel::launch(
         &output.client,
         CubeCount::Static(cells.div_ceil(QUERIES) as u32, heads as u32, batch as u32),
-        CubeDim::new_1d((QUERIES * PLANES) as u32),
+        CubeDim::new_1d((QUERIES * SHARES) as u32),
         joined.into_tensor_arg(),
         output.clone().into_tensor_arg(),
         1.0 / (head as f32).sqrt(),

@@ -1,7 +1,8 @@
-//! Convolutions of one group as products of tiles: 32 outputs at 32 positions, summed over slabs of taps in shared memory.
+//! Convolutions of one group as products of tiles: so many outputs at as many positions, summed over slabs of taps in shared
+//! memory.
 //!
-//! A frame has hundreds of products too small to fill a GPU with tiles alone, so the taps of a slab are divided among groups
-//! of units, too, and the next slab is on its way while this one is summed. Where the device has tensor cores for TF32, factors
+//! A frame has hundreds of products too small to fill a GPU with tiles alone: their tiles are small, and the taps of a slab are
+//! divided among groups of units, too. The next slab is on its way while this one is summed. Where the device has tensor cores for TF32, factors
 //! are rounded to its 10 bits, as cuDNN's convolutions do unless they are told otherwise; sums are in single precision.
 
 use burn::backend::TensorMetadata;
@@ -13,42 +14,42 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::planes::norm_factors;
+use super::planes::{norm_factors, part_of};
 use super::{empty, epilogue_of, plain};
 use crate::kernels::{Epilogue, Window};
 
-/// Outputs, and positions, of a cube.
-const TILE: usize = 32;
-/// Outputs, and positions, of a unit.
-const SIDE: usize = 4;
-/// Groups that divide the taps of a slab.
-const GROUPS: usize = 4;
-/// Units of a row of a group.
-const ROW: usize = TILE / SIDE;
-const UNITS: usize = GROUPS * ROW * ROW;
+/// Units of a cube.
+const UNITS: usize = 256;
 /// Units of a plane, which shares a fragment of a product.
 const PLANE: usize = 32;
 /// Outputs and positions of a fragment, and its taps.
 const FRAGMENT: usize = 16;
 const DEPTH: usize = 8;
-/// Room of a row of what is seen: rows begin where fragments may be loaded from, and meet different banks.
-const PITCH: usize = TILE + 8;
-/// Room behind a row of weights, for the same reason.
-const BEHIND: usize = 4;
+/// Room behind a row of a slab: rows begin where fragments may be loaded from, and meet different banks.
+const BEHIND_WEIGHTS: usize = 4;
+const BEHIND_SEEN: usize = 8;
+/// Products with as many small tiles fill a GPU with large ones.
+const MANY: u32 = 400;
 
 /// What a kernel is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Form {
     window: Window,
     epilogue: Epilogue,
+    /// Outputs, and positions, of a cube.
+    tile: usize,
     /// Taps of a slab.
     slab: usize,
+    /// Groups of units that divide them.
+    parts: usize,
     bias_per_picture: bool,
     /// Whether a tensor is added to what comes out.
     adds: bool,
     /// Groups of channels of a norm before the sum; 0 without one.
     groups: usize,
-    /// Room for the channels of the norm.
+    /// Cells of the parts that its moments are of.
+    part: usize,
+    /// Room for its channels.
     room: usize,
 }
 
@@ -109,18 +110,19 @@ fn convolve_kernel<F: Float>(
     #[comptime] form: Form,
     #[define(F)] _dtype: ElemType,
 ) {
-    let slab = comptime!(form.slab);
-    let loads = comptime!(form.slab * TILE / UNITS);
-    let share = comptime!(form.slab / GROUPS);
+    let (slab, tile) = comptime!((form.slab, form.tile));
+    let (weights_pitch, seen_pitch) = comptime!((form.slab + BEHIND_WEIGHTS, form.tile + BEHIND_SEEN));
+    let loads = comptime!(form.slab * form.tile / UNITS);
+    let share = comptime!(form.slab / form.parts);
     let (outputs, rows, columns) = (output.shape(1), output.shape(2), output.shape(3));
     let taps = input.shape(1) * comptime!(form.window.kernel * form.window.kernel);
     let picture = CUBE_POS_Z as usize;
-    let (first_cell, first_output) = (CUBE_POS_X as usize * TILE, CUBE_POS_Y as usize * TILE);
+    let (first_cell, first_output) = (CUBE_POS_X as usize * tile, CUBE_POS_Y as usize * tile);
     let unit = UNIT_POS as usize;
 
-    let mut weights = Shared::<[tf32]>::new_slice(comptime!(TILE * (form.slab + BEHIND)));
-    let mut seen = Shared::<[tf32]>::new_slice(comptime!(form.slab * PITCH));
-    let mut parts = Shared::<[f32]>::new_slice(comptime!(GROUPS * TILE * TILE));
+    let mut weights = Shared::<[tf32]>::new_slice(comptime!(form.tile * (form.slab + BEHIND_WEIGHTS)));
+    let mut seen = Shared::<[tf32]>::new_slice(comptime!(form.slab * (form.tile + BEHIND_SEEN)));
+    let mut sums = Shared::<[f32]>::new_slice(comptime!(form.parts * form.tile * form.tile));
     let mut factors = Shared::<[f32]>::new_slice(comptime!(form.room));
     let mut shifts = Shared::<[f32]>::new_slice(comptime!(form.room));
     let mut next_weights = Array::<f32>::new(loads);
@@ -128,18 +130,31 @@ fn convolve_kernel<F: Float>(
     #[unroll]
     for load in 0..loads {
         let index = load * UNITS + unit;
-        let cell = first_cell + index % TILE;
+        let cell = first_cell + index % tile;
         next_weights[load] = weight_at::<F>(weight, first_output + index / slab, index % slab, outputs, taps);
-        next_seen[load] = seen_at::<F>(input, picture, index / TILE, cell, rows, columns, form.window);
+        next_seen[load] = seen_at::<F>(input, picture, index / tile, cell, rows, columns, form.window);
     }
     if comptime!(form.groups > 0) {
         let plane = rows * columns;
-        norm_factors::<F>(moments, gamma, beta, picture, plane, epsilon, &mut factors, &mut shifts, form.groups);
+        norm_factors::<F>(
+            moments,
+            gamma,
+            beta,
+            picture,
+            plane,
+            epsilon,
+            &mut factors,
+            &mut shifts,
+            form.groups,
+            form.part,
+        );
     }
 
-    // Each plane: half of the outputs, all positions, its group's share of the taps.
-    let group = unit / PLANE / 2;
-    let half = unit / PLANE % 2 * FRAGMENT;
+    // Each plane: two fragments side by side, of its group's share of the taps.
+    let across = comptime!(form.tile / FRAGMENT / 2);
+    let fragment = unit / PLANE % comptime!(form.tile / FRAGMENT * (form.tile / FRAGMENT / 2));
+    let group = unit / PLANE / comptime!(form.tile / FRAGMENT * (form.tile / FRAGMENT / 2));
+    let (row, column) = (fragment / across * FRAGMENT, fragment % across * comptime!(2 * FRAGMENT));
     let left = cmma::Matrix::<f32>::from_value(
         cmma::MatrixIdent::Accumulator,
         FRAGMENT,
@@ -161,16 +176,15 @@ fn convolve_kernel<F: Float>(
         #[unroll]
         for load in 0..loads {
             let index = load * UNITS + unit;
-            weights[index / slab * comptime!(form.slab + BEHIND) + index % slab] = <tf32 as Cast>::cast_from(next_weights[load]);
-            let (line, column) = (index / TILE, index % TILE);
+            weights[index / slab * weights_pitch + index % slab] = <tf32 as Cast>::cast_from(next_weights[load]);
             let mut value = next_seen[load];
             if comptime!(form.groups > 0) {
-                let channel = first + line;
+                let channel = first + index / tile;
                 if channel < taps {
                     value = value * factors[channel] + shifts[channel];
                 }
             }
-            seen[line * PITCH + column] = <tf32 as Cast>::cast_from(value);
+            seen[index / tile * seen_pitch + index % tile] = <tf32 as Cast>::cast_from(value);
         }
         sync_cube();
         first += slab;
@@ -179,21 +193,21 @@ fn convolve_kernel<F: Float>(
             let index = load * UNITS + unit;
             let tap = first + index % slab;
             next_weights[load] = weight_at::<F>(weight, first_output + index / slab, tap, outputs, taps);
-            let (tap, cell) = (first + index / TILE, first_cell + index % TILE);
+            let (tap, cell) = (first + index / tile, first_cell + index % tile);
             next_seen[load] = seen_at::<F>(input, picture, tap, cell, rows, columns, form.window);
         }
         #[unroll]
-        for step in 0..comptime!(form.slab / GROUPS / DEPTH) {
+        for step in 0..comptime!(form.slab / form.parts / DEPTH) {
             let tap = group * share + step * DEPTH;
-            let (from, end) = (tap * PITCH, comptime!(form.slab * PITCH));
+            let (from, end) = (tap * seen_pitch + column, comptime!(form.slab * (form.tile + BEHIND_SEEN)));
             let a = cmma::Matrix::<tf32>::from_slice(
                 cmma::MatrixIdent::A,
                 FRAGMENT,
                 FRAGMENT,
                 DEPTH,
                 cmma::MatrixLayout::RowMajor,
-                weights.slice(half * comptime!(form.slab + BEHIND) + tap, comptime!(TILE * (form.slab + BEHIND))),
-                comptime!((form.slab + BEHIND) as u32),
+                weights.slice(row * weights_pitch + tap, comptime!(form.tile * (form.slab + BEHIND_WEIGHTS))),
+                comptime!((form.slab + BEHIND_WEIGHTS) as u32),
             );
             let b = cmma::Matrix::<tf32>::from_slice(
                 cmma::MatrixIdent::B,
@@ -202,7 +216,7 @@ fn convolve_kernel<F: Float>(
                 DEPTH,
                 cmma::MatrixLayout::RowMajor,
                 seen.slice(from, end),
-                PITCH as u32,
+                comptime!((form.tile + BEHIND_SEEN) as u32),
             );
             cmma::execute(&a, &b, &left, &left);
             let b = cmma::Matrix::<tf32>::from_slice(
@@ -212,26 +226,27 @@ fn convolve_kernel<F: Float>(
                 DEPTH,
                 cmma::MatrixLayout::RowMajor,
                 seen.slice(from + FRAGMENT, end),
-                PITCH as u32,
+                comptime!((form.tile + BEHIND_SEEN) as u32),
             );
             cmma::execute(&a, &b, &right, &right);
         }
         sync_cube();
     }
-    let at = (group * TILE + half) * TILE;
-    let end = comptime!(GROUPS * TILE * TILE);
-    cmma::store(parts.slice_mut(at, end), &left, TILE as u32, cmma::MatrixLayout::RowMajor);
-    cmma::store(parts.slice_mut(at + FRAGMENT, end), &right, TILE as u32, cmma::MatrixLayout::RowMajor);
+    let at = (group * tile + row) * tile + column;
+    let end = comptime!(form.parts * form.tile * form.tile);
+    let pitch = comptime!(form.tile as u32);
+    cmma::store(sums.slice_mut(at, end), &left, pitch, cmma::MatrixLayout::RowMajor);
+    cmma::store(sums.slice_mut(at + FRAGMENT, end), &right, pitch, cmma::MatrixLayout::RowMajor);
     sync_cube();
     #[unroll]
-    for load in 0..comptime!(TILE * TILE / UNITS) {
+    for load in 0..comptime!(form.tile * form.tile / UNITS) {
         let index = load * UNITS + unit;
-        let (place, cell) = (first_output + index / TILE, first_cell + index % TILE);
+        let (place, cell) = (first_output + index / tile, first_cell + index % tile);
         if place < outputs && cell < rows * columns {
             let mut sum = 0.0f32;
             #[unroll]
-            for part in 0..GROUPS {
-                sum += parts[part * comptime!(TILE * TILE) + index];
+            for part in 0..form.parts {
+                sum += sums[part * comptime!(form.tile * form.tile) + index];
             }
             if comptime!(form.bias_per_picture) {
                 sum += f32::cast_from(bias[picture * outputs + place]);
@@ -271,15 +286,25 @@ pub(super) fn convolve(
     let outputs = weight.shape()[0];
     let [batch, channels, rows, columns] = window.filtered(&input.shape()).dims();
     let output = empty(&input, Shape::new([batch, outputs, rows, columns]));
-    let slab = if weight.shape().num_elements() / outputs <= 32 { 32 } else { 64 };
-    let tiles = |length: usize| length.div_ceil(TILE) as u32;
+    let tiles = |tile: usize| [rows * columns, outputs].map(|length| length.div_ceil(tile) as u32);
+    let many = |[across, down]: [u32; 2]| across * down * batch as u32 >= MANY;
+    let taps = weight.shape().num_elements() / outputs;
+    let (tile, slab, parts) = match (many(tiles(32)) && outputs > 32, taps) {
+        (true, _) => (64, 32, 1),
+        (false, ..=32) => (32, 32, 4),
+        (false, _) => (32, 64, 4),
+    };
+    let [across, down] = tiles(tile);
     let form = Form {
         window,
         epilogue,
+        tile,
         slab,
+        parts,
         bias_per_picture: bias.shape().num_elements() != outputs,
         adds: around.added.is_some(),
         groups: around.norm.as_ref().map_or(0, |(_, groups, _)| *groups),
+        part: around.norm.as_ref().map_or(1, |_| part_of(rows * columns)),
         room: around.norm.as_ref().map_or(1, |_| channels.next_multiple_of(64)),
     };
     // In the place of what a form does not read.
@@ -292,7 +317,7 @@ pub(super) fn convolve(
     let added = around.added.map_or_else(nothing, |added| into_contiguous(added).into_tensor_arg());
     convolve_kernel::launch(
         &output.client,
-        CubeCount::Static(tiles(rows * columns), tiles(outputs), batch as u32),
+        CubeCount::Static(across, down, batch as u32),
         CubeDim::new_1d(UNITS as u32),
         input.into_tensor_arg(),
         weight.into_tensor_arg(),

@@ -164,6 +164,64 @@ fn group_norm_kernel<F: Float>(
     }
 }
 
+/// One unit per output cell.
+#[cube(launch)]
+fn join_kernel<F: Float>(first: &Tensor<F>, second: &Tensor<F>, output: &mut Tensor<F>, #[define(F)] _dtype: ElemType) {
+    if ABSOLUTE_POS >= output.len() {
+        terminate!();
+    }
+    let plane = output.shape(2) * output.shape(3);
+    let (firsts, seconds) = (first.shape(1) * plane, second.shape(1) * plane);
+    let (picture, place) = (ABSOLUTE_POS / (firsts + seconds), ABSOLUTE_POS % (firsts + seconds));
+    if place < firsts {
+        output[ABSOLUTE_POS] = first[picture * firsts + place];
+    } else {
+        output[ABSOLUTE_POS] = second[picture * seconds + place - firsts];
+    }
+}
+
+/// One unit per output cell: weighed along its column, or its row.
+#[cube(launch)]
+fn smooth_kernel<F: Float>(
+    input: &Tensor<F>,
+    taps: &Tensor<F>,
+    output: &mut Tensor<F>,
+    #[comptime] down: bool,
+    #[define(F)] _dtype: ElemType,
+) {
+    if ABSOLUTE_POS >= output.len() {
+        terminate!();
+    }
+    let (height, width) = (input.shape(2), input.shape(3));
+    let column = ABSOLUTE_POS % width;
+    let row = ABSOLUTE_POS / width % height;
+    let plane = ABSOLUTE_POS / width / height * height * width;
+    let (mut place, mut size) = (column, width);
+    if comptime!(down) {
+        place = row;
+        size = height;
+    }
+    let radius = taps.shape(0) / 2;
+    let mut sum = 0.0f32;
+    for k in 0..taps.shape(0) {
+        // Ahead by a side, so that it is not negative.
+        let ahead = place + size + k - radius;
+        let mut seen = ahead - size;
+        if ahead < size {
+            seen = size - 1 - ahead;
+        }
+        if ahead >= 2 * size {
+            seen = 3 * size - 1 - ahead;
+        }
+        let mut at = plane + row * width + seen;
+        if comptime!(down) {
+            at = plane + seen * width + column;
+        }
+        sum += f32::cast_from(taps[k]) * f32::cast_from(input[at]);
+    }
+    output[ABSOLUTE_POS] = F::cast_from(sum);
+}
+
 /// Units that share a row of products.
 const ROW_UNITS: usize = 128;
 
@@ -343,6 +401,30 @@ impl Kernels for CubeBackend {
         epilogue: Epilogue,
     ) -> FloatTensor<Self> {
         convolve(input, weight, bias, window, epilogue, Around::default())
+    }
+
+    fn join(first: FloatTensor<Self>, second: FloatTensor<Self>) -> FloatTensor<Self> {
+        let [first, second] = plain([first, second]);
+        let [batch, channels, height, width] = first.shape().dims();
+        let output = empty(&first, Shape::new([batch, channels + second.shape()[1], height, width]));
+        let (count, dim) = per_cell(&output);
+        let (first, second) = (first.into_tensor_arg(), second.into_tensor_arg());
+        let dtype = dtype_to_storage_type(output.dtype);
+        join_kernel::launch(&output.client, count, dim, first, second, output.clone().into_tensor_arg(), dtype);
+        output
+    }
+
+    fn smooth(input: FloatTensor<Self>, taps: FloatTensor<Self>) -> FloatTensor<Self> {
+        let [mut seen, taps] = plain([input, taps]);
+        for down in [false, true] {
+            let output = empty(&seen, seen.shape());
+            let (count, dim) = per_cell(&output);
+            let dtype = dtype_to_storage_type(output.dtype);
+            let (from, to) = (seen.into_tensor_arg(), output.clone().into_tensor_arg());
+            smooth_kernel::launch(&output.client, count, dim, from, taps.clone().into_tensor_arg(), to, down, dtype);
+            seen = output;
+        }
+        seen
     }
 
     fn nearest(found: FloatTensor<Self>, rows: FloatTensor<Self>, sizes: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -15,22 +15,19 @@ use burn_cubecl::tensor::CubeTensor;
 use super::{empty, filtered_at, plain};
 use crate::kernels::Window;
 
-/// Cells of a part, one a unit.
-const PART: usize = 256;
+/// Units of a cube at most.
+const UNITS: usize = 256;
+/// Cells of a unit where planes are large.
+const MANY: usize = 4;
 /// Units of a plane of units.
 const PLANE: usize = 32;
 
-/// Mean of the values of the cube's first `count` units, and the sum of their squared deviations, in all units.
+/// The sum of a value of every unit, in all units.
 #[cube]
-fn moments_of(value: f32, count: usize, #[comptime] units: usize) -> (f32, f32) {
+fn sum_of_units(value: f32, #[comptime] units: usize) -> f32 {
     let unit = UNIT_POS as usize;
     let mut sums = Shared::<[f32]>::new_slice(comptime!(units / PLANE));
-    let mut squares = Shared::<[f32]>::new_slice(comptime!(units / PLANE));
-    let mut own = 0.0f32;
-    if unit < count {
-        own = value;
-    }
-    let sum = plane_sum(own);
+    let sum = plane_sum(value);
     if unit % PLANE == 0 {
         sums[unit / PLANE] = sum;
     }
@@ -40,22 +37,7 @@ fn moments_of(value: f32, count: usize, #[comptime] units: usize) -> (f32, f32) 
     for plane in 0..comptime!(units / PLANE) {
         total += sums[plane];
     }
-    let mean = total / count as f32;
-    let mut deviation = 0.0f32;
-    if unit < count {
-        deviation = value - mean;
-    }
-    let square = plane_sum(deviation * deviation);
-    if unit % PLANE == 0 {
-        squares[unit / PLANE] = square;
-    }
-    sync_cube();
-    let mut all = 0.0f32;
-    #[unroll]
-    for plane in 0..comptime!(units / PLANE) {
-        all += squares[plane];
-    }
-    (mean, all)
+    total
 }
 
 /// One cube per part of a plane: `x` along the parts, `y` along the channels, `z` along the pictures. With a window the plane is
@@ -70,28 +52,42 @@ fn moments_kernel<F: Float>(
     moments: &mut Tensor<f32>,
     #[comptime] window: Option<Window>,
     #[comptime] units: usize,
+    #[comptime] each: usize,
     #[define(F)] _dtype: ElemType,
 ) {
     let cells = output.shape(2) * output.shape(3);
-    let plane = CUBE_POS_Z as usize * output.shape(1) + CUBE_POS_Y as usize;
-    let first = CUBE_POS_X as usize * PART;
-    let cell = first + UNIT_POS as usize;
-    let mut count = cells - first;
-    if count > PART {
-        count = PART;
+    let channel = CUBE_POS_Y as usize;
+    let plane = CUBE_POS_Z as usize * output.shape(1) + channel;
+    let first = CUBE_POS_X as usize * comptime!(units * each);
+    let mut values = Array::<f32>::new(each);
+    let mut sum = 0.0f32;
+    #[unroll]
+    for k in 0..each {
+        let cell = first + k * units + UNIT_POS as usize;
+        let mut value = 0.0f32;
+        if cell < cells {
+            if comptime!(window.is_some()) {
+                let window = comptime!(window.unwrap_or(Window::POINT));
+                let (row, column) = (cell / output.shape(3), cell % output.shape(3));
+                value = filtered_at::<F>(input, weight, bias, plane, channel, row, column, window);
+                output[plane * cells + cell] = F::cast_from(value);
+            } else {
+                value = f32::cast_from(input[plane * cells + cell]);
+            }
+        }
+        values[k] = value;
+        sum += value;
     }
-    let mut value = 0.0f32;
-    if cell < cells {
-        if comptime!(window.is_some()) {
-            let window = comptime!(window.unwrap_or(Window::POINT));
-            let (row, column) = (cell / output.shape(3), cell % output.shape(3));
-            value = filtered_at::<F>(input, weight, bias, plane, CUBE_POS_Y as usize, row, column, window);
-            output[plane * cells + cell] = F::cast_from(value);
-        } else {
-            value = f32::cast_from(input[plane * cells + cell]);
+    let mean = sum_of_units(sum, units) / cells_of(CUBE_POS_X as usize, cells, comptime!(units * each).runtime());
+    let mut squares = 0.0f32;
+    #[unroll]
+    for k in 0..each {
+        if first + k * units + (UNIT_POS as usize) < cells {
+            let apart = values[k] - mean;
+            squares += apart * apart;
         }
     }
-    let (mean, squares) = moments_of(value, count, units);
+    let squares = sum_of_units(squares, units);
     if UNIT_POS == 0 {
         let at = (plane * moments.shape(2) + CUBE_POS_X as usize) * 2;
         moments[at] = mean;
@@ -100,7 +96,7 @@ fn moments_kernel<F: Float>(
 }
 
 /// By what the channels of a picture are multiplied, and what is added to them, so that its groups have mean 0 and variance 1
-/// before `gamma` and `beta`. Every plane of the cube finds those of some groups.
+/// before `gamma` and `beta`, where parts have `long` cells. Every plane of the cube finds those of some groups.
 #[cube]
 #[expect(clippy::too_many_arguments, reason = "a kernel's arguments are its interface")]
 pub(super) fn norm_factors<F: Float>(
@@ -113,6 +109,7 @@ pub(super) fn norm_factors<F: Float>(
     factors: &mut Shared<[f32]>,
     shifts: &mut Shared<[f32]>,
     #[comptime] groups: usize,
+    #[comptime] long: usize,
 ) {
     let (channels, parts) = (moments.shape(1), moments.shape(2));
     let per_group = channels / groups;
@@ -124,7 +121,7 @@ pub(super) fn norm_factors<F: Float>(
         let mut sum = 0.0f32;
         let mut part = lane;
         while part < per_group * parts {
-            sum += cells_of(part % parts, cells) * moments[(first + part) * 2];
+            sum += cells_of(part % parts, cells, comptime!(long).runtime()) * moments[(first + part) * 2];
             part += PLANE;
         }
         let mean = plane_sum(sum) / total;
@@ -132,7 +129,8 @@ pub(super) fn norm_factors<F: Float>(
         let mut part = lane;
         while part < per_group * parts {
             let apart = moments[(first + part) * 2] - mean;
-            squares += moments[(first + part) * 2 + 1] + cells_of(part % parts, cells) * apart * apart;
+            squares += moments[(first + part) * 2 + 1]
+                + cells_of(part % parts, cells, comptime!(long).runtime()) * apart * apart;
             part += PLANE;
         }
         let factor = 1.0f32 / (plane_sum(squares) / total + epsilon).sqrt();
@@ -148,12 +146,12 @@ pub(super) fn norm_factors<F: Float>(
     sync_cube();
 }
 
-/// Cells of a part.
+/// Cells of a part, where parts have so many.
 #[cube]
-fn cells_of(part: usize, cells: usize) -> f32 {
-    let mut count = cells - part * PART;
-    if count > PART {
-        count = PART;
+fn cells_of(part: usize, cells: usize, long: usize) -> f32 {
+    let mut count = cells - part * long;
+    if count > long {
+        count = long;
     }
     count as f32
 }
@@ -181,8 +179,20 @@ pub(super) fn filtered(
 
 fn empty_moments(of: &CubeTensor) -> CubeTensor {
     let [batch, channels, rows, columns] = of.shape().dims();
-    let shape = Shape::new([batch, channels, (rows * columns).div_ceil(PART), 2]);
+    let (units, each) = form_of(rows * columns);
+    let shape = Shape::new([batch, channels, (rows * columns).div_ceil(units * each), 2]);
     empty_device_contiguous_dtype(of.client.clone(), of.device.clone(), shape, burn::tensor::DType::F32)
+}
+
+/// Cells of a part of planes of so many.
+pub(super) fn part_of(cells: usize) -> usize {
+    let (units, each) = form_of(cells);
+    units * each
+}
+
+/// Units of a cube, and cells of each, for planes of so many cells.
+fn form_of(cells: usize) -> (usize, usize) {
+    (cells.min(UNITS).next_power_of_two().max(PLANE), if cells > MANY * UNITS { MANY } else { 1 })
 }
 
 fn launch(
@@ -194,11 +204,11 @@ fn launch(
     window: Option<Window>,
 ) {
     let [batch, channels, rows, columns] = output.shape().dims();
-    let units = (rows * columns).min(PART).next_power_of_two().max(PLANE);
+    let (units, each) = form_of(rows * columns);
     let dtype = dtype_to_storage_type(output.dtype);
     moments_kernel::launch(
         &moments.client,
-        CubeCount::Static((rows * columns).div_ceil(PART) as u32, channels as u32, batch as u32),
+        CubeCount::Static((rows * columns).div_ceil(units * each) as u32, channels as u32, batch as u32),
         CubeDim::new_1d(units as u32),
         input.into_tensor_arg(),
         weight.into_tensor_arg(),
@@ -207,6 +217,7 @@ fn launch(
         moments.clone().into_tensor_arg(),
         window,
         units,
+        each,
         dtype,
     );
 }

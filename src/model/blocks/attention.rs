@@ -5,8 +5,8 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig};
 use burn::tensor::{Device, Tensor, assert_shape};
 
-use super::pointwise;
-use crate::kernels::{Epilogue, attend, normed_pointwise, pointwise_onto};
+use super::pointwise::{bias, mix_onto};
+use crate::kernels::{Epilogue, attend, normed_pointwise};
 
 /// Configuration of an [`AttentionBlock`].
 #[derive(Debug, Clone)]
@@ -74,13 +74,13 @@ impl AttentionBlock {
         };
         let joined = normed_pointwise(&self.norm, input.clone(), weight, bias, Epilogue::None);
         let attended = attend(joined, self.heads);
-        pointwise_onto(attended, self.output.weight.val(), pointwise::bias(&self.output), input)
+        mix_onto(&self.output, attended, input)
     }
 
     fn join(&self) -> Joined {
         let parts = [&self.query, &self.key, &self.value];
         let weights = parts.map(|part| part.weight.val()).to_vec();
-        Joined { weight: Tensor::cat(weights, 0), bias: Tensor::cat(parts.map(pointwise::bias).to_vec(), 0) }
+        Joined { weight: Tensor::cat(weights, 0), bias: Tensor::cat(parts.map(bias).to_vec(), 0) }
     }
 
     /// The same block, whose parts are joined once: it is not trained any more.

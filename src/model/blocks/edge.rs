@@ -9,8 +9,8 @@ use burn::tensor::{Device, Tensor, assert_shape};
 
 use super::activation::Activation;
 use super::depthwise::{Depthwise, DepthwiseConfig};
-use super::pointwise::{bias, mix};
-use crate::kernels::{filtered_mix, pointwise_onto};
+use super::pointwise::{bias, mix, mix_onto};
+use crate::kernels::filtered_mix;
 
 /// Configuration of an [`EdgeBlock`].
 #[derive(Debug, Clone)]
@@ -92,7 +92,7 @@ impl EdgeBlock {
             Some(shortcut) => mix(shortcut, input.clone()),
             None => input.clone(),
         };
-        pointwise_onto(x, project.weight.val(), bias(project), kept)
+        mix_onto(project, x, kept)
     }
 
     /// What the inner channels are shifted by, `[b, embedding]` to `[b, inner]`.

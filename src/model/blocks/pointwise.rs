@@ -3,7 +3,7 @@
 use burn::nn::conv::Conv2d;
 use burn::tensor::Tensor;
 
-use crate::kernels::{Epilogue, pointwise};
+use crate::kernels::{Epilogue, pointwise, pointwise_onto};
 
 /// Applies a 1x1 convolution: `[b, input, h, w]` to `[b, output, h, w]`.
 ///
@@ -19,6 +19,14 @@ pub fn mix(conv: &Conv2d, input: Tensor<4>) -> Tensor<4> {
 /// As [`mix`].
 pub fn mix_with(conv: &Conv2d, input: Tensor<4>, epilogue: Epilogue) -> Tensor<4> {
     pointwise(input, conv.weight.val(), bias(conv), epilogue)
+}
+
+/// The same, and `added` `[b, output, h, w]` to it.
+///
+/// # Panics
+/// As [`mix`].
+pub fn mix_onto(conv: &Conv2d, input: Tensor<4>, added: Tensor<4>) -> Tensor<4> {
+    pointwise_onto(input, conv.weight.val(), bias(conv), added)
 }
 
 /// The bias of a convolution that has one.

@@ -10,7 +10,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, Tensor, assert_shape};
 
 use super::super::blocks::depthwise::{Depthwise, DepthwiseConfig};
-use super::super::blocks::pointwise::{mix, mix_with};
+use super::super::blocks::pointwise::{mix, mix_onto, mix_with};
 use super::Stages;
 use crate::kernels::{Epilogue, convolve};
 
@@ -68,8 +68,8 @@ impl InvertedResidual {
         if let Some(expand) = &self.expand {
             x = mix_with(expand, x, Epilogue::Relu6);
         }
-        let x = mix(&self.project, self.depthwise.forward_with(x, Epilogue::Relu6));
-        if self.residual { x + input } else { x }
+        let x = self.depthwise.forward_with(x, Epilogue::Relu6);
+        if self.residual { mix_onto(&self.project, x, input) } else { mix(&self.project, x) }
     }
 }
 

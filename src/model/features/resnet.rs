@@ -9,8 +9,9 @@ use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::tensor::{Device, Tensor, activation::relu, assert_shape};
 use serde::{Deserialize, Serialize};
 
-use super::super::blocks::pointwise::mix;
+use super::super::blocks::pointwise::{mix_onto, mix_with};
 use super::Stages;
+use crate::kernels::{Epilogue, convolve};
 
 /// Channels of layers 1 to 3, at strides 4, 8 and 16.
 pub const STAGE_CHANNELS: [usize; 3] = [256, 512, 1024];
@@ -72,16 +73,14 @@ impl Bottleneck {
     }
 
     fn forward(&self, input: Tensor<4>) -> Tensor<4> {
-        let x = relu(mix(&self.conv1, input.clone()));
-        let x = relu(self.conv2.forward(x));
-        let x = mix(&self.conv3, x);
-        relu(
-            x + match &self.shortcut {
-                // Strided in all layers but the first, so no plain mixing.
-                Some(shortcut) => shortcut.forward(input),
-                None => input,
-            },
-        )
+        let x = mix_with(&self.conv1, input.clone(), Epilogue::Relu);
+        let x = convolve(&self.conv2, x, Epilogue::Relu);
+        let kept = match &self.shortcut {
+            // Strided in all layers but the first, so no plain mixing.
+            Some(shortcut) => convolve(shortcut, input, Epilogue::None),
+            None => input,
+        };
+        relu(mix_onto(&self.conv3, x, kept))
     }
 }
 
@@ -121,7 +120,7 @@ impl ResNet50 {
                 (image * 0.5 + 0.5 - mean) / deviation
             }
         };
-        let mut x = self.pool.forward(relu(self.conv1.forward(image)));
+        let mut x = self.pool.forward(convolve(&self.conv1, image, Epilogue::Relu));
         let mut stages = self.layers.iter().map(|layer| {
             x = layer.iter().fold(x.clone(), |x, block| block.forward(x));
             x.clone()

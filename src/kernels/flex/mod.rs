@@ -1,6 +1,8 @@
 //! The operations on the CPU: how they are divided into tasks. The inner loops of sums are in `simd`; the others are plain
 //! loops over rows, which the compiler vectorises for the processor that `Arch` finds.
 
+mod gradients;
+
 use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
@@ -10,7 +12,7 @@ use pulp::Arch;
 use rayon::prelude::*;
 
 use super::simd::{Convolve, Filter, Mix, Nearest};
-use super::{Epilogue, Gradients, Kernels, Window};
+use super::{Epilogue, Kernels, Norm, Window};
 
 /// Sums that are carried side by side, for the compiler to keep in vector registers.
 const LANES: usize = 16;
@@ -39,19 +41,7 @@ impl Kernels for Flex {
         epilogue: Epilogue,
     ) -> FloatTensor<Self> {
         let (dtype, shape) = (input.dtype(), window.filtered(&input.shape()));
-        let [_, channels, rows, columns] = shape.dims();
-        let [_, _, height, width] = input.shape().dims();
-        let (input, weight, bias) = (Plain::new(input), Plain::new(weight), Plain::new(bias));
-        let taps = window.kernel * window.kernel;
-        let mut output = vec![0.0; shape.num_elements()];
-        let planes = output.par_chunks_mut(rows * columns).zip(input.values().par_chunks(height * width));
-        let least = SMALL.div_ceil(taps * rows * columns);
-        planes.enumerate().with_min_len(least).for_each_init(Vec::new, |padded, (index, (output, input))| {
-            let channel = index % channels;
-            let weight = &weight.values()[channel * taps..][..taps];
-            let bias = bias.values()[channel];
-            Filter { weight, bias, input, width, output, columns, window, padded, epilogue }.run();
-        });
+        let (output, _) = filtered(input, weight, bias, window, epilogue, |_| ());
         tensor(output, shape, dtype)
     }
 
@@ -66,7 +56,7 @@ impl Kernels for Flex {
         let [_, channels, height, width] = input.shape().dims();
         let (input, gamma, beta) = (Plain::new(input), Plain::new(gamma), Plain::new(beta));
         let (plane, per_group) = (height * width, channels / groups);
-        let mut output = vec![0.0; input.values().len()];
+        let mut output = zeros(input.values().len());
         let parts = output.par_chunks_mut(per_group * plane).zip(input.values().par_chunks(per_group * plane));
         // Eight passes or so over every value.
         let least = SMALL.div_ceil(8 * per_group * plane);
@@ -93,32 +83,58 @@ impl Kernels for Flex {
         bias: FloatTensor<Self>,
         epilogue: Epilogue,
     ) -> FloatTensor<Self> {
-        let dtype = input.dtype();
-        let [batch, channels, height, width] = input.shape().dims();
-        let outputs = weight.shape()[0];
-        let (input, weight, bias) = (Plain::new(input), Plain::new(weight), Plain::new(bias));
-        let (weight, plane) = (weight.values(), height * width);
-        // As many columns at a time as stay in the cache with all their channels, and a multiple of the threads.
-        let parts = match channels * outputs * plane {
-            ..SMALL => 1,
-            _ => (channels * plane).div_ceil(COLUMNS).next_multiple_of(rayon::current_num_threads()),
-        };
-        let columns = plane.div_ceil(parts).next_multiple_of(2 * LANES);
-        let mut output = vec![0.0; batch * outputs * plane];
-        let pictures = output.chunks_mut(outputs * plane).zip(input.values().chunks(channels * plane));
-        for (picture, (output, input)) in pictures.enumerate() {
-            let bias = if bias.values().len() == outputs {
-                bias.values()
-            } else {
-                &bias.values()[picture * outputs..][..outputs]
-            };
-            let parts = bands(output, plane, columns);
-            parts.into_par_iter().enumerate().for_each_init(Vec::new, |packed, (part, mut output)| {
-                let (first, output) = (part * columns, &mut output[..]);
-                Mix { weight, bias, input, plane, first, output, packed, epilogue }.run();
-            });
-        }
-        tensor(output, Shape::new([batch, outputs, height, width]), dtype)
+        let (dtype, shape) = (input.dtype(), input.shape());
+        let output = mixed(Plain::new(input).values(), &shape, &[], [weight, bias], epilogue, None);
+        tensor(output.0, output.1, dtype)
+    }
+
+    fn pointwise_onto(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        added: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let (dtype, shape) = (input.dtype(), input.shape());
+        let added = Plain::new(added);
+        let output =
+            mixed(Plain::new(input).values(), &shape, &[], [weight, bias], Epilogue::None, Some(added.values()));
+        tensor(output.0, output.1, dtype)
+    }
+
+    fn normed_pointwise(
+        input: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        norm: Norm,
+    ) -> FloatTensor<Self> {
+        let (dtype, shape) = (input.dtype(), input.shape());
+        let input = Plain::new(input);
+        let [_, _, height, width] = shape.dims();
+        let planes: Vec<(f32, f32)> = input.values().par_chunks(height * width).map(plane_moments).collect();
+        let normed = norm_factors(&planes, height * width, [gamma, beta], norm);
+        let (output, shape) = mixed(input.values(), &shape, &normed, [weight, bias], norm.epilogue, None);
+        tensor(output, shape, dtype)
+    }
+
+    fn filtered_mix(
+        input: FloatTensor<Self>,
+        filter: FloatTensor<Self>,
+        filter_bias: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        window: Window,
+        norm: Norm,
+    ) -> FloatTensor<Self> {
+        let (dtype, shape) = (input.dtype(), window.filtered(&input.shape()));
+        let [_, _, height, width] = shape.dims();
+        let (behind, planes) = filtered(input, filter, filter_bias, window, Epilogue::None, plane_moments);
+        let normed = norm_factors(&planes, height * width, [gamma, beta], norm);
+        let (output, shape) = mixed(&behind, &shape, &normed, [weight, bias], norm.epilogue, None);
+        tensor(output, shape, dtype)
     }
 
     fn convolve(
@@ -138,7 +154,7 @@ impl Kernels for Flex {
             ..SMALL => rows,
             _ => rows.div_ceil(4 * rayon::current_num_threads()),
         };
-        let mut output = vec![0.0; batch * outputs * rows * columns];
+        let mut output = zeros(batch * outputs * rows * columns);
         let pictures =
             output.chunks_mut(outputs * rows * columns).zip(input.values().chunks(channels * height * width));
         for (output, input) in pictures {
@@ -149,6 +165,24 @@ impl Kernels for Flex {
             });
         }
         tensor(output, Shape::new([batch, outputs, rows, columns]), dtype)
+    }
+
+    fn join(first: FloatTensor<Self>, second: FloatTensor<Self>) -> FloatTensor<Self> {
+        let dtype = first.dtype();
+        let [batch, firsts, height, width] = first.shape().dims();
+        let channels = firsts + second.shape()[1];
+        let (first, second, plane) = (Plain::new(first), Plain::new(second), height * width);
+        let mut output = zeros(batch * channels * plane);
+        let planes = output.par_chunks_mut(plane).with_min_len(SMALL.div_ceil(16 * plane));
+        planes.enumerate().for_each(|(index, output)| {
+            let (picture, channel) = (index / channels, index % channels);
+            let (from, place) = match channel.checked_sub(firsts) {
+                None => (first.values(), picture * firsts + channel),
+                Some(channel) => (second.values(), picture * (channels - firsts) + channel),
+            };
+            output.copy_from_slice(&from[place * plane..][..plane]);
+        });
+        tensor(output, Shape::new([batch, channels, height, width]), dtype)
     }
 
     fn resize(input: FloatTensor<Self>, height: usize, width: usize) -> FloatTensor<Self> {
@@ -166,7 +200,7 @@ impl Kernels for Flex {
             (0..positions).map(place).collect()
         };
         let (down, across) = (places(rows, height), places(columns, width));
-        let mut output = vec![0.0; batch * channels * height * width];
+        let mut output = zeros(batch * channels * height * width);
         let planes = output.chunks_mut(height * width).zip(input.values().chunks(rows * columns));
         for (output, input) in planes {
             output.par_chunks_mut(width).zip(&down).with_min_len(SMALL.div_ceil(8 * width)).for_each_init(
@@ -189,7 +223,7 @@ impl Kernels for Flex {
         let dtype = found.dtype();
         let [count, channels] = found.shape().dims();
         let (found, rows, sizes) = (Plain::new(found), Plain::new(rows), Plain::new(sizes));
-        let mut output = vec![0.0; count];
+        let mut output = zeros(count);
         let parts = output.par_chunks_mut(4 * LANES).zip(found.values().par_chunks(4 * LANES * channels));
         parts.for_each_init(Vec::new, |packed, (output, found)| {
             Nearest { found, rows: rows.values(), sizes: sizes.values(), output, packed }.run();
@@ -202,9 +236,10 @@ impl Kernels for Flex {
         let [batch, channels, height, width] = input.shape().dims();
         let (rows, columns) = (height / factor, width / factor);
         let input = Plain::new(input);
-        let mut output = vec![0.0; input.values().len()];
+        let mut output = zeros(input.values().len());
         // A block of planes per plane of the input, one for each place in a square.
-        for (output, input) in output.chunks_mut(height * width).zip(input.values().chunks(height * width)) {
+        let planes = output.par_chunks_mut(height * width).zip(input.values().par_chunks(height * width));
+        planes.with_min_len(SMALL.div_ceil(8 * height * width)).for_each(|(output, input)| {
             for (place, output) in output.chunks_mut(rows * columns).enumerate() {
                 let lines = input.chunks(width).skip(place / factor).step_by(factor);
                 for (output, input) in output.chunks_mut(columns).zip(lines) {
@@ -212,7 +247,7 @@ impl Kernels for Flex {
                     output.iter_mut().zip(input).for_each(|(output, input)| *output = *input);
                 }
             }
-        }
+        });
         tensor(output, Shape::new([batch, channels * factor * factor, rows, columns]), dtype)
     }
 
@@ -221,8 +256,9 @@ impl Kernels for Flex {
         let [batch, channels, rows, columns] = input.shape().dims();
         let (height, width) = (rows * factor, columns * factor);
         let input = Plain::new(input);
-        let mut output = vec![0.0; input.values().len()];
-        for (output, input) in output.chunks_mut(height * width).zip(input.values().chunks(height * width)) {
+        let mut output = zeros(input.values().len());
+        let planes = output.par_chunks_mut(height * width).zip(input.values().par_chunks(height * width));
+        planes.with_min_len(SMALL.div_ceil(8 * height * width)).for_each(|(output, input)| {
             for (place, input) in input.chunks(rows * columns).enumerate() {
                 let lines = output.chunks_mut(width).skip(place / factor).step_by(factor);
                 for (output, input) in lines.zip(input.chunks(columns)) {
@@ -230,7 +266,7 @@ impl Kernels for Flex {
                     output.zip(input).for_each(|(output, input)| *output = *input);
                 }
             }
-        }
+        });
         tensor(output, Shape::new([batch, channels / (factor * factor), height, width]), dtype)
     }
 
@@ -238,158 +274,121 @@ impl Kernels for Flex {
         let dtype = input.dtype();
         let [batch, channels, height, width] = input.shape().dims();
         let input = Plain::new(input);
-        let mut output = vec![0.0; 4 * input.values().len()];
-        for (output, input) in output.chunks_mut(4 * width).zip(input.values().chunks(width)) {
+        let mut output = zeros(4 * input.values().len());
+        let lines = output.par_chunks_mut(4 * width).zip(input.values().par_chunks(width));
+        lines.with_min_len(SMALL.div_ceil(16 * width)).for_each(|(output, input)| {
             let (first, second) = output.split_at_mut(2 * width);
             first.chunks_mut(2).zip(input).for_each(|(pair, value)| pair.fill(*value));
             second.copy_from_slice(first);
-        }
+        });
         tensor(output, Shape::new([batch, channels, 2 * height, 2 * width]), dtype)
     }
 }
 
-impl Gradients for Flex {
-    fn depthwise_input(
-        gradient: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        window: Window,
-        height: usize,
-        width: usize,
-    ) -> FloatTensor<Self> {
-        let dtype = gradient.dtype();
-        let [batch, channels, rows, columns] = gradient.shape().dims();
-        let (gradient, weight) = (Plain::new(gradient), Plain::new(weight));
-        let taps = window.kernel * window.kernel;
-        let mut inner = vec![0.0; batch * channels * height * width];
-        let planes = inner.par_chunks_mut(height * width).zip(gradient.values().par_chunks(rows * columns));
-        planes.enumerate().for_each(|(index, (inner, gradient))| {
-            Arch::new().dispatch(|| {
-                let weight = &weight.values()[index % channels * taps..][..taps];
-                for (row, ky, seen) in window.overlapping_rows(rows, height) {
-                    let gradient = &gradient[row * columns..][..columns];
-                    let inner = &mut inner[seen * width..][..width];
-                    for kx in 0..window.kernel {
-                        let (positions, start) = window.overlap(columns, width, kx);
-                        let (weight, gradient) = (weight[ky * window.kernel + kx], &gradient[positions]);
-                        let add = |(inner, gradient): (&mut f32, &f32)| *inner += weight * gradient;
-                        if window.stride == 1 {
-                            inner[start..].iter_mut().zip(gradient).for_each(add);
-                        } else {
-                            inner[start..].iter_mut().step_by(window.stride).zip(gradient).for_each(add);
-                        }
-                    }
-                }
-            })
-        });
-        tensor(inner, Shape::new([batch, channels, height, width]), dtype)
+/// So many zeros, on all threads where they are many: one that fills a large output leaves the others waiting.
+fn zeros(count: usize) -> Vec<f32> {
+    if count < SMALL / 16 {
+        return vec![0.0; count];
     }
+    let mut values = Vec::new();
+    values.par_extend(rayon::iter::repeat_n(0.0, count));
+    values
+}
 
-    fn depthwise_parameters(
-        gradient: FloatTensor<Self>,
-        input: FloatTensor<Self>,
-        window: Window,
-    ) -> FloatTensor<Self> {
-        let dtype = gradient.dtype();
-        let [batch, channels, rows, columns] = gradient.shape().dims();
-        let [_, _, height, width] = input.shape().dims();
-        let (gradient, input) = (Plain::new(gradient), Plain::new(input));
-        let taps = window.kernel * window.kernel;
-        let mut sums = vec![0.0; batch * channels * (taps + 1)];
-        let planes = gradient.values().par_chunks(rows * columns).zip(input.values().par_chunks(height * width));
-        sums.par_chunks_mut(taps + 1).zip(planes).for_each(|(sums, (gradient, input))| {
-            Arch::new().dispatch(|| {
-                for (row, ky, seen) in window.overlapping_rows(rows, height) {
-                    let gradient = &gradient[row * columns..][..columns];
-                    let input = &input[seen * width..][..width];
-                    for kx in 0..window.kernel {
-                        let (positions, start) = window.overlap(columns, width, kx);
-                        let gradient = &gradient[positions];
-                        sums[ky * window.kernel + kx] += if window.stride == 1 {
-                            dot(gradient, &input[start..][..gradient.len()])
-                        } else {
-                            let input = input[start..].iter().step_by(window.stride);
-                            gradient.iter().zip(input).map(|(a, b)| a * b).sum()
-                        };
-                    }
-                }
-                sums[taps] = sum(gradient);
-            })
-        });
-        tensor(sums, Shape::new([batch, channels, taps + 1]), dtype)
-    }
+/// A depthwise convolution, and what `of` finds in every plane of its output.
+fn filtered<T: Send>(
+    input: FlexTensor,
+    weight: FlexTensor,
+    bias: FlexTensor,
+    window: Window,
+    epilogue: Epilogue,
+    of: impl Fn(&[f32]) -> T + Sync,
+) -> (Vec<f32>, Vec<T>) {
+    let [batch, channels, rows, columns] = window.filtered(&input.shape()).dims();
+    let [_, _, height, width] = input.shape().dims();
+    let (input, weight, bias) = (Plain::new(input), Plain::new(weight), Plain::new(bias));
+    let taps = window.kernel * window.kernel;
+    let mut output = zeros(batch * channels * rows * columns);
+    let planes = output.par_chunks_mut(rows * columns).zip(input.values().par_chunks(height * width));
+    let least = SMALL.div_ceil(taps * rows * columns);
+    let found = planes.enumerate().with_min_len(least).map_init(Vec::new, |padded, (index, (output, input))| {
+        let channel = index % channels;
+        let weight = &weight.values()[channel * taps..][..taps];
+        let bias = bias.values()[channel];
+        Filter { weight, bias, input, width, output: &mut *output, columns, window, padded, epilogue }.run();
+        of(output)
+    });
+    let found = found.collect();
+    (output, found)
+}
 
-    fn group_norm_gradients(
-        gradient: FloatTensor<Self>,
-        input: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        groups: usize,
-        epsilon: f64,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let dtype = gradient.dtype();
-        let shape = gradient.shape();
-        let [batch, channels, height, width] = shape.dims();
-        let (gradient, input, gamma) = (Plain::new(gradient), Plain::new(input), Plain::new(gamma));
-        let (plane, per_group) = (height * width, channels / groups);
-        let part = per_group * plane;
-        let mut inner = vec![0.0; gradient.values().len()];
-        let (mut betas, mut gammas) = (vec![0.0; batch * channels], vec![0.0; batch * channels]);
-        let parameters = betas.par_chunks_mut(per_group).zip(gammas.par_chunks_mut(per_group));
-        let seen = gradient.values().par_chunks(part).zip(input.values().par_chunks(part));
-        let parts = inner.par_chunks_mut(part).zip(seen).zip(parameters);
-        parts.enumerate().for_each(|(index, ((inner, (gradient, input)), (betas, gammas)))| {
-            Arch::new().dispatch(|| {
-                let (mean, factor) = moments(input, epsilon);
-                let gamma = &gamma.values()[index % groups * per_group..][..per_group];
-                // Sums over the group of what arrives at the normalised values, alone and times these values.
-                let (mut arriving, mut aligned) = (0.0, 0.0);
-                for (channel, (gradient, input)) in gradient.chunks(plane).zip(input.chunks(plane)).enumerate() {
-                    betas[channel] = sum(gradient);
-                    gammas[channel] = (dot(gradient, input) - mean * betas[channel]) * factor;
-                    arriving += gamma[channel] * betas[channel];
-                    aligned += gamma[channel] * gammas[channel];
-                }
-                let (arriving, aligned) = (arriving / part as f32, aligned / part as f32);
-                let slope = -factor * factor * aligned;
-                let shift = -factor * arriving - slope * mean;
-                let planes = inner.chunks_mut(plane).zip(gradient.chunks(plane).zip(input.chunks(plane)));
-                for ((inner, (gradient, input)), gamma) in planes.zip(gamma) {
-                    let factor = factor * gamma;
-                    for (inner, (gradient, input)) in inner.iter_mut().zip(gradient.iter().zip(input)) {
-                        *inner = factor * gradient + slope * input + shift;
-                    }
-                }
-            })
+/// The channels of `[b, c, h, w]` mixed, after each is multiplied and added to by its pair of `normed`, one for every plane, and
+/// what follows: weight `[o, c, 1, 1]` and bias `[o]` or `[b, o]`; values and their shape.
+fn mixed(
+    input: &[f32],
+    shape: &Shape,
+    normed: &[(f32, f32)],
+    [weight, bias]: [FlexTensor; 2],
+    epilogue: Epilogue,
+    added: Option<&[f32]>,
+) -> (Vec<f32>, Shape) {
+    let [batch, channels, height, width] = shape.dims();
+    let outputs = weight.shape()[0];
+    let (weight, bias) = (Plain::new(weight), Plain::new(bias));
+    let (weight, plane) = (weight.values(), height * width);
+    // As many columns at a time as stay in the cache with all their channels, and a multiple of the threads.
+    let parts = match channels * outputs * plane {
+        ..SMALL => 1,
+        _ => (channels * plane).div_ceil(COLUMNS).next_multiple_of(rayon::current_num_threads()),
+    };
+    let columns = plane.div_ceil(parts).next_multiple_of(2 * LANES);
+    let mut output = zeros(batch * outputs * plane);
+    let pictures = output.chunks_mut(outputs * plane).zip(input.chunks(channels * plane));
+    for (picture, (output, input)) in pictures.enumerate() {
+        let bias = match bias.values().len() == outputs {
+            true => bias.values(),
+            false => &bias.values()[picture * outputs..][..outputs],
+        };
+        let normed = normed.get(picture * channels..(picture + 1) * channels).unwrap_or_default();
+        let added = added.map_or(&[][..], |added| &added[picture * outputs * plane..]);
+        let parts = bands(output, plane, columns);
+        parts.into_par_iter().enumerate().for_each_init(Vec::new, |packed, (part, mut output)| {
+            let (first, output) = (part * columns, &mut output[..]);
+            Mix { weight, bias, input, plane, first, output, packed, normed, epilogue, added }.run();
         });
-        betas.extend(gammas);
-        (tensor(inner, shape, dtype), tensor(betas, Shape::new([2, batch, channels]), dtype))
     }
+    (output, Shape::new([batch, outputs, height, width]))
+}
+
+/// Mean of a plane, and the sum of squared deviations from it.
+fn plane_moments(plane: &[f32]) -> (f32, f32) {
+    Arch::new().dispatch(|| {
+        let mean = sum(plane) / plane.len() as f32;
+        (mean, total(plane, plane, |value, _| (value - mean) * (value - mean)))
+    })
+}
+
+/// By what every channel of every picture is multiplied, and what is added to it, so that its group has mean 0 and variance 1
+/// before `gamma` and `beta`: from the moments of all planes of so many cells.
+fn norm_factors(planes: &[(f32, f32)], cells: usize, [gamma, beta]: [FlexTensor; 2], norm: Norm) -> Vec<(f32, f32)> {
+    let (gamma, beta) = (Plain::new(gamma), Plain::new(beta));
+    let per_group = gamma.values().len() / norm.groups;
+    let group = |(index, planes): (usize, &[(f32, f32)])| {
+        let first = index % norm.groups * per_group;
+        let mean = planes.iter().map(|(mean, _)| mean).sum::<f32>() / per_group as f32;
+        let apart = |(of, squares): &(f32, f32)| squares + cells as f32 * (of - mean) * (of - mean);
+        let variance = planes.iter().map(apart).sum::<f32>() / (per_group * cells) as f32;
+        let factor = 1.0 / (variance + norm.epsilon as f32).sqrt();
+        let channels = gamma.values()[first..][..per_group].iter().zip(&beta.values()[first..]);
+        channels.map(move |(gamma, beta)| (factor * gamma, beta - mean * factor * gamma)).collect::<Vec<_>>()
+    };
+    planes.chunks(per_group).enumerate().flat_map(group).collect()
 }
 
 /// The planes of `values` cut into bands of so many cells: for every band, its cells of each plane.
 fn bands(values: &mut [f32], plane: usize, cells: usize) -> Vec<Vec<&mut [f32]>> {
     let mut planes: Vec<_> = values.chunks_mut(plane).map(|plane| plane.chunks_mut(cells)).collect();
     (0..plane.div_ceil(cells)).map(|_| planes.iter_mut().filter_map(Iterator::next).collect()).collect()
-}
-
-impl Window {
-    /// Every position of the kernel and row of it that lies on the input: position, kernel row, input row.
-    fn overlapping_rows(self, positions: usize, cells: usize) -> impl Iterator<Item = (usize, usize, usize)> {
-        (0..positions).flat_map(move |row| {
-            (0..self.kernel).filter_map(move |ky| {
-                let seen = (row * self.stride + ky).checked_sub(self.before).filter(|seen| *seen < cells)?;
-                Some((row, ky, seen))
-            })
-        })
-    }
-
-    /// The positions for which a column of the kernel lies on the input, and the first input column.
-    fn overlap(self, positions: usize, cells: usize, kx: usize) -> (std::ops::Range<usize>, usize) {
-        let first = self.before.saturating_sub(kx).div_ceil(self.stride);
-        let end = (cells + self.before).saturating_sub(kx).div_ceil(self.stride).min(positions);
-        let start = (first * self.stride + kx).saturating_sub(self.before);
-        // A picture narrower than the kernel has none.
-        (first.min(end)..end, start.min(cells))
-    }
 }
 
 /// Values of a tensor in row-major order, single precision.
@@ -423,11 +422,6 @@ fn moments(values: &[f32], epsilon: f64) -> (f32, f32) {
 #[inline(always)]
 fn sum(values: &[f32]) -> f32 {
     total(values, values, |value, _| value)
-}
-
-#[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    total(a, b, |a, b| a * b)
 }
 
 /// The sum of a term of every pair of values.

@@ -1,0 +1,153 @@
+//! The gradients on the CPU.
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Flex, TensorMetadata};
+use burn::tensor::Shape;
+use pulp::Arch;
+use rayon::prelude::*;
+
+use super::{Plain, moments, sum, tensor, total, zeros};
+use crate::kernels::{Gradients, Window};
+
+impl Gradients for Flex {
+    fn depthwise_input(
+        gradient: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        window: Window,
+        height: usize,
+        width: usize,
+    ) -> FloatTensor<Self> {
+        let dtype = gradient.dtype();
+        let [batch, channels, rows, columns] = gradient.shape().dims();
+        let (gradient, weight) = (Plain::new(gradient), Plain::new(weight));
+        let taps = window.kernel * window.kernel;
+        let mut inner = zeros(batch * channels * height * width);
+        let planes = inner.par_chunks_mut(height * width).zip(gradient.values().par_chunks(rows * columns));
+        planes.enumerate().for_each(|(index, (inner, gradient))| {
+            Arch::new().dispatch(|| {
+                let weight = &weight.values()[index % channels * taps..][..taps];
+                for (row, ky, seen) in window.overlapping_rows(rows, height) {
+                    let gradient = &gradient[row * columns..][..columns];
+                    let inner = &mut inner[seen * width..][..width];
+                    for kx in 0..window.kernel {
+                        let (positions, start) = window.overlap(columns, width, kx);
+                        let (weight, gradient) = (weight[ky * window.kernel + kx], &gradient[positions]);
+                        let add = |(inner, gradient): (&mut f32, &f32)| *inner += weight * gradient;
+                        if window.stride == 1 {
+                            inner[start..].iter_mut().zip(gradient).for_each(add);
+                        } else {
+                            inner[start..].iter_mut().step_by(window.stride).zip(gradient).for_each(add);
+                        }
+                    }
+                }
+            })
+        });
+        tensor(inner, Shape::new([batch, channels, height, width]), dtype)
+    }
+
+    fn depthwise_parameters(
+        gradient: FloatTensor<Self>,
+        input: FloatTensor<Self>,
+        window: Window,
+    ) -> FloatTensor<Self> {
+        let dtype = gradient.dtype();
+        let [batch, channels, rows, columns] = gradient.shape().dims();
+        let [_, _, height, width] = input.shape().dims();
+        let (gradient, input) = (Plain::new(gradient), Plain::new(input));
+        let taps = window.kernel * window.kernel;
+        let mut sums = zeros(batch * channels * (taps + 1));
+        let planes = gradient.values().par_chunks(rows * columns).zip(input.values().par_chunks(height * width));
+        sums.par_chunks_mut(taps + 1).zip(planes).for_each(|(sums, (gradient, input))| {
+            Arch::new().dispatch(|| {
+                for (row, ky, seen) in window.overlapping_rows(rows, height) {
+                    let gradient = &gradient[row * columns..][..columns];
+                    let input = &input[seen * width..][..width];
+                    for kx in 0..window.kernel {
+                        let (positions, start) = window.overlap(columns, width, kx);
+                        let gradient = &gradient[positions];
+                        sums[ky * window.kernel + kx] += if window.stride == 1 {
+                            dot(gradient, &input[start..][..gradient.len()])
+                        } else {
+                            let input = input[start..].iter().step_by(window.stride);
+                            gradient.iter().zip(input).map(|(a, b)| a * b).sum()
+                        };
+                    }
+                }
+                sums[taps] = sum(gradient);
+            })
+        });
+        tensor(sums, Shape::new([batch, channels, taps + 1]), dtype)
+    }
+
+    fn group_norm_gradients(
+        gradient: FloatTensor<Self>,
+        input: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        groups: usize,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let dtype = gradient.dtype();
+        let shape = gradient.shape();
+        let [batch, channels, height, width] = shape.dims();
+        let (gradient, input, gamma) = (Plain::new(gradient), Plain::new(input), Plain::new(gamma));
+        let (plane, per_group) = (height * width, channels / groups);
+        let part = per_group * plane;
+        let mut inner = zeros(gradient.values().len());
+        let (mut betas, mut gammas) = (zeros(batch * channels), zeros(batch * channels));
+        let parameters = betas.par_chunks_mut(per_group).zip(gammas.par_chunks_mut(per_group));
+        let seen = gradient.values().par_chunks(part).zip(input.values().par_chunks(part));
+        let parts = inner.par_chunks_mut(part).zip(seen).zip(parameters);
+        parts.enumerate().for_each(|(index, ((inner, (gradient, input)), (betas, gammas)))| {
+            Arch::new().dispatch(|| {
+                let (mean, factor) = moments(input, epsilon);
+                let gamma = &gamma.values()[index % groups * per_group..][..per_group];
+                // Sums over the group of what arrives at the normalised values, alone and times these values.
+                let (mut arriving, mut aligned) = (0.0, 0.0);
+                for (channel, (gradient, input)) in gradient.chunks(plane).zip(input.chunks(plane)).enumerate() {
+                    betas[channel] = sum(gradient);
+                    gammas[channel] = (dot(gradient, input) - mean * betas[channel]) * factor;
+                    arriving += gamma[channel] * betas[channel];
+                    aligned += gamma[channel] * gammas[channel];
+                }
+                let (arriving, aligned) = (arriving / part as f32, aligned / part as f32);
+                let slope = -factor * factor * aligned;
+                let shift = -factor * arriving - slope * mean;
+                let planes = inner.chunks_mut(plane).zip(gradient.chunks(plane).zip(input.chunks(plane)));
+                for ((inner, (gradient, input)), gamma) in planes.zip(gamma) {
+                    let factor = factor * gamma;
+                    for (inner, (gradient, input)) in inner.iter_mut().zip(gradient.iter().zip(input)) {
+                        *inner = factor * gradient + slope * input + shift;
+                    }
+                }
+            })
+        });
+        betas.extend(gammas);
+        (tensor(inner, shape, dtype), tensor(betas, Shape::new([2, batch, channels]), dtype))
+    }
+}
+
+impl Window {
+    /// Every position of the kernel and row of it that lies on the input: position, kernel row, input row.
+    fn overlapping_rows(self, positions: usize, cells: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+        (0..positions).flat_map(move |row| {
+            (0..self.kernel).filter_map(move |ky| {
+                let seen = (row * self.stride + ky).checked_sub(self.before).filter(|seen| *seen < cells)?;
+                Some((row, ky, seen))
+            })
+        })
+    }
+
+    /// The positions for which a column of the kernel lies on the input, and the first input column.
+    fn overlap(self, positions: usize, cells: usize, kx: usize) -> (std::ops::Range<usize>, usize) {
+        let first = self.before.saturating_sub(kx).div_ceil(self.stride);
+        let end = (cells + self.before).saturating_sub(kx).div_ceil(self.stride).min(positions);
+        let start = (first * self.stride + kx).saturating_sub(self.before);
+        // A picture narrower than the kernel has none.
+        (first.min(end)..end, start.min(cells))
+    }
+}
+
+#[inline(always)]
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    total(a, b, |a, b| a * b)
+}
