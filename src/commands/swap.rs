@@ -116,8 +116,7 @@ impl Swaps {
         let (before, hash) = (old.model_hash.clone(), next.bundle.model_hash.clone());
         let told = Deed { what: "bundle".into(), of: of.clone(), old: Some(before), new: Some(hash), ..deed.clone() };
         let not_told = |error| format!("{of}: the audit trail does not take it: {error}");
-        let is_tight = self.is_tight(&next.bundle);
-        let number = if is_tight {
+        let number = if self.is_tight(&next.bundle) {
             // What judges goes for good if it cannot be loaded again: that is known before.
             let back = self.old(&old, place, station, running)?;
             (self.audit)(told).map_err(not_told)?;
@@ -138,9 +137,7 @@ impl Swaps {
         for (jobs, (_, recipes)) in next.jobs.into_iter().zip(&running.cameras) {
             recipes.renew(jobs.into_iter().map(numbered).collect(), now);
         }
-        if !is_tight {
-            self.retiring.push((now, old.detector));
-        }
+        self.retiring.push((now, old.detector));
         self.health.taken.fetch_add(1, Ordering::Relaxed);
         log::info!("{of}: another bundle judges, from the next part on");
         prove(place);
@@ -225,6 +222,7 @@ impl Swaps {
             if over {
                 // Gone with the station, if it stops.
                 let _ = running.exchanges.send(Exchange::Retire(*number));
+                running.cameras.iter().for_each(|(_, recipes)| recipes.forget(*number));
             }
             !over
         });
