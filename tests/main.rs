@@ -60,6 +60,7 @@ mod sweep;
 /// What ships for systemd; safe mode, watchdog, preflight.
 mod systemd;
 /// Parts that are larger than the model's input.
+mod tight;
 mod tiles;
 /// The paper's sampling and training against PyTorch.
 mod training;

@@ -1,4 +1,5 @@
-//! Bundles in two places that are exchanged while the station runs: loaded beside the old one, proven, and taken from the next part on.
+//! Bundles in two places that are exchanged while the station runs: loaded beside the old one, or after it where memory is short, proven, and taken
+//! from the next part on.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use crate::bundle::signature::KeyList;
 use crate::bundle::slots::{self, Slots};
 use crate::bundle::{Bundle, WEIGHTS};
 use crate::config::station::Station;
-use crate::daemon::exchange::{Exchange, add};
+use crate::daemon::exchange::{Exchange, Makes, add, replace};
 use crate::daemon::job::Job;
 use crate::daemon::upkeep::Running;
 use crate::inspection::audit::{Audit, Deed};
@@ -45,6 +46,14 @@ impl SwapHealth {
     }
 }
 
+/// A bundle that can be loaded.
+struct Next {
+    bundle: Bundle,
+    makes: Makes,
+    /// The jobs of all cameras with it, and which of them are its own.
+    jobs: Vec<Vec<(Job, bool)>>,
+}
+
 /// Exchanges bundles.
 pub struct Swaps {
     /// Whose signature counts.
@@ -53,6 +62,8 @@ pub struct Swaps {
     pub audit: Audit,
     /// What came of it.
     pub health: Arc<SwapHealth>,
+    /// Tells how many bytes are free; `None` where nobody knows.
+    pub available: Box<dyn FnMut() -> Option<u64> + Send>,
     /// Detectors that judge nothing any more, and since when.
     retiring: Vec<(Timestamp, usize)>,
 }
@@ -60,7 +71,7 @@ pub struct Swaps {
 impl Swaps {
     /// Nothing has been exchanged yet.
     pub fn new(keys: KeyList, audit: Audit, health: Arc<SwapHealth>) -> Self {
-        Self { keys, audit, health, retiring: Vec::new() }
+        Self { keys, audit, health, available: Box::new(memory::available), retiring: Vec::new() }
     }
 
     /// Takes every bundle of the station that is not in force any more in its place.
@@ -95,27 +106,36 @@ impl Swaps {
         if opened.as_ref().is_ok_and(|bundle| bundle.model_hash == old.model_hash) {
             return Ok(());
         }
-        let loaded =
-            opened.map_err(|error| error.to_string()).and_then(|bundle| self.load(&bundle, place, station, running));
-        let (number, jobs) = match loaded {
-            Ok(loaded) => loaded,
-            Err(problem) => {
-                let back = way_back(place, &problem, Some(&self.audit), deed);
-                self.health.back.fetch_add(u64::from(back.is_some()), Ordering::Relaxed);
-                return Err(back.map_or(problem.clone(), |text| format!("{problem}\n{text}")));
-            }
+        let next =
+            opened.map_err(|error| error.to_string()).and_then(|bundle| self.next(bundle, place, station, running));
+        let next = match next {
+            Ok(next) => next,
+            Err(problem) => return Err(self.back(place, problem, deed)),
         };
-        let new = jobs.iter().flatten().find(|job| job.detector == number).map(|job| job.model_hash.clone());
         let of = place.display().to_string();
-        let deed =
-            Deed { what: "bundle".into(), of: of.clone(), old: Some(old.model_hash.clone()), new, ..deed.clone() };
-        if let Err(error) = (self.audit)(deed) {
-            let _ = running.exchanges.send(Exchange::Retire(number));
-            return Err(format!("{of}: the audit trail does not take it: {error}"));
-        }
+        let (before, hash) = (old.model_hash.clone(), next.bundle.model_hash.clone());
+        let told = Deed { what: "bundle".into(), of: of.clone(), old: Some(before), new: Some(hash), ..deed.clone() };
+        let not_told = |error| format!("{of}: the audit trail does not take it: {error}");
+        let number = if self.is_tight(&next.bundle) {
+            // What judges goes for good if it cannot be loaded again: that is known before.
+            let back = self.old(&old, place, station, running)?;
+            (self.audit)(told).map_err(not_told)?;
+            log::info!("{of}: memory is short; what judges is let go before another bundle is loaded");
+            let number = replace(&running.exchanges, old.detector, next.makes, back);
+            number.map_err(|problem| self.back(place, problem, deed))?
+        } else {
+            let number = add(&running.exchanges, next.makes.make, next.makes.golden);
+            let number = number.map_err(|problem| self.back(place, problem, deed))?;
+            if let Err(error) = (self.audit)(told) {
+                let _ = running.exchanges.send(Exchange::Retire(number));
+                return Err(not_told(error));
+            }
+            number
+        };
         let now = running.clock.now();
-        for (jobs, (_, recipes)) in jobs.into_iter().zip(&running.cameras) {
-            recipes.renew(jobs, now);
+        let numbered = |(job, of): (Job, bool)| if of { Job { detector: number, ..job } } else { job };
+        for (jobs, (_, recipes)) in next.jobs.into_iter().zip(&running.cameras) {
+            recipes.renew(jobs.into_iter().map(numbered).collect(), now);
         }
         self.retiring.push((now, old.detector));
         self.health.taken.fetch_add(1, Ordering::Relaxed);
@@ -124,23 +144,38 @@ impl Swaps {
         Ok(())
     }
 
-    /// Loads a bundle beside the others; gives its detector's number, and the jobs of all cameras with it in the place of the old one.
-    fn load(
-        &self,
-        bundle: &Bundle,
-        place: &Path,
-        station: &Station,
-        running: &Running,
-    ) -> Result<(usize, Vec<Vec<Job>>), String> {
+    /// Puts the bundle before in force again; gives what to say.
+    fn back(&self, place: &Path, problem: String, deed: &Deed) -> String {
+        let back = way_back(place, &problem, Some(&self.audit), deed);
+        self.health.back.fetch_add(u64::from(back.is_some()), Ordering::Relaxed);
+        back.map_or(problem.clone(), |text| format!("{problem}\n{text}"))
+    }
+
+    /// Whether there is too little memory to load a bundle beside the one that judges.
+    fn is_tight(&mut self, bundle: &Bundle) -> bool {
         let size = std::fs::metadata(bundle.dir.join(WEIGHTS)).map_or(0, |file| file.len());
-        if let Some(free) = memory::available().filter(|free| *free < SIZES * size) {
-            return Err(format!(
-                "{}: {} MiB are free and loading it beside the old one takes {}: restart the station to take it",
-                bundle.dir.display(),
-                free >> 20,
-                (SIZES * size) >> 20
-            ));
-        }
+        (self.available)().is_some_and(|free| free < SIZES * size)
+    }
+
+    /// What judges now, from the place that it lies in.
+    fn old(&self, old: &Job, place: &Path, station: &Station, running: &Running) -> Result<Makes, String> {
+        let found = Slots::open(place).and_then(|slots| Ok(slots.place(slots.before()?)));
+        let bundle = found.and_then(|dir| Bundle::open(&dir, &self.keys)).map_err(|error| error.to_string());
+        let bundle = bundle.and_then(|bundle| match bundle.model_hash == old.model_hash {
+            true => Ok(bundle),
+            false => Err(format!("{}: is another one than judges", bundle.dir.display())),
+        });
+        let problem = |error| {
+            let place = place.display();
+            format!(
+                "{place}: memory is short, and there would be no way back: {error}; restart the station to take the new bundle"
+            )
+        };
+        Ok(self.next(bundle.map_err(problem)?, place, station, running).map_err(problem)?.makes)
+    }
+
+    /// What a bundle would be in the place of the one that judges.
+    fn next(&self, bundle: Bundle, place: &Path, station: &Station, running: &Running) -> Result<Next, String> {
         let calibrations = station.calibrations.as_deref();
         let mut bundles = Bundles::default();
         let index = bundles.insert(bundle.clone());
@@ -176,9 +211,7 @@ impl Swaps {
             })
             .collect();
         let make = bundles.detector(station.device, Arc::clone(&running.clock), cameras.iter().map(|jobs| &jobs[..]));
-        let number = add(&running.exchanges, make, golden)?;
-        let numbered = |(job, of): (Job, bool)| if of { Job { detector: number, ..job } } else { job };
-        Ok((number, jobs.into_iter().map(|jobs| jobs.into_iter().map(numbered).collect()).collect()))
+        Ok(Next { bundle, makes: Makes { make, golden }, jobs })
     }
 
     /// Lets go of detectors whose last frames are out.
@@ -189,6 +222,7 @@ impl Swaps {
             if over {
                 // Gone with the station, if it stops.
                 let _ = running.exchanges.send(Exchange::Retire(*number));
+                running.cameras.iter().for_each(|(_, recipes)| recipes.forget(*number));
             }
             !over
         });

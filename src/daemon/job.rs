@@ -226,6 +226,18 @@ impl Recipes {
         }
     }
 
+    /// Lets go of thresholds and good parts of jobs of a detector that judges nothing any more. What is under way keeps its own.
+    pub fn forget(&self, detector: usize) {
+        let mut book = self.book();
+        let Book { jobs, known, .. } = &mut *book;
+        for (place, job) in jobs.iter_mut().enumerate() {
+            if job.detector == detector && !known.contains(&place) && job.calibration.is_some() {
+                let Ok(light) = job.with(job.recipe.clone()) else { continue };
+                *job = Arc::new(Job { calibration: None, ..light });
+            }
+        }
+    }
+
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -379,5 +391,49 @@ pub fn faulty(meta: FrameMeta, job: &Job, reason: FaultReason, text: String, clo
         full_scale: None,
         drift: Drift::default(),
         actuation: Actuation::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspection::detect::{StepChoice, Steps};
+    use crate::preprocess::spec::{Normalisation, SketchPlane};
+
+    fn job(detector: usize) -> Job {
+        let recipe = Recipe::whole_frame("r", None, StepChoice::Fixed(Steps(1)));
+        let spec = PreprocessSpec {
+            width: 32,
+            height: 32,
+            geometry: Geometry::Stretch,
+            normalisation: Normalisation::SymmetricOne,
+            sketch: SketchPlane::None,
+            tiles: None,
+        };
+        Job {
+            recipe_hash: recipe.hash(),
+            recipe,
+            detector,
+            bundle: "b".into(),
+            model_hash: detector.to_string(),
+            spec,
+            calibration: Some(Arc::new(Calibration { id: "c".into(), entries: Vec::new() })),
+            dtype: "f32".into(),
+            seed: 0,
+        }
+    }
+
+    #[test]
+    fn thresholds_of_a_bundle_that_went_do_not_stay_in_memory() {
+        let recipes = Recipes::new(vec![job(0)]);
+        let old = Arc::downgrade(recipes.get(0).calibration.as_ref().expect("calibrated"));
+        recipes.renew(vec![job(1)], Timestamp(5));
+        recipes.forget(1);
+        assert!(
+            recipes.get(recipes.current()).calibration.is_some() && old.strong_count() == 1,
+            "what judges keeps its own"
+        );
+        recipes.forget(0);
+        assert_eq!((old.strong_count(), recipes.get(0).model_hash.as_str()), (0, "0"));
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::challenge::Challenge;
-use super::exchange::{self, Exchange};
+use super::exchange::{self, Detectors, Exchange};
 use super::gate::{Breaks, Gate};
 use super::health::{CameraHealth, Health};
 use super::job::{Item, Job, Recipes, Turn, judge};
@@ -362,6 +362,8 @@ pub fn prepare_frames(
 
 /// What is said of a frame whose deadline passed.
 const LATE: &str = "the deadline passed before the frame could be judged";
+/// What is said of a frame whose detector went for another one.
+const GONE: &str = "the bundle that the frame was taken under went before it could be judged";
 
 /// What judges, and what becomes of it.
 pub struct Judges {
@@ -378,23 +380,24 @@ pub struct Judges {
 pub fn inspect(
     work: &Receiver<Work>,
     notices: &Sender<Notice>,
-    Judges { mut detectors, mut challenge, exchanges }: Judges,
+    Judges { detectors, challenge, exchanges }: Judges,
     recipes: &HashMap<CameraId, Arc<Recipes>>,
     clock: &dyn Clock,
     breaks: &Breaks,
 ) {
     let health = &*breaks.health;
     let mut monitors = Monitors::new();
+    let mut detectors = Detectors::new(detectors, challenge);
     for (camera, recipes) in recipes {
         let detector = recipes.get(recipes.current()).detector;
-        health.camera(camera).graph_recorded(detectors[detector].graph_recorded());
+        health.camera(camera).graph_recorded(detectors.all[detector].graph_recorded());
     }
     let mut held: VecDeque<Work> = VecDeque::new();
     loop {
         health.beat(2);
-        exchange::apply(&exchanges, &mut detectors, &mut challenge, health);
-        if let Some(challenge) = &mut challenge {
-            challenge.step(!(held.is_empty() && work.is_empty()), &mut detectors, clock, health);
+        exchange::apply(&exchanges, &mut detectors, breaks);
+        if let Some(challenge) = &mut detectors.challenge {
+            challenge.step(!(held.is_empty() && work.is_empty()), &mut detectors.all, clock, health);
         }
         if held.is_empty() {
             match work.recv_timeout(IDLE) {
@@ -404,12 +407,13 @@ pub fn inspect(
             }
         }
         let now = clock.now();
-        let detector = &mut detectors[held[0].job.detector];
+        let is_gone = detectors.is_gone(held[0].job.detector);
+        let detector = &mut detectors.all[held[0].job.detector];
         let most = detector.batches().last().map_or(1, |(size, _)| *size);
         held.extend(work.try_iter().take(most.saturating_sub(held.len())));
-        if held[0].item.due.is_some_and(|due| now >= due) {
+        if is_gone || held[0].item.due.is_some_and(|due| now >= due) {
             let Some(Work { item: Item { meta, .. }, .. }) = held.pop_front() else { continue };
-            let (camera, id, text) = (meta.camera, meta.id, LATE.into());
+            let (camera, id, text) = (meta.camera, meta.id, if is_gone { GONE } else { LATE }.into());
             if notices.send(Notice::Failed { camera, id, reason: FaultReason::Overrun, text }).is_err() {
                 return;
             }

@@ -16,7 +16,9 @@ pub type Monitors = HashMap<(CameraId, RecipeId), Watched>;
 
 /// A monitor, and what it said last; none where the thresholds keep no good parts.
 pub struct Watched {
-    /// The ROIs whose good parts it compares with.
+    /// The bundle,
+    model_hash: String,
+    /// and the ROIs whose good parts it compares with.
     rois: Option<RoiSetId>,
     monitor: Option<(DriftMonitor, Drift)>,
 }
@@ -31,11 +33,12 @@ pub fn watch(inspection: &Inspection, job: &Job, monitors: &mut Monitors, health
     let entry = job.calibration.as_ref().and_then(|c| c.judging(class, job.recipe.steps, detection.roi_set()));
     let monitor = monitors.entry((camera.clone(), job.recipe.id.clone()));
     let new = || Watched {
+        model_hash: inspection.model_hash.clone(),
         rois: detection.roi_set().cloned(),
         monitor: entry.and_then(DriftMonitor::new).map(|monitor| (monitor, Drift::default())),
     };
     let watched = monitor.or_insert_with(new);
-    if watched.rois.as_ref() != detection.roi_set() {
+    if watched.model_hash != inspection.model_hash || watched.rois.as_ref() != detection.roi_set() {
         *watched = new();
     }
     let Some((monitor, last)) = &mut watched.monitor else { return Drift::default() };

@@ -2,13 +2,12 @@
 
 pub mod canny;
 pub mod decode;
+mod resize;
 pub mod spec;
 
 use std::sync::Arc;
 
-use fast_image_resize::images::Image;
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-
+use self::resize::{Region, Resizer};
 use self::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
 use crate::inspection::frame::{Frame, PixelFormat, Prepared, Rectangle};
 use crate::inspection::mask::Placement;
@@ -54,9 +53,6 @@ pub enum PrepareError {
     /// The model grid is none that a network takes.
     #[error("preprocess: {0}")]
     Spec(String),
-    /// The resize library refused.
-    #[error("resize: {0}")]
-    Resize(String),
 }
 
 /// Rows and columns of a crop, in frame pixels.
@@ -83,9 +79,9 @@ pub fn prepare(frame: &Frame, roi: &Roi, spec: &PreprocessSpec) -> Result<Prepar
 #[derive(Default)]
 pub struct Preparer {
     resizer: Resizer,
-    /// The region's bytes, and the same at the size of the model grid.
-    bytes: (Vec<u8>, Vec<u8>),
-    /// The latter in 0 to 1.
+    /// The region at the size of the model grid, in bytes or in words.
+    small: (Vec<u8>, Vec<u16>),
+    /// The same in 0 to 1.
     values: Vec<f32>,
     /// Model inputs that were given out, to be filled again when nobody holds them any more.
     planes: Vec<Arc<Vec<f32>>>,
@@ -128,7 +124,7 @@ impl Preparer {
             }
         };
         let (left, top) = ((width - inner_width) / 2, (height - inner_height) / 2);
-        self.resize(bytes, frame.format, frame_width, &crop, [inner_width, inner_height])?;
+        self.resize(bytes, frame.format, frame_width, &crop, [inner_width, inner_height]);
         let plane = width * height;
         let mut image = self.free(3 * plane);
         let unit = Arc::make_mut(&mut image);
@@ -171,47 +167,40 @@ impl Preparer {
     }
 
     /// The crop at the size asked for, interleaved RGB in 0 to 1, into `values`.
-    fn resize(
-        &mut self,
-        frame: &[u8],
-        format: PixelFormat,
-        stride: usize,
-        crop: &Crop,
-        [width, height]: [usize; 2],
-    ) -> Result<(), PrepareError> {
-        let size = format.bytes_per_pixel();
-        let rows =
-            (crop.y..crop.y + crop.height).map(|row| &frame[(row * stride + crop.x) * size..][..crop.width * size]);
-        let (large, small) = &mut self.bytes;
-        large.clear();
-        let (kind, top) = match format {
-            PixelFormat::Gray8 => (PixelType::U8, 255.0),
-            PixelFormat::Rgb8 => (PixelType::U8x3, 255.0),
-            PixelFormat::Gray16 { bits } => (PixelType::U16, f32::from(u16::MAX >> (16 - bits.clamp(1, 16)))),
-            PixelFormat::Rgb16 => (PixelType::U16x3, 65_535.0),
+    fn resize(&mut self, frame: &[u8], format: PixelFormat, stride: usize, crop: &Crop, size: [usize; 2]) {
+        let (bytes, row) = (format.bytes_per_pixel(), stride * format.bytes_per_pixel());
+        let channels = match format {
+            PixelFormat::Gray8 | PixelFormat::Gray16 { .. } => 1,
+            PixelFormat::Rgb8 | PixelFormat::Rgb16 => 3,
+        };
+        let first = crop.y * row + crop.x * bytes;
+        let region = Region { bytes: &frame[first..], stride: row, width: crop.width, height: crop.height, channels };
+        let (small, wide) = &mut self.small;
+        // Without the bits above the depth.
+        let most = match format {
+            PixelFormat::Gray16 { bits } => u16::MAX >> (16 - bits.clamp(1, 16)),
+            _ => u16::MAX,
         };
         match format {
-            PixelFormat::Gray8 | PixelFormat::Rgb8 => rows.for_each(|row| large.extend_from_slice(row)),
-            PixelFormat::Gray16 { bits } => large.extend(native(rows, bits)),
-            PixelFormat::Rgb16 => large.extend(native(rows, 16)),
+            PixelFormat::Gray8 | PixelFormat::Rgb8 => {
+                small.resize(size[0] * size[1] * channels, 0);
+                self.resizer.bytes(&region, size, small);
+            }
+            PixelFormat::Gray16 { .. } | PixelFormat::Rgb16 => {
+                wide.resize(size[0] * size[1] * channels, 0);
+                self.resizer.words(&region, most, size, wide);
+            }
         }
-        small.resize(width * height * size, 0);
-        let failed = |error: &dyn std::fmt::Display| PrepareError::Resize(error.to_string());
-        let source =
-            Image::from_slice_u8(crop.width as u32, crop.height as u32, large, kind).map_err(|e| failed(&e))?;
-        let mut target = Image::from_slice_u8(width as u32, height as u32, small, kind).map_err(|e| failed(&e))?;
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-        self.resizer.resize(&source, &mut target, &options).map_err(|e| failed(&e))?;
-        let wide = |pair: &[u8]| f32::from(u16::from_ne_bytes([pair[0], pair[1]])) / top;
+        let narrow = |value: &u8| f32::from(*value) / 255.0;
+        let deep = |value: &u16| f32::from(*value) / f32::from(most);
         let values = &mut self.values;
         values.clear();
         match format {
-            PixelFormat::Rgb8 => values.extend(small.iter().map(|v| f32::from(*v) / top)),
-            PixelFormat::Gray8 => values.extend(small.iter().flat_map(|v| [f32::from(*v) / top; 3])),
-            PixelFormat::Rgb16 => values.extend(small.chunks_exact(2).map(wide)),
-            PixelFormat::Gray16 { .. } => values.extend(small.chunks_exact(2).flat_map(|pair| [wide(pair); 3])),
+            PixelFormat::Rgb8 => values.extend(small.iter().map(narrow)),
+            PixelFormat::Gray8 => values.extend(small.iter().flat_map(|value| [narrow(value); 3])),
+            PixelFormat::Rgb16 => values.extend(wide.iter().map(deep)),
+            PixelFormat::Gray16 { .. } => values.extend(wide.iter().flat_map(|value| [deep(value); 3])),
         }
-        Ok(())
     }
 
     /// Prepares a frame as a recipe asks for it: its part of the frame, and what of that counts.
@@ -255,13 +244,6 @@ fn crop(roi: &Roi, width: usize, height: usize) -> Result<Crop, PrepareError> {
         return Err(PrepareError::TooSmall { width: crop_width, height: crop_height });
     }
     Ok(Crop { x, y, width: crop_width, height: crop_height })
-}
-
-/// Little-endian samples in the order of this machine, as the resize library reads them, without bits above the depth.
-fn native<'a>(rows: impl Iterator<Item = &'a [u8]>, bits: u8) -> impl Iterator<Item = u8> {
-    let mask = u16::MAX >> (16 - bits.clamp(1, 16));
-    rows.flat_map(|row| row.chunks_exact(2))
-        .flat_map(move |pair| (u16::from_le_bytes([pair[0], pair[1]]) & mask).to_ne_bytes())
 }
 
 /// Planar model input `[3, height, width]` as interleaved bytes RGB.

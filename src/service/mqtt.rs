@@ -124,10 +124,10 @@ impl Mqtt {
     /// # Errors
     /// The system refuses what the client needs.
     pub fn run(self) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        runtime.block_on(self.work());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+        let worked = runtime.map(|runtime| runtime.block_on(self.work()));
         self.record.left();
-        Ok(())
+        worked
     }
 
     async fn work(&self) {
