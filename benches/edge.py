@@ -498,7 +498,7 @@ def main():
             step = Step(args.bundle, args.device, compiled)
             what = f"PyTorch float32, {'compiled' if compiled else 'eager'}, training step: denoiser"
             attempt(what, lambda: step, steps, pictures=step.size)
-    fastest = min(times, key=lambda row: row["ms"])
+    fastest = min(times, key=lambda row: row["ms"], default={})
     if steps:
         fastest["training"] = {"denoiser": min(steps, key=lambda row: row["ms"])}
     print(json.dumps({"steps": args.steps, "batch": args.batch, "device": args.device, "threads": args.threads, **fastest}))
