@@ -2,11 +2,13 @@
 """The frame of an edge bundle in PyTorch and ONNX Runtime: the rival of `trainer bench --bundle`, with the same weights.
 
     pip install torch==2.15.0 safetensors==0.8.0 numpy==2.4.6 pillow onnx onnxscript onnxruntime
-    python3 benches/edge.py --bundle configs/bundles/demo [--device cuda] [--steps 2] [--batch 1] [--threads 2]
+    python3 benches/edge.py --bundle configs/bundles/demo [--device cuda] [--steps 2] [--batch 1] [--threads 2] [--train]
 
 First the golden picture of the bundle: its map must come out as `trainer` stored it, or nothing is timed. Then the whole
 frame (upload, all networks, map, smoothing, score, read-back) in every form that PyTorch has, and in ONNX Runtime on the CPU:
-one JSON object a line, the fastest last.
+one JSON object a line, the fastest last. --train also times the training step of the denoiser's stage as `trainer bench --train`
+does: batch and rates of configs/train/PROFILE.toml, upload, frozen networks, loss, gradients, their norm clipped, AdamW, moving
+average; f32.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
+import tomllib
 
 import numpy as np
 import torch
@@ -200,7 +203,10 @@ class Frame(torch.nn.Module):
         return x + self.conv(f"{name}.attention.output", attended)
 
     def denoise(self, x, t, controls):
-        embedding = F.relu(self.linear("denoiser.time.linear1", getattr(self, f"waves_{t}")))
+        return self.denoise_by(x, getattr(self, f"waves_{t}"), controls)
+
+    def denoise_by(self, x, waves, controls):
+        embedding = F.relu(self.linear("denoiser.time.linear1", waves))
         embedding = self.linear("denoiser.time.linear2", embedding)
         embedding = embedding + self.w("guidance.classes.weight")[self.class_index]
         x = self.conv("denoiser.conv_in", x, 1, 1)
@@ -300,6 +306,79 @@ class Frame(torch.nn.Module):
         return plane[:, 0], plane.flatten(1).topk(count).values.mean(1), reconstruction
 
 
+class Step:
+    """A training step of the denoiser's stage: what `trainer fit` does with a batch, with one that was drawn before."""
+
+    def __init__(self, bundle, device, compiled):
+        self.frame = frame = Frame(bundle, 1, 0).to(device)
+        self.device, manifest = device, frame.manifest
+        with open(f"configs/train/{manifest['profile']}.toml", "rb") as file:
+            config = tomllib.load(file)
+        self.size, self.decay = config["denoiser_batch"], config["ema_decay"]
+        self.learned = []
+        for name, held in frame.names.items():
+            if name.startswith(("denoiser.", "guidance.")):
+                value = torch.nn.Parameter(getattr(frame, held))
+                delattr(frame, held)
+                frame.register_parameter(held, value)
+                self.learned.append(value)
+        self.average = [value.detach().clone() for value in self.learned]
+        self.optimizer = torch.optim.AdamW(self.learned, 1e-5, weight_decay=config["weight_decay"], fused=device != "cpu")
+        width, height = manifest["preprocess"]["width"], manifest["preprocess"]["height"]
+        levels, count = len(frame.alpha_bar), self.size
+        draw = torch.rand(count)
+        at = torch.where(draw < 0.5, levels - 1, ((draw - 0.5) * 2 * (levels - 1)).long())
+        alpha_bar = torch.tensor(frame.alpha_bar, dtype=torch.float32)
+        column = lambda values: values.float().view(-1, 1, 1, 1)
+        half = frame.model["denoiser"]["channels"][0] // 2
+        angles = at[:, None] * torch.exp(-math.log(10_000) * torch.arange(half) / half)[None]
+        latent = (count, frame.model["autoencoder"]["latent_channels"], height // 8, width // 8)
+        self.last_sigma = math.sqrt(1 - frame.alpha_bar[-1])
+        self.host = {
+            "clean": torch.rand(count, 3, height, width) * 2 - 1,
+            "seen": torch.rand(count, 3, height, width) * 2 - 1,
+            "noise": torch.randn(latent),
+            "source": torch.randperm(count),
+            "swapped": column(torch.rand(count) < 0.1),
+            "mask": (torch.rand(count, 1, *latent[2:]) < 0.35).float(),
+            "kept": column((1 - alpha_bar[at].sqrt()) / (1 - alpha_bar[at]).sqrt()),
+            "which": column(torch.rand(count) < 0.3),
+            "sigma": column((1 - alpha_bar[at]).sqrt()),
+            "guided": column(torch.rand(count) >= 0.15),
+            "waves": torch.cat([angles.cos(), angles.sin()], 1),
+        }
+        self.loss = torch.compile(self.plain_loss) if compiled else self.plain_loss
+
+    def plain_loss(self, clean, seen, noise, source, swapped, mask, kept, which, sigma, guided, waves):
+        frame = self.frame
+        with torch.no_grad():
+            normal, observed = frame.encode(clean), frame.encode(seen)
+            noise = noise + (normal[source] - noise) * swapped
+            by_latent = (noise - normal * kept) * mask
+            by_picture = (observed - normal) / self.last_sigma
+            deviation = by_picture + (by_latent - by_picture) * which
+            latent = normal + deviation * sigma
+            stages = frame.features(seen)
+        controls = [control * guided for control in frame.guide(seen, stages)]
+        predicted = frame.denoise_by(latent, waves, controls)
+        weight = (deviation.abs().mean(1, keepdim=True) > 0.05).float() * 4 + 1
+        return ((predicted - deviation).square() * weight).mean() / weight.mean()
+
+    def __call__(self):
+        batch = {name: value.to(self.device) for name, value in self.host.items()}
+        with torch.enable_grad():
+            loss = self.loss(**batch)
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.learned, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            torch._foreach_lerp_(self.average, self.learned, 1 - self.decay)
+        if self.device != "cpu":
+            torch.cuda.synchronize()
+        return loss
+
+
 def check(bundle, device):
     """The golden pictures must give the maps that are stored with them."""
     worst = 0.0
@@ -325,6 +404,7 @@ def main():
     parse.add_argument("--batch", type=int, default=1)
     parse.add_argument("--threads", type=int, default=os.cpu_count())
     parse.add_argument("--seconds", type=float, default=8)
+    parse.add_argument("--train", action="store_true", help="also a training step of the denoiser's stage")
     parse.add_argument("--only", default="", help="time only forms whose name has these words, as 'float16, compiled'")
     args = parse.parse_args()
     torch.set_grad_enabled(False)
@@ -334,24 +414,24 @@ def main():
 
     spec = json.load(open(os.path.join(args.bundle, "manifest.json")))["preprocess"]
     host = torch.rand(args.batch, 3, spec["height"], spec["width"]) * 2 - 1
-    times = []
+    times, steps = [], []
 
-    def measure(what, once):
+    def measure(what, once, kept, **more):
         once(), once()
         taken, started = [], time.perf_counter()
         while len(taken) < 10 or time.perf_counter() - started < args.seconds:
             before = time.perf_counter()
             once()
             taken.append(time.perf_counter() - before)
-        row = {"what": what, "ms": statistics.median(taken) * 1e3, "runs": len(taken)}
-        times.append(row)
+        row = {"what": what, "ms": statistics.median(taken) * 1e3, "runs": len(taken), **more}
+        kept.append(row)
         print(json.dumps(row), flush=True)
 
-    def attempt(what, make):
+    def attempt(what, make, kept=times, **more):
         if args.only not in what:
             return
         try:
-            measure(what, make())
+            measure(what, make(), kept, **more)
         except Exception as error:  # a form that this machine lacks (a compiler, a kernel) is a row that says so
             print(json.dumps({"what": what, "error": str(error).strip().split("\n")[0][:200]}), flush=True)
 
@@ -413,7 +493,14 @@ def main():
             attempt(f"PyTorch {str(dtype).split('.')[1]}, eager, one CUDA graph", lambda: recorded(dtype))
     if args.device == "cpu":
         attempt("ONNX Runtime float32", exported)
-    fastest = min(times, key=lambda row: row["ms"])
+    if args.train:
+        for compiled in (False, True):
+            step = Step(args.bundle, args.device, compiled)
+            what = f"PyTorch float32, {'compiled' if compiled else 'eager'}, training step: denoiser"
+            attempt(what, lambda: step, steps, pictures=step.size)
+    fastest = min(times, key=lambda row: row["ms"], default={})
+    if steps:
+        fastest["training"] = {"denoiser": min(steps, key=lambda row: row["ms"])}
     print(json.dumps({"steps": args.steps, "batch": args.batch, "device": args.device, "threads": args.threads, **fastest}))
 
 

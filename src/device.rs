@@ -1,7 +1,19 @@
 //! From a configured device to one that burn runs on. The only place that knows which backends are built in.
 
-use burn::tensor::{Device, Tensor};
+#[cfg(all(feature = "cuda", feature = "kernel-cache"))]
+mod kept;
+#[cfg(not(all(feature = "cuda", feature = "kernel-cache")))]
+mod not_kept;
 
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+#[cfg(all(feature = "cuda", feature = "kernel-cache"))]
+pub use self::kept::{KernelStore, kernel_database};
+#[cfg(not(all(feature = "cuda", feature = "kernel-cache")))]
+pub use self::not_kept::{KernelStore, kernel_database};
 use crate::config::device::DeviceChoice;
 
 /// Why a device cannot be used.
@@ -34,6 +46,48 @@ pub struct Compute {
     pub device: Device,
     /// What was asked for.
     pub choice: DeviceChoice,
+}
+
+impl Compute {
+    /// The kernels that are kept for this device; nothing on the CPU, or where none are kept.
+    pub fn kernels(&self) -> Option<KernelStore> {
+        match self.choice {
+            DeviceChoice::Cpu => None,
+            DeviceChoice::Cuda(index) => KernelStore::of(index),
+        }
+    }
+}
+
+/// What compiled kernels are good for: only where all of it is the same are they used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelOrigin {
+    /// Version of cubecl, which compiled them.
+    pub cubecl: String,
+    /// Build ID of the program, in hex.
+    pub build: String,
+    /// The GPU, as its driver names it.
+    pub device: String,
+    /// What they were compiled for, with the compute capability: `ptx_sm90` for 9.0.
+    pub architecture: String,
+    /// The driver's version; nothing where the system does not tell.
+    pub driver: Option<String>,
+}
+
+/// Home of the station's user as the package makes it, and its caches as the unit has them: a verb that this user starts by hand finds the
+/// kernels of the service.
+const STATION: [&str; 2] = ["/var/lib/dsad", "/var/cache/dsad"];
+
+/// The folder that kernels are kept in, below the caches of this user (XDG_CACHE_HOME, those of the station, or .cache in HOME); nothing
+/// where neither is set.
+pub fn kernel_folder() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    Some(caches(set("XDG_CACHE_HOME"), set("HOME"))?.join("dsad-kernels"))
+}
+
+fn caches(caches: Option<PathBuf>, home: Option<PathBuf>) -> Option<PathBuf> {
+    let [station, kept] = STATION.map(Path::new);
+    caches.or_else(|| home.map(|home| if home == station { kept.to_owned() } else { home.join(".cache") }))
 }
 
 /// Opens a device and proves with one small operation that it works.
@@ -98,6 +152,8 @@ fn cpu(choice: DeviceChoice) -> Result<Device, DeviceError> {
 
 #[cfg(feature = "cuda")]
 fn cuda(_: DeviceChoice, index: usize) -> Result<Device, DeviceError> {
+    #[cfg(feature = "kernel-cache")]
+    kept::keep();
     Ok(Device::new(burn_cuda::CudaDevice::new(index)))
 }
 
@@ -116,4 +172,23 @@ fn no_search() {}
 #[cfg(not(feature = "cuda"))]
 fn cuda(choice: DeviceChoice, _: usize) -> Result<Device, DeviceError> {
     Err(DeviceError::NotBuilt { choice, feature: "cuda" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stations_user_finds_what_the_service_keeps() {
+        let path = |text: &str| Some(PathBuf::from(text));
+        for (set, home, expected) in [
+            (path("/var/cache/dsad"), path("/var/lib/dsad"), path("/var/cache/dsad")),
+            (None, path("/var/lib/dsad"), path("/var/cache/dsad")),
+            (None, path("/home/a"), path("/home/a/.cache")),
+            (path("/x"), None, path("/x")),
+            (None, None, None),
+        ] {
+            assert_eq!(caches(set.clone(), home.clone()), expected, "{set:?} {home:?}");
+        }
+    }
 }

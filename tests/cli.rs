@@ -64,6 +64,8 @@ fn bench_times_every_part_and_every_stage() {
         assert!(number(&row["ready_s"]) > inside, "{row}");
         assert_eq!(summary[format!("ready_{start}_s")], row["ready_s"]);
     }
+    let (code, _, error) = run(TRAINER, &["bench", "--profile", "sd15", "--train"], dir.path());
+    assert!(code == 1 && error.contains("benches/paper.sh"), "{code}: {error}");
     let (code, _, error) = run(TRAINER, &["bench", "--size", "64", "33"], dir.path());
     assert!(code == 1 && error.contains("33 is not a multiple of 32"), "{code}: {error}");
 }
@@ -74,12 +76,20 @@ fn bench_of_a_bundle_says_how_it_compares() {
     let bundle = tiny_bundle().0.to_str().expect("path");
     let rival = |text: &str| {
         std::fs::write(dir.path().join("rival.jsonl"), text).expect("writes");
-        let args = ["bench", "--bundle", bundle, "--rival", "rival.jsonl", "--batch", "1", "--json"];
+        let args = ["bench", "--bundle", bundle, "--rival", "rival.jsonl", "--batch", "1", "--train", "--json"];
         run(TRAINER, &args, dir.path())
     };
-    let (code, out, error) = rival("{\"what\": \"slow\", \"ms\": 9.0}\n{\"what\": \"fast\", \"ms\": 4.0}\n");
+    // A step of another batch is not compared with.
+    let last = r#"{"what": "fast", "ms": 4.0, "training": {"denoiser": {"ms": 5.0, "pictures": 16}, "refine": {"ms": 5.0, "pictures": 3}}}"#;
+    let (code, out, error) = rival(&format!("{{\"what\": \"slow\", \"ms\": 9.0}}\n{last}\n"));
     assert_eq!(code, 0, "{error}");
-    let summary = lines(&out).pop().expect("a summary");
+    let mut rows = lines(&out);
+    let summary = rows.pop().expect("a summary");
+    let step = rows.iter().find(|row| row["what"] == "training step: denoiser").expect("a step");
+    let ratios = summary["training_ratio"].as_object().expect("ratios");
+    assert_eq!(ratios.len(), 1, "{summary}");
+    let (found, ms) = (ratios["denoiser"].as_f64().expect("a ratio"), step["ms"].as_f64().expect("a time"));
+    assert!((found * 5.0 - ms).abs() < 1e-9, "{summary}");
     let ratio = |key: &str| summary[key].as_f64().unwrap_or_else(|| panic!("{key}: {summary}"));
     assert!((ratio("ratio") * 4.0 - ratio("frame_ms")).abs() < 1e-9, "{summary}");
     let (code, _, error) = rival("{\"what\": \"golden maps\"}\n");

@@ -66,5 +66,7 @@ mod tiles;
 mod training;
 /// Triggers, deadlines, recipes, what the line does.
 mod triggers;
+/// Kernels that are compiled before the first part, and travel.
+mod warm_up;
 /// The paper's way through the programs, from public checkpoints to verdicts.
 mod workflow;

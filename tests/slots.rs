@@ -421,7 +421,7 @@ fn mutated(count: u64) {
     let keys = dir.join("public");
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
     let into = dir.join("slots");
-    let install = |from: &Path| install(from, &into, Some(&keys), DeviceChoice::Cpu, Arc::clone(&clock));
+    let install = |from: &Path| install(from, &into, Some(&keys), DeviceChoice::Cpu, None, Arc::clone(&clock));
     install(&good).expect("installs");
     let listed = Bundle::open(&good, &KeyList::empty()).expect("opens").manifest;
     let mut files: Vec<String> = listed.files.keys().cloned().collect();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::{CommandFactory, Parser, Subcommand};
 use dsad::commands::{
     accounts, bundle, calibrate, cameras, check, config_schema, demo, events, generate, gpio, inspect, preflight, run,
-    version,
+    version, warm_up,
 };
 use dsad::platform::clock::SystemClock;
 use dsad::platform::logger;
@@ -33,6 +33,8 @@ enum Verb {
     ConfigSchema(config_schema::ConfigSchemaArgs),
     /// What this machine lacks for a station, with remedies
     Preflight(preflight::PreflightArgs),
+    /// Judge once as the station will: compile kernels for its GPU and keep them, before the first part
+    WarmUp(warm_up::WarmUpArgs),
     /// Set thresholds on this station from good parts, the signed bundle untouched
     Calibrate(calibrate::CalibrateArgs),
     /// Cameras that are plugged in, and what they can do
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         Verb::Check(args) => check::run(&args),
         Verb::ConfigSchema(args) => config_schema::run(&args),
         Verb::Preflight(args) => preflight::run(&args, clock.as_ref()),
+        Verb::WarmUp(args) => warm_up::run(&args, clock),
         Verb::Calibrate(args) => calibrate::run(&args),
         Verb::Cameras(args) => cameras::run(&args, clock),
         Verb::Gpio(args) => gpio::run(&args, clock),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use serde_json::json;
 
+use super::kernels::take;
 use super::load::keys;
 use crate::bundle::Bundle;
 use crate::bundle::slots::{Slot, Slots};
@@ -48,6 +49,9 @@ enum Verb {
         /// Device that the golden pictures are judged on
         #[arg(long, default_value_t = DeviceChoice::Cpu)]
         device: DeviceChoice,
+        /// Kernels for its GPU, from `dsad warm-up --export` on another station; ignored where they do not fit
+        #[arg(long, value_name = "FILE")]
+        kernels: Option<PathBuf>,
         /// One JSON object
         #[arg(long)]
         json: bool,
@@ -77,8 +81,8 @@ enum Verb {
 pub fn run(args: &BundleArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
     match &args.verb {
         Verb::Verify { dir, keys, json } => verify(dir, keys.as_deref(), *json),
-        Verb::Install { dir, into, keys, device, json } => {
-            let installed = install(dir, into, keys.as_deref(), *device, clock);
+        Verb::Install { dir, into, keys, device, kernels, json } => {
+            let installed = install(dir, into, keys.as_deref(), *device, kernels.as_deref(), clock);
             if *json {
                 match &installed {
                     Ok((slot, bundle)) => println!(
@@ -148,7 +152,7 @@ fn verify(dir: &Path, folder: Option<&Path>, json: bool) -> anyhow::Result<ExitC
     }
 }
 
-/// Verifies, copies and tries a bundle, and puts it in force. Whatever fails, the one before is in force still.
+/// Verifies, copies and tries a bundle, with the kernels of a file if there is one, and puts it in force. Whatever fails, the one before is in force still.
 ///
 /// # Errors
 /// The first thing that is wrong with it, or with the folder.
@@ -157,11 +161,12 @@ pub fn install(
     into: &Path,
     folder: Option<&Path>,
     choice: DeviceChoice,
+    kernels: Option<&Path>,
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<(Slot, Bundle)> {
     let mut slots = Slots::open(into)?;
     let staged = slots.stage(dir, &keys(folder)?)?;
-    if let Err(error) = try_out(&staged.bundle, choice, clock) {
+    if let Err(error) = try_out(&staged.bundle, choice, kernels, clock) {
         staged.discard();
         return Err(error);
     }
@@ -170,13 +175,14 @@ pub fn install(
 }
 
 /// Lets a bundle judge its golden pictures here.
-fn try_out(bundle: &Bundle, choice: DeviceChoice, clock: Arc<dyn Clock>) -> anyhow::Result<()> {
+fn try_out(bundle: &Bundle, choice: DeviceChoice, kernels: Option<&Path>, clock: Arc<dyn Clock>) -> anyhow::Result<()> {
     anyhow::ensure!(
         !bundle.manifest.golden.is_empty(),
         "{}: has no golden picture to prove itself with",
         bundle.dir.display()
     );
     let compute = device::open(choice).with_context(|| format!("the device {choice}"))?;
+    kernels.map(|file| take(&compute, file)).transpose()?;
     let mut detector = DiffusionDetector::load(bundle, &compute, clock)?;
     Ok(detector.self_test(bundle, choice)?)
 }

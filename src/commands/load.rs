@@ -58,6 +58,16 @@ impl Bundles {
         self.opened.len() - 1
     }
 
+    /// The same bundles, but loading them marks none as proven and brings none back: for what is no start of the station.
+    pub fn unmarked(self) -> Self {
+        Self { places: HashMap::new(), ..self }
+    }
+
+    /// The bundles' names.
+    pub fn ids(&self) -> Vec<String> {
+        self.opened.iter().map(|bundle| bundle.manifest.id.clone()).collect()
+    }
+
     /// The bundle at an index.
     pub fn get(&self, index: usize) -> &Bundle {
         &self.opened[index]
@@ -147,6 +157,13 @@ impl Bundles {
         Box::new(move || {
             told(&format!("opening the device {choice}"));
             let compute = device::open(choice).map_err(|error| error.to_string())?;
+            let kept = || compute.kernels().map(|store| store.count());
+            let before = kept();
+            if let Some(before) = before {
+                told(&format!(
+                    "{before} kernels are kept from earlier starts; what is missing is compiled, which takes a while"
+                ));
+            }
             let mut detectors: Vec<Box<dyn Detector>> = Vec::with_capacity(self.opened.len());
             for (index, bundle) in self.opened.iter().enumerate() {
                 let asked = asked.iter().filter(|asked| asked.detector == index);
@@ -166,6 +183,9 @@ impl Bundles {
                         return Err(back.map_or(problem.clone(), |text| format!("{problem}\n{text}; start again")));
                     }
                 }
+            }
+            if let Some((before, after)) = before.zip(kept()) {
+                log::info!("{} kernels were compiled, {after} are kept now", after.saturating_sub(before));
             }
             Ok(detectors)
         })

@@ -11,6 +11,7 @@ use crate::camera::v4l2::list::{Listed, cameras};
 use crate::config::camera::{CameraKind, V4l2Settings};
 use crate::config::device::DeviceChoice;
 use crate::config::station::{Station, load};
+use crate::device::{kernel_database, kernel_folder};
 use crate::gpio::chips::find;
 use crate::inspection::time::Clock;
 use crate::platform::preflight::{Finding, Grade, Machine, folder, kernel_cache};
@@ -122,9 +123,7 @@ fn device(machine: &Machine, choice: DeviceChoice) -> Vec<Finding> {
     }
     let mut findings = machine.gpu(index, version::cuda_binding());
     findings.push(if version::has("kernel-cache") {
-        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let place = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
-        kernel_cache(place.as_deref())
+        kernel_cache(kernel_folder().as_deref(), kernel_database().as_deref())
     } else {
         let remedy = "build with --features kernel-cache to keep them";
         Finding::warning("kernel cache", "none in this build: every start compiles all kernels", remedy)

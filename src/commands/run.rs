@@ -13,7 +13,7 @@ use super::problems::examine;
 use super::serve::{Told, listen};
 use super::swap::{SwapHealth, Swaps};
 use super::upkeep::{self, Reload, Reloads, level};
-use super::{preflight, record, safe_mode, telling};
+use super::{kernels, preflight, record, safe_mode, telling};
 use crate::config::station::{Station, load};
 use crate::daemon::challenge::{Challenge, GoldenPart};
 use crate::daemon::job::Job;
@@ -153,6 +153,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         let every = Duration::from_secs(60 * u64::from(minutes));
         Challenge::new(golden, every, Arc::clone(&audit), clock.as_ref())
     });
+    let attempt = kernels::before_start(station.device);
     let status = format!("judging {} camera(s) on {}", cameras.len(), station.device);
     let since = Arc::clone(&clock);
     let recipes = cameras.iter().map(|camera| &camera.recipes[..]);
@@ -184,6 +185,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         shutdown,
         aside: Aside { upkeep: Some(upkeep), reload: Some(ask), conditions, challenge },
         ready: Box::new(move || {
+            kernels::after_start(attempt.as_ref());
             log::info!("ready after {}: {status}", seconds(since.as_ref()));
             service_manager::ready(&status);
         }),

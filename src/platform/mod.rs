@@ -1,6 +1,7 @@
 //! What the operating system gives: clocks, signals, the service manager, the journal, memory, heat, what the machine has. The only place
 //! that asks for it.
 
+pub mod attempts;
 pub mod certificate;
 pub mod clock;
 pub mod logger;

@@ -21,6 +21,7 @@ use super::export::{Export, export};
 use super::judge::TrainerClock;
 use super::objective::{AutoencoderObjective, DenoiserObjective, Objective, RefineObjective};
 use super::paper::data::prepared;
+use super::paper::model::{map as paper_map, preprocess};
 use super::pictures::{Picture, picture_tensor};
 use super::stage::descend;
 use super::stages::Stages;
@@ -35,16 +36,19 @@ use crate::device::Compute;
 use crate::inspection::anomaly::Pooling;
 use crate::inspection::calibration::{Calibration, CalibrationEntry};
 use crate::inspection::detect::{Detector, Plan, StepChoice, StepPlan, Steps};
+use crate::model::lighten::lighten;
 use crate::model::network::{MapWeights, Network};
 use crate::model::profile::{ModelConfig, Profile};
 use crate::model::refine::Compared;
 use crate::model::score::{feature_map, resize};
-use crate::preprocess::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
+use crate::preprocess::spec::PreprocessSpec;
 use crate::synthetic::procedural;
 
 /// Runs of one thing at least, and how long it is repeated.
 const RUNS: usize = 5;
 const REPEAT: Duration = Duration::from_secs(1);
+/// What has taken so long is not run again, however few runs there were.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Step counts of the frames: those that a bundle lists unless it is told otherwise.
 const STEPS: [u32; 3] = [1, 2, 4];
 
@@ -66,7 +70,7 @@ const EVERYTHING: MapSpec = MapSpec {
 /// What is timed.
 #[derive(Debug)]
 pub struct BenchRequest {
-    /// edge or edge-small.
+    /// Of sd15, whose training is another one, frames and their parts alone are timed: no start, no training.
     pub profile: Profile,
     /// Whose networks are timed; fresh ones of the profile without one. No time depends on it, but another implementation
     /// can be given the same.
@@ -127,23 +131,10 @@ pub struct Used {
 /// # Errors
 /// What the device says, or a start that fails.
 pub fn bench(request: &BenchRequest, compute: &Compute, said: impl FnMut(&Row)) -> anyhow::Result<Vec<Row>> {
-    let device = &compute.device;
-    let (model, network, map) = match &request.bundle {
-        Some(bundle) => {
-            let model = bundle.manifest.model.clone();
-            let network = bundle.tensors(WEIGHTS)?.load_into(model.init(device), NumberFormat::F32)?;
-            (model, network, bundle.manifest.map)
-        }
-        None => {
-            let model = ModelConfig::of(request.profile, 0);
-            let network = model.init(device).materialize().valid();
-            (model, network, EVERYTHING)
-        }
-    };
-    let weights = encode_module(&network, NumberFormat::F16, Path::new("weights"))?;
-    let picture = procedural::product(0).render(0, request.size.0, request.size.1);
-    let mut bench = Bench { request, compute, model, network, weights, map, picture, said, all: Vec::new() };
-    bench.starts()?;
+    let mut bench = Bench::new(request, compute, said)?;
+    if request.profile != Profile::Sd15 {
+        bench.starts()?;
+    }
     for &count in &request.batches {
         bench.section("parts", Some(count), |bench| bench.parts(count))?;
         bench.section("frames", Some(count), |bench| bench.frames(count))?;
@@ -154,6 +145,15 @@ pub fn bench(request: &BenchRequest, compute: &Compute, said: impl FnMut(&Row)) 
     Ok(bench.all)
 }
 
+/// Untrained networks of a profile as a bundle, with a golden picture: takes as much time and memory as a trained one.
+///
+/// # Errors
+/// A folder that cannot be written, or that is there.
+pub fn untrained(profile: Profile, size: (usize, usize), compute: &Compute, dir: &Path) -> anyhow::Result<Bundle> {
+    let request = BenchRequest { profile, bundle: None, size, batches: Vec::new(), train: false };
+    Bench::new(&request, compute, |_| {})?.untrained(dir)
+}
+
 struct Bench<'a, S> {
     request: &'a BenchRequest,
     compute: &'a Compute,
@@ -162,12 +162,39 @@ struct Bench<'a, S> {
     /// The network's file.
     weights: Vec<u8>,
     map: MapSpec,
+    spec: PreprocessSpec,
     picture: Vec<u8>,
     said: S,
     all: Vec<Row>,
 }
 
-impl<S: FnMut(&Row)> Bench<'_, S> {
+impl<'a, S: FnMut(&Row)> Bench<'a, S> {
+    fn new(request: &'a BenchRequest, compute: &'a Compute, said: S) -> anyhow::Result<Self> {
+        let device = &compute.device;
+        let paper = request.profile == Profile::Sd15;
+        let (model, network, map) = match &request.bundle {
+            Some(bundle) => {
+                let model = bundle.manifest.model.clone();
+                let network = bundle.tensors(WEIGHTS)?.load_into(model.init(device), NumberFormat::F32)?;
+                (model, network, bundle.manifest.map)
+            }
+            None => {
+                let model = ModelConfig::of(request.profile, 0);
+                let network = model.init(device).materialize().valid();
+                // As a bundle of it is.
+                let (network, model) = if paper { lighten(network, &model) } else { (network, model) };
+                (model, network, if paper { paper_map() } else { EVERYTHING })
+            }
+        };
+        let spec = match &request.bundle {
+            Some(bundle) => PreprocessSpec { tiles: None, ..bundle.manifest.preprocess.clone() },
+            None => preprocess(&model, request.size.0, request.size.1),
+        };
+        let weights = encode_module(&network, NumberFormat::F16, Path::new("weights"))?;
+        let picture = procedural::product(0).render(0, request.size.0, request.size.1);
+        Ok(Self { request, compute, model, network, weights, map, spec, picture, said, all: Vec::new() })
+    }
+
     fn say(&mut self, row: Row) {
         (self.said)(&row);
         self.all.push(row);
@@ -232,7 +259,7 @@ impl<S: FnMut(&Row)> Bench<'_, S> {
             licences: vec![backbone::licence()],
             notice: backbone::notice(),
             model: &self.model,
-            spec: &self.spec(),
+            spec: &self.spec,
             map: self.map,
             calibrated: &Calibrated { calibration, scores: Vec::new() },
             classes: &[],
@@ -244,18 +271,12 @@ impl<S: FnMut(&Row)> Bench<'_, S> {
         })
     }
 
-    fn spec(&self) -> PreprocessSpec {
-        let (width, height) = self.request.size;
-        let (geometry, normalisation) = (Geometry::Stretch, Normalisation::SymmetricOne);
-        PreprocessSpec { width, height, geometry, normalisation, sketch: SketchPlane::None, tiles: None }
-    }
-
     fn detector(&self, format: NumberFormat) -> anyhow::Result<DiffusionDetector> {
         let device = &self.compute.device;
         let file = TensorFile::from_bytes(self.weights.clone(), Path::new("weights"))?;
         let network = file.load_into(self.model.init(device), format)?;
         let latent_channels = self.model.autoencoder.latent_channels;
-        let normalisation = self.spec().normalisation;
+        let normalisation = self.spec.normalisation;
         let spec = DetectorSpec { classes: Vec::new(), map: self.map, seed: 0, latent_channels, normalisation };
         Ok(DiffusionDetector::new(network, spec, device, format, TrainerClock::start()))
     }
@@ -270,7 +291,7 @@ impl<S: FnMut(&Row)> Bench<'_, S> {
         let first_ms = run()?;
         let started = Instant::now();
         let mut times = Vec::new();
-        while times.len() < RUNS || started.elapsed() < REPEAT {
+        while times.is_empty() || (times.len() < RUNS && started.elapsed() < PATIENCE) || started.elapsed() < REPEAT {
             times.push(run()?);
         }
         times.sort_by(f64::total_cmp);
@@ -316,7 +337,7 @@ impl<S: FnMut(&Row)> Bench<'_, S> {
 
     /// Prepared frames to maps and scores, as the daemon asks for them.
     fn frames(&mut self, count: usize) -> anyhow::Result<()> {
-        let prepared = vec![prepared(&self.picture, &self.spec())?; count];
+        let prepared = vec![prepared(&self.picture, &self.spec)?; count];
         let cuda = !matches!(self.compute.choice, DeviceChoice::Cpu);
         let mut kinds = vec![(NumberFormat::F32, false, "")];
         if cuda {

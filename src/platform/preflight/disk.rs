@@ -64,17 +64,21 @@ fn size(mib: u64) -> String {
     if mib < 10_240 { format!("{mib} MiB") } else { format!("{} GiB", mib >> 10) }
 }
 
-pub(super) fn cache(folder: Option<&Path>) -> Finding {
+pub(super) fn cache(folder: Option<&Path>, own: Option<&Path>) -> Finding {
     const SUBJECT: &str = "kernel cache";
     let Some(folder) = folder else {
-        let found = "no place: neither XDG_CACHE_HOME nor HOME is set, and kernels go to the system's temporary folder";
+        let found = "no place: neither XDG_CACHE_HOME nor HOME is set; every start compiles all kernels anew";
         return Finding::warning(SUBJECT, found, "set XDG_CACHE_HOME to a folder that stays");
     };
     let mut finding = look(SUBJECT, folder);
     if finding.grade == Grade::Problem {
         finding.found += "; every start compiles all kernels anew";
-    } else {
-        finding.found += &format!("; {} kept", size(bytes(folder) >> 20));
+        return finding;
+    }
+    finding.found += &format!("; {} kept", size(bytes(folder) >> 20));
+    if finding.grade == Grade::Ok && own.is_none_or(|own| !own.exists()) {
+        let found = format!("{}, none of this program", finding.found);
+        return Finding::warning(SUBJECT, found, "`dsad warm-up --config FILE` as the service's user compiles them");
     }
     finding
 }
@@ -104,8 +108,12 @@ mod tests {
         let finding = look("state", &dir.path().join("file/deep"));
         assert_eq!(finding.grade, Grade::Problem);
         assert!(finding.found.contains("is no folder") && finding.remedy.is_some(), "{finding:?}");
-        assert!(cache(Some(dir.path())).found.ends_with("; 3 MiB kept"));
-        assert_eq!(cache(None).grade, Grade::Warning);
+        let own = dir.path().join("file");
+        assert!(cache(Some(dir.path()), Some(&own)).found.ends_with("; 3 MiB kept"));
+        let cold = cache(Some(dir.path()), Some(&dir.path().join("other")));
+        assert_eq!(cold.grade, Grade::Warning);
+        assert!(cold.found.ends_with("; 3 MiB kept, none of this program"), "{cold:?}");
+        assert_eq!(cache(None, None).grade, Grade::Warning);
     }
 
     #[test]

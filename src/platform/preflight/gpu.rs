@@ -43,6 +43,13 @@ pub(super) fn look(machine: &Machine, index: usize, binding: Option<u32>) -> Vec
     findings
 }
 
+/// The version of the GPU's driver, as the system names it.
+pub(super) fn driver_version(machine: &Machine) -> Option<String> {
+    let jetson = machine.text("/etc/nv_tegra_release").and_then(|text| text.lines().next().map(str::to_owned));
+    let driver = || version(&machine.text("/proc/driver/nvidia/version")?).map(|(name, _)| name.to_owned());
+    jetson.or_else(driver)
+}
+
 /// Are these nodes there, and may this user use them?
 fn nodes(machine: &Machine, nodes: &[&str], group: &str) -> Finding {
     const SUBJECT: &str = "gpu nodes";
@@ -161,7 +168,9 @@ mod tests {
             assert_eq!(found[0].1, grade, "{text} {binding:?}: {found:?}");
             assert_eq!(found[1].1, Grade::Ok);
         }
-        assert_eq!(version(OPEN).map(|(text, _)| text), Some("580.159.03"));
+        let (_dir, machine) = tree(&[("proc/driver/nvidia/version", OPEN)]);
+        assert_eq!(machine.gpu_driver().as_deref(), Some("580.159.03"));
+        assert_eq!(tree(&[]).1.gpu_driver(), None);
     }
 
     #[test]
@@ -183,6 +192,7 @@ mod tests {
         let release = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\n";
         let files = [("etc/nv_tegra_release", release), ("dev/nvmap", ""), ("dev/nvhost-ctrl-gpu", "")];
         let found = grades(&files, 0, Some(12060));
+        assert_eq!(tree(&files).1.gpu_driver().as_deref(), Some(release.trim_end()));
         assert_eq!(found[0], ("Jetson Linux R36, built for CUDA 12.6".into(), Grade::Ok));
         assert_eq!(found[1].1, Grade::Ok);
         assert_eq!(grades(&files, 0, Some(13020))[0].1, Grade::Problem);

@@ -105,6 +105,11 @@ impl Machine {
         gpu::look(self, index, binding)
     }
 
+    /// The version of the GPU's driver; nothing where the system does not tell.
+    pub fn gpu_driver(&self) -> Option<String> {
+        gpu::driver_version(self)
+    }
+
     /// The clock now (`wall_nanos` since the Unix epoch), and whether something keeps it right.
     pub fn clock(&self, wall_nanos: u64) -> Finding {
         clock::look(self, wall_nanos)
@@ -121,9 +126,9 @@ pub fn folder(subject: &str, folder: &Path) -> Finding {
     disk::look(subject, folder)
 }
 
-/// Where kernels are kept that were compiled for a GPU: writable, and how large.
-pub fn kernel_cache(folder: Option<&Path>) -> Finding {
-    disk::cache(folder)
+/// Where kernels are kept that were compiled for a GPU: writable, how large, and whether there are any of this program, in `own`.
+pub fn kernel_cache(folder: Option<&Path>, own: Option<&Path>) -> Finding {
+    disk::cache(folder, own)
 }
 
 /// Whether this user may read and write a device.

@@ -13,7 +13,7 @@ mod data;
 mod pictures;
 mod repeat;
 mod scores;
-mod svg;
+pub mod svg;
 mod training;
 
 use std::fmt::Write;

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use serde::Serialize;
+
 /// A loss curve on a logarithmic axis.
 pub fn curve(points: &[(usize, f64)]) -> String {
     let values: Vec<f64> = points.iter().map(|(_, loss)| loss.max(1e-9).ln()).collect();
@@ -101,6 +103,80 @@ fn bars(
     }
 }
 
+/// A straight line through points, by least squares.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Fit {
+    /// Value at 0.
+    pub start: f64,
+    /// Value added by each unit.
+    pub slope: f64,
+    /// Share of the values' variance that the line explains.
+    pub r2: f64,
+}
+
+impl Fit {
+    /// Through at least two points at different places.
+    pub fn of(points: &[(f64, f64)]) -> Self {
+        let count = points.len() as f64;
+        let mean = |of: &dyn Fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
+        let (x, y) = (mean(&|p| p.0), mean(&|p| p.1));
+        let slope = mean(&|p| (p.0 - x) * (p.1 - y)) / mean(&|p| (p.0 - x).powi(2));
+        let start = y - slope * x;
+        let rest = mean(&|p| (p.1 - start - slope * p.0).powi(2));
+        Self { start, slope, r2: 1.0 - rest / mean(&|p| (p.1 - y).powi(2)) }
+    }
+}
+
+/// A panel of points and their line, both axes from 0, `width` by `height` with its top left corner at a place.
+pub fn panel(
+    title: &str,
+    across: &str,
+    points: &[(f64, f64)],
+    fit: &Fit,
+    (left, top): (f64, f64),
+    (width, height): (f64, f64),
+) -> String {
+    let most = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).fold(f64::MIN_POSITIVE, f64::max);
+    let (far, high) = (most(|p| p.0), most(|p| p.1));
+    let (inner, tall) = (width - 70.0, height - 64.0);
+    let x = |value: f64| left + 50.0 + inner * value / far;
+    let y = |value: f64| top + 26.0 + tall * (1.0 - value / high);
+    let mut svg = format!("<text x=\"{left}\" y=\"{}\" font-weight=\"bold\">{title}</text>", top + 12.0);
+    let _ = write!(
+        svg,
+        "<polyline fill=\"none\" stroke=\"#888\" points=\"{0:.1},{1:.1} {0:.1},{2:.1} {3:.1},{2:.1}\"/>",
+        x(0.0),
+        y(high),
+        y(0.0),
+        x(far)
+    );
+    let _ = write!(
+        svg,
+        "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"#c22\"/>",
+        x(0.0),
+        y(fit.start),
+        x(far),
+        y(fit.start + fit.slope * far)
+    );
+    for (at, value) in points {
+        let _ = write!(svg, "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3.5\" fill=\"#176\"/>", x(*at), y(*value));
+        let below = top + height - 24.0;
+        let _ = write!(svg, "<text x=\"{:.1}\" y=\"{below:.1}\" text-anchor=\"middle\">{at}</text>", x(*at));
+    }
+    for value in [0.0, high] {
+        let label = y(value) + 4.0;
+        let _ = write!(svg, "<text x=\"{:.1}\" y=\"{label:.1}\" text-anchor=\"end\">{value:.0}</text>", x(0.0) - 4.0);
+    }
+    let Fit { start, slope, r2 } = fit;
+    let _ = write!(
+        svg,
+        "<text x=\"{:.1}\" y=\"{:.1}\">{across}: {start:.1} + {slope:.2} each, R\u{b2} {r2:.4}</text>",
+        left + 50.0,
+        top + height - 6.0
+    );
+    svg
+}
+
 /// What the page's script needs to move the lines of a comparison: `x = WIDTH * clamp((log2(t) + below) / span)`.
 pub fn axis() -> (f32, f32) {
     (BELOW, BELOW + ABOVE)
@@ -117,6 +193,21 @@ mod tests {
         assert!(!curve(&[]).contains("NaN") && !curve(&[(1, 1.0)]).contains("NaN"));
         assert!(!histogram(&[0.1, 0.2], 0.3, Some(0.15)).contains("NaN"));
         assert!(!histogram(&[], 1.0, None).contains("rect"));
+    }
+
+    #[test]
+    fn a_line_goes_through_its_points() {
+        let points: Vec<(f64, f64)> = [1.0, 2.0, 4.0, 8.0].map(|x| (x, 3.0 + 0.5 * x)).to_vec();
+        let Fit { start, slope, r2 } = Fit::of(&points);
+        assert!((start - 3.0).abs() < 1e-9 && (slope - 0.5).abs() < 1e-9 && (r2 - 1.0).abs() < 1e-9);
+        let bent: Vec<(f64, f64)> = points.iter().map(|(x, _)| (*x, x * x)).collect();
+        let fit = Fit::of(&bent);
+        assert!((0.8..0.99).contains(&fit.r2), "{fit:?}");
+        let svg = panel("time", "cameras", &points, &Fit::of(&points), (0.0, 0.0), (300.0, 200.0));
+        assert!(
+            svg.contains("3.0 + 0.50 each") && svg.matches("<circle").count() == 4 && !svg.contains("NaN"),
+            "{svg}"
+        );
     }
 
     #[test]
