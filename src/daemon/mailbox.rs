@@ -49,6 +49,15 @@ impl<T> Producer<T> {
         evicted
     }
 
+    /// Tells how many items wait.
+    pub fn depth(&self) -> impl Fn() -> usize + Send + Sync + use<T>
+    where
+        T: Send,
+    {
+        let slots = Arc::clone(&self.slots);
+        move || slots.len()
+    }
+
     /// Puts an item in if there is room, else gives it back.
     ///
     /// # Errors
@@ -119,6 +128,17 @@ mod tests {
             });
             assert!(evicted <= 200);
         }
+    }
+
+    #[test]
+    fn how_many_wait_is_told() {
+        let (producers, mut consumer) = mailbox::<u32>([3]);
+        let depth = producers[0].depth();
+        assert_eq!(depth(), 0);
+        (0..5).for_each(|item| drop(producers[0].push(item)));
+        assert_eq!(depth(), 3);
+        consumer.take(Duration::ZERO);
+        assert_eq!(depth(), 2);
     }
 
     #[test]

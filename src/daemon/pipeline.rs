@@ -26,7 +26,7 @@ use super::control::{Control, Controlled};
 use super::gate::{Breaks, Gate};
 use super::health::{Counts, Health};
 use super::job::{Job, Recipes};
-use super::mailbox::mailbox;
+use super::mailbox::{Producer, mailbox};
 use super::publish::{Envelopes, Publish, RECORD};
 use super::stages::{Capture, Judges, inspect, prepare_frames};
 use super::state::StationState;
@@ -38,6 +38,7 @@ use crate::inspection::station_state::{Fault, FaultKind};
 use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::trigger::{EdgeSource, TriggerMode};
 use crate::inspection::verdict::{Record, VerdictSink};
+use crate::service::metrics::Family;
 use crate::service::{Act, Desk, Read, Service};
 
 /// Frames that wait for prepare, of a camera that runs free: one being written by the camera's rhythm, one to take.
@@ -160,6 +161,8 @@ pub fn run(parts: Parts) -> Ending {
     let (ends, ended) = bounded::<Ended>(2 * opened.len() + workers.len() + 5);
     let places = opened.iter().map(|(_, _, _, mode, _)| if mode.is_triggered() { PARTS } else { FRAMES });
     let (producers, consumer) = mailbox(places);
+    let names = opened.iter().map(|(id, ..)| id.0.to_string());
+    let depths: Vec<_> = names.zip(producers.iter().map(Producer::depth)).collect();
     // Prepare works on the next frames while the device works on these; one of each camera may go through it together.
     let (work_in, work_out) = bounded(opened.len().max(1));
     let (notices_in, notices_out) = bounded(NOTICES);
@@ -203,6 +206,12 @@ pub fn run(parts: Parts) -> Ending {
         let read = move || {
             let mut reading = health.reading(started, clock.now());
             state.tell(&mut reading);
+            reading.families.push(Family {
+                name: "frames_waiting",
+                help: "Frames in the mailbox of a camera, before they are prepared.",
+                counter: false,
+                rows: depths.iter().map(|(camera, depth)| (vec![("camera", camera.clone())], depth() as u64)).collect(),
+            });
             reading.obstacles.extend(stop.load(Ordering::Relaxed).then(|| "the station stops".to_owned()));
             reading
         };
