@@ -262,7 +262,8 @@ mod tests {
     #[test]
     fn only_the_same_origin_fits() {
         assert_eq!(unlike(&origin(), &origin()), None);
-        let others: [(&str, fn(&mut KernelOrigin)); 5] = [
+        type Change = fn(&mut KernelOrigin);
+        let others: [(&str, Change); 5] = [
             ("cubecl", |of| of.cubecl = "0.11.4".into()),
             ("build", |of| of.build = "00".into()),
             ("GPU", |of| of.device = "Xavier".into()),

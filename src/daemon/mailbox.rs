@@ -135,7 +135,8 @@ mod tests {
         let (producers, mut consumer) = mailbox::<u32>([3]);
         let depth = producers[0].depth();
         assert_eq!(depth(), 0);
-        (0..5).for_each(|item| drop(producers[0].push(item)));
+        let evicted = (0..5).filter_map(|item| producers[0].push(item)).count();
+        assert_eq!(evicted, 2);
         assert_eq!(depth(), 3);
         consumer.take(Duration::ZERO);
         assert_eq!(depth(), 2);

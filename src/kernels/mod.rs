@@ -180,7 +180,7 @@ pub trait Kernels: Backend {
 
     /// [`Self::depthwise`] by `filter`, then [`Self::normed_pointwise`]: how an edge block begins.
     #[fusion(dtype = input, shape = Window::POINT.convolved(&window.filtered(input), weight[0]))]
-    #[expect(clippy::too_many_arguments, reason = "three layers")]
+    #[allow(clippy::too_many_arguments, reason = "three layers, whose arguments a macro takes one by one")]
     fn filtered_mix(
         input: FloatTensor<Self>,
         filter: FloatTensor<Self>,
