@@ -192,8 +192,12 @@ fn a_camera_that_is_gone_is_an_error_until_it_is_back() {
         if mode != TriggerMode::Free {
             assert!(plc.say("StartSingleJob;").starts_with("ok"));
         }
-        let told = station.told(before + 1);
-        assert_eq!(told[before].inspection.decision.verdict, Verdict::Pass);
+        // Frames of a free camera that were on their way while it was gone come first.
+        let mut count = before + 1;
+        while mode == TriggerMode::Free && station.told(count)[count - 1].inspection.decision.verdict != Verdict::Pass {
+            count += 1;
+        }
+        assert_eq!(station.told(count)[count - 1].inspection.decision.verdict, Verdict::Pass);
         station.stop();
     }
 }
