@@ -383,7 +383,7 @@ mod on_cuda {
     #[ignore = "needs an NVIDIA GPU"]
     fn pointwise_agrees_with_burn() {
         // Matrix products are made of numbers with 10 bits there.
-        pointwise_agrees(&device(), 1e-2);
+        pointwise_agrees(&device(), 3e-2);
     }
 
     #[test]
@@ -395,7 +395,7 @@ mod on_cuda {
     #[test]
     #[ignore = "needs an NVIDIA GPU"]
     fn layers_in_one_agree_with_burn() {
-        layers_in_one_agree(&device(), 1e-2);
+        layers_in_one_agree(&device(), 3e-2);
     }
 
     #[test]
