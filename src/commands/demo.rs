@@ -15,6 +15,7 @@ use crate::camera::synthetic::SyntheticCamera;
 use crate::config::camera::SyntheticLine;
 use crate::config::device::DeviceChoice;
 use crate::config::record::ArchiveSettings;
+use crate::config::shipped;
 use crate::daemon::pipeline::{self, Camera, Ending, Parts};
 use crate::daemon::state::StationState;
 use crate::daemon::upkeep::Aside;
@@ -270,11 +271,7 @@ fn clear(out: &Path) -> anyhow::Result<()> {
 
 /// The demo bundle: beside the working directory, in an installation, or in the source tree.
 fn demo_bundle() -> anyhow::Result<PathBuf> {
-    let places = [
-        PathBuf::from("configs/bundles/demo"),
-        PathBuf::from("/usr/share/dsad/bundles/demo"),
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/bundles/demo"),
-    ];
+    let places = shipped::places("configs/bundles/demo", "bundles/demo");
     let found = places.iter().find(|place| place.join(crate::bundle::MANIFEST).is_file());
     found.cloned().with_context(|| {
         let searched: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();

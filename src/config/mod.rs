@@ -9,6 +9,7 @@
 //! | `device` | on which device networks run |
 //! | `change` | what differs between two configurations, and what of it a running station takes |
 //! | `schema` | what may be written, as JSON schemas |
+//! | `shipped` | where the files that ship are found |
 //! | `problem` | what is wrong: file, key, value and remedy, all at once |
 
 pub mod access;
@@ -22,5 +23,6 @@ pub mod problem;
 pub mod recipe;
 pub mod record;
 pub mod schema;
+pub mod shipped;
 pub mod station;
 pub mod telling;

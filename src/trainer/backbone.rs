@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 use crate::bundle::manifest::{Licence, NumberFormat};
 use crate::bundle::weights::{TensorFile, encode_module};
+use crate::config::shipped;
 use crate::model::features::FeatureExtractor;
 use crate::model::features::efficientnet::{BLOCKS, EfficientNetLite0};
 
@@ -190,9 +191,7 @@ pub fn path_or_default(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
 
 /// A file that ships: beside the working directory, in an installation, or in the source tree.
 pub fn shipped(place: &str) -> Option<PathBuf> {
-    let installed = Path::new("/usr/share/dsad").join(place);
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(place);
-    [PathBuf::from(place), installed, source].into_iter().find(|path| path.is_file())
+    shipped::places(place, place).into_iter().find(|path| path.is_file())
 }
 
 /// Relative errors (`max |a - b| / max |b|`) of the stages against a file with `input_nchw`, `block2`, `block4`, `block10`.
