@@ -59,6 +59,7 @@ fn a_station_that_starts_halted_is_taken_into_work_by_commands() {
     assert!(!station.is_ready());
     ok(&mut plc, "PrepareRecipe number=2;", "ok cameras=top");
     assert_eq!(station.state.now(), State::Ready);
+    station.becomes_ready();
     refused(&mut plc, "StartContinuous;", "not_triggered");
     ok(&mut plc, "StartSingleJob part_id=7;", "ok camera=top frame_id=0");
     let line = plc.line();

@@ -378,6 +378,15 @@ impl Station {
         self.lease.load(Ordering::Relaxed) > self.clock.now().0
     }
 
+    /// Waits until it is: a state may be reached before the detector is loaded.
+    pub fn becomes_ready(&self) {
+        let started = Instant::now();
+        while !self.is_ready() {
+            assert!(started.elapsed() < Duration::from_secs(60), "{:?}, and never ready", self.state.now());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// Stops, and checks that everything owed went out once.
     pub fn stop(self) -> (Vec<Told>, Vec<Event>) {
         self.stop.store(true, Ordering::Relaxed);
