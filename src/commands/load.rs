@@ -73,6 +73,24 @@ impl Bundles {
         &self.opened[index]
     }
 
+    /// Every recipe of a camera with its bundle.
+    ///
+    /// # Errors
+    /// As [`Self::open`] and [`Self::job`].
+    pub fn jobs(
+        &mut self,
+        recipes: &[(Recipe, PathBuf)],
+        keys: &KeyList,
+        device: DeviceChoice,
+        calibrations: Option<&Path>,
+    ) -> anyhow::Result<Vec<Job>> {
+        let job = |(recipe, dir): &(Recipe, PathBuf)| {
+            let index = self.open(dir, keys)?;
+            self.job(index, recipe.clone(), device, calibrations)
+        };
+        recipes.iter().map(job).collect()
+    }
+
     /// The job of a recipe on one of these bundles.
     ///
     /// # Errors

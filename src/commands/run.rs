@@ -16,7 +16,6 @@ use super::upkeep::{self, Reload, Reloads, level};
 use super::{kernels, preflight, record, safe_mode, telling};
 use crate::config::station::{Station, load};
 use crate::daemon::challenge::{Challenge, GoldenPart};
-use crate::daemon::job::Job;
 use crate::daemon::pipeline::{self, Camera, Ending, Parts, Watch};
 use crate::daemon::state::StationState;
 use crate::daemon::upkeep::Aside;
@@ -250,11 +249,7 @@ fn open(station: &Station, clock: &Arc<dyn Clock>) -> anyhow::Result<(Bundles, V
     let mut bundles = Bundles::default();
     let mut cameras = Vec::new();
     for settings in &station.cameras {
-        let mut recipes: Vec<Job> = Vec::new();
-        for (recipe, bundle) in &settings.recipes {
-            let index = bundles.open(bundle, &keys)?;
-            recipes.push(bundles.job(index, recipe.clone(), station.device, station.calibrations.as_deref())?);
-        }
+        let recipes = bundles.jobs(&settings.recipes, &keys, station.device, station.calibrations.as_deref())?;
         let source = camera::open(settings, Arc::clone(clock)).map_err(anyhow::Error::msg)?;
         let (id, paced, mode) = (CameraId(settings.name.as_str().into()), settings.paced(), settings.mode);
         let line = settings.trigger_line.clone().map(|input| Edges::new(input, Arc::clone(clock)));

@@ -109,16 +109,10 @@ fn asked(args: &WarmUpArgs) -> anyhow::Result<(Bundles, Vec<Vec<Job>>, DeviceCho
     if let Some(config) = &args.config {
         let station = load(config)?;
         let keys = keys(station.keys.as_deref())?;
-        let mut cameras = Vec::new();
-        for camera in &station.cameras {
-            let mut jobs = Vec::new();
-            for (recipe, bundle) in &camera.recipes {
-                let index = bundles.open(bundle, &keys)?;
-                jobs.push(bundles.job(index, recipe.clone(), station.device, station.calibrations.as_deref())?);
-            }
-            cameras.push(jobs);
-        }
-        return Ok((bundles, cameras, station.device));
+        let (device, calibrations) = (station.device, station.calibrations.as_deref());
+        let mut jobs = |recipes: &[_]| bundles.jobs(recipes, &keys, device, calibrations);
+        let cameras = station.cameras.iter().map(|camera| jobs(&camera.recipes)).collect::<anyhow::Result<_>>()?;
+        return Ok((bundles, cameras, device));
     }
     let dir = args.bundle.as_ref().context("--config or --bundle is needed")?;
     let index = bundles.open(dir, &keys(args.keys.as_deref())?)?;

@@ -304,7 +304,8 @@ impl<'a, S: FnMut(&Row)> Bench<'a, S> {
     /// Every part of a frame alone.
     fn parts(&mut self, count: usize) -> anyhow::Result<()> {
         let (width, height) = self.request.size;
-        let network = self.network.clone();
+        // As frames of two steps use it: the first of them is timed.
+        let network = self.network.at(0, 2);
         let image = picture_tensor(&self.picture, width, height, &self.compute.device).repeat_dim(0, count);
         let classes = vec![0; count];
         let mut timed = |what: &str, work: &mut dyn FnMut()| self.time(what, count, work);
@@ -314,7 +315,8 @@ impl<'a, S: FnMut(&Row)> Bench<'a, S> {
         let latent = network.autoencoder.encode(image.clone(), 1.0);
         timed("guidance", &mut || drop(network.steer(image.clone(), None, &stages, &classes)))?;
         let steering = network.steer(image.clone(), None, &stages, &classes);
-        timed("denoise", &mut || drop(network.denoise(latent.clone(), &vec![9.0; count], &steering)))?;
+        let first = network.sampler().schedule().trailing(2)[0] as f64;
+        timed("denoise", &mut || drop(network.denoise(latent.clone(), &vec![first; count], &steering)))?;
         timed("decode", &mut || drop(network.decode(latent.clone())))?;
         let mut normal = stages.clone();
         if let Some(repair) = &network.repair {

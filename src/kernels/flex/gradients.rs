@@ -6,7 +6,7 @@ use burn::tensor::Shape;
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::{Plain, moments, sum, tensor, total, zeros};
+use super::{Plain, sum, tensor, total, zeros};
 use crate::kernels::{Gradients, Window};
 
 impl Gradients for Flex {
@@ -150,4 +150,13 @@ impl Window {
 #[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     total(a, b, |a, b| a * b)
+}
+
+/// Mean, and one over the standard deviation.
+#[inline(always)]
+fn moments(values: &[f32], epsilon: f64) -> (f32, f32) {
+    let count = values.len() as f32;
+    let mean = sum(values) / count;
+    let variance = total(values, values, |value, _| (value - mean) * (value - mean)) / count;
+    (mean, 1.0 / (variance + epsilon as f32).sqrt())
 }

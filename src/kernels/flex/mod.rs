@@ -52,29 +52,21 @@ impl Kernels for Flex {
         groups: usize,
         epsilon: f64,
     ) -> FloatTensor<Self> {
-        let dtype = input.dtype();
-        let [_, channels, height, width] = input.shape().dims();
-        let (input, gamma, beta) = (Plain::new(input), Plain::new(gamma), Plain::new(beta));
-        let (plane, per_group) = (height * width, channels / groups);
+        let (dtype, shape) = (input.dtype(), input.shape());
+        let [_, _, height, width] = shape.dims();
+        let (input, plane) = (Plain::new(input), height * width);
+        let moments = moments_of_planes(&input, plane);
+        let normed = norm_factors(&moments, plane, [gamma, beta], groups, epsilon);
         let mut output = zeros(input.values().len());
-        let parts = output.par_chunks_mut(per_group * plane).zip(input.values().par_chunks(per_group * plane));
-        // Eight passes or so over every value.
-        let least = SMALL.div_ceil(8 * per_group * plane);
-        parts.enumerate().with_min_len(least).for_each(|(index, (output, input))| {
+        let planes = output.par_chunks_mut(plane).zip(input.values().par_chunks(plane)).zip(&normed);
+        planes.with_min_len(SMALL.div_ceil(4 * plane)).for_each(|((output, input), (factor, shift))| {
             Arch::new().dispatch(|| {
-                let (mean, factor) = moments(input, epsilon);
-                let planes = output.chunks_mut(plane).zip(input.chunks(plane));
-                for (channel, (output, input)) in planes.enumerate() {
-                    let channel = index % groups * per_group + channel;
-                    let factor = factor * gamma.values()[channel];
-                    let shift = beta.values()[channel] - mean * factor;
-                    for (output, input) in output.iter_mut().zip(input) {
-                        *output = input * factor + shift;
-                    }
+                for (output, input) in output.iter_mut().zip(input) {
+                    *output = input * factor + shift;
                 }
             });
         });
-        tensor(output, input.0.shape(), dtype)
+        tensor(output, shape, dtype)
     }
 
     fn pointwise(
@@ -84,8 +76,7 @@ impl Kernels for Flex {
         epilogue: Epilogue,
     ) -> FloatTensor<Self> {
         let (dtype, shape) = (input.dtype(), input.shape());
-        let output = mixed(Plain::new(input).values(), &shape, &[], [weight, bias], epilogue, None);
-        tensor(output.0, output.1, dtype)
+        mixed(Plain::new(input).values(), &shape, dtype, &[], [weight, bias], (epilogue, &[]))
     }
 
     fn pointwise_onto(
@@ -96,9 +87,8 @@ impl Kernels for Flex {
     ) -> FloatTensor<Self> {
         let (dtype, shape) = (input.dtype(), input.shape());
         let added = Plain::new(added);
-        let output =
-            mixed(Plain::new(input).values(), &shape, &[], [weight, bias], Epilogue::None, Some(added.values()));
-        tensor(output.0, output.1, dtype)
+        let after = (Epilogue::None, added.values());
+        mixed(Plain::new(input).values(), &shape, dtype, &[], [weight, bias], after)
     }
 
     fn normed_pointwise(
@@ -110,12 +100,11 @@ impl Kernels for Flex {
         norm: Norm,
     ) -> FloatTensor<Self> {
         let (dtype, shape) = (input.dtype(), input.shape());
-        let input = Plain::new(input);
         let [_, _, height, width] = shape.dims();
-        let planes: Vec<(f32, f32)> = input.values().par_chunks(height * width).map(plane_moments).collect();
-        let normed = norm_factors(&planes, height * width, [gamma, beta], norm);
-        let (output, shape) = mixed(input.values(), &shape, &normed, [weight, bias], norm.epilogue, None);
-        tensor(output, shape, dtype)
+        let (input, plane) = (Plain::new(input), height * width);
+        let moments = moments_of_planes(&input, plane);
+        let normed = norm_factors(&moments, plane, [gamma, beta], norm.groups, norm.epsilon);
+        mixed(input.values(), &shape, dtype, &normed, [weight, bias], (norm.epilogue, &[]))
     }
 
     fn filtered_mix(
@@ -132,9 +121,8 @@ impl Kernels for Flex {
         let (dtype, shape) = (input.dtype(), window.filtered(&input.shape()));
         let [_, _, height, width] = shape.dims();
         let (behind, planes) = filtered(input, filter, filter_bias, window, Epilogue::None, plane_moments);
-        let normed = norm_factors(&planes, height * width, [gamma, beta], norm);
-        let (output, shape) = mixed(&behind, &shape, &normed, [weight, bias], norm.epilogue, None);
-        tensor(output, shape, dtype)
+        let normed = norm_factors(&planes, height * width, [gamma, beta], norm.groups, norm.epsilon);
+        mixed(&behind, &shape, dtype, &normed, [weight, bias], (norm.epilogue, &[]))
     }
 
     fn convolve(
@@ -323,15 +311,15 @@ fn filtered<T: Send>(
 }
 
 /// The channels of `[b, c, h, w]` mixed, after each is multiplied and added to by its pair of `normed`, one for every plane, and
-/// what follows: weight `[o, c, 1, 1]` and bias `[o]` or `[b, o]`; values and their shape.
+/// what follows: weight `[o, c, 1, 1]` and bias `[o]` or `[b, o]`, then the epilogue and what is added after it, if anything.
 fn mixed(
     input: &[f32],
     shape: &Shape,
+    dtype: DType,
     normed: &[(f32, f32)],
     [weight, bias]: [FlexTensor; 2],
-    epilogue: Epilogue,
-    added: Option<&[f32]>,
-) -> (Vec<f32>, Shape) {
+    (epilogue, added): (Epilogue, &[f32]),
+) -> FlexTensor {
     let [batch, channels, height, width] = shape.dims();
     let outputs = weight.shape()[0];
     let (weight, bias) = (Plain::new(weight), Plain::new(bias));
@@ -350,14 +338,19 @@ fn mixed(
             false => &bias.values()[picture * outputs..][..outputs],
         };
         let normed = normed.get(picture * channels..(picture + 1) * channels).unwrap_or_default();
-        let added = added.map_or(&[][..], |added| &added[picture * outputs * plane..]);
+        let added = added.get(picture * outputs * plane..).unwrap_or_default();
         let parts = bands(output, plane, columns);
         parts.into_par_iter().enumerate().for_each_init(Vec::new, |packed, (part, mut output)| {
             let (first, output) = (part * columns, &mut output[..]);
             Mix { weight, bias, input, plane, first, output, packed, normed, epilogue, added }.run();
         });
     }
-    (output, Shape::new([batch, outputs, height, width]))
+    tensor(output, Shape::new([batch, outputs, height, width]), dtype)
+}
+
+fn moments_of_planes(input: &Plain, plane: usize) -> Vec<(f32, f32)> {
+    let planes = input.values().par_chunks(plane).with_min_len(SMALL.div_ceil(4 * plane));
+    planes.map(plane_moments).collect()
 }
 
 /// Mean of a plane, and the sum of squared deviations from it.
@@ -370,15 +363,21 @@ fn plane_moments(plane: &[f32]) -> (f32, f32) {
 
 /// By what every channel of every picture is multiplied, and what is added to it, so that its group has mean 0 and variance 1
 /// before `gamma` and `beta`: from the moments of all planes of so many cells.
-fn norm_factors(planes: &[(f32, f32)], cells: usize, [gamma, beta]: [FlexTensor; 2], norm: Norm) -> Vec<(f32, f32)> {
+fn norm_factors(
+    planes: &[(f32, f32)],
+    cells: usize,
+    [gamma, beta]: [FlexTensor; 2],
+    groups: usize,
+    epsilon: f64,
+) -> Vec<(f32, f32)> {
     let (gamma, beta) = (Plain::new(gamma), Plain::new(beta));
-    let per_group = gamma.values().len() / norm.groups;
+    let per_group = gamma.values().len() / groups;
     let group = |(index, planes): (usize, &[(f32, f32)])| {
-        let first = index % norm.groups * per_group;
+        let first = index % groups * per_group;
         let mean = planes.iter().map(|(mean, _)| mean).sum::<f32>() / per_group as f32;
         let apart = |(of, squares): &(f32, f32)| squares + cells as f32 * (of - mean) * (of - mean);
         let variance = planes.iter().map(apart).sum::<f32>() / (per_group * cells) as f32;
-        let factor = 1.0 / (variance + norm.epsilon as f32).sqrt();
+        let factor = 1.0 / (variance + epsilon as f32).sqrt();
         let channels = gamma.values()[first..][..per_group].iter().zip(&beta.values()[first..]);
         channels.map(move |(gamma, beta)| (factor * gamma, beta - mean * factor * gamma)).collect::<Vec<_>>()
     };
@@ -408,15 +407,6 @@ impl Plain {
 fn tensor(values: Vec<f32>, shape: Shape, dtype: DType) -> FlexTensor {
     let tensor = FlexTensor::from_data(TensorData::new(values, shape));
     if dtype == DType::F32 { tensor } else { Flex::float_cast(tensor, dtype.into()) }
-}
-
-/// Mean, and one over the standard deviation.
-#[inline(always)]
-fn moments(values: &[f32], epsilon: f64) -> (f32, f32) {
-    let count = values.len() as f32;
-    let mean = sum(values) / count;
-    let variance = total(values, values, |value, _| (value - mean) * (value - mean)) / count;
-    (mean, 1.0 / (variance + epsilon as f32).sqrt())
 }
 
 #[inline(always)]
