@@ -1,179 +1,268 @@
-//! Attention among the cells of a picture as one kernel: the row of a query is never stored, its largest product and its sums are
-//! carried along the keys (Milakov and Gimelshein, arXiv 1805.02867).
+//! Attention among the cells of a picture as one kernel on tensor cores: the rows of weights are never stored, the largest product
+//! of a query and its sums are carried along the keys (Milakov and Gimelshein, arXiv 1805.02867; Dao et al., arXiv 2205.14135).
+//! Factors are rounded to the 10 bits of TF32, sums are in single precision.
 
 use burn::backend::TensorMetadata;
 use burn::backend::cubecl::dtype_to_storage_type;
 use burn::tensor::Shape;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::cubecl;
+use burn_cubecl::cubecl::cmma::MmaDefinition;
+use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::{empty, plain};
 use crate::kernels::by_parts;
 
+/// Units of a plane, and the planes of a cube, which divide the keys among them.
+const PLANE: usize = 32;
+const PLANES: usize = 8;
 /// Queries of a cube.
 const QUERIES: usize = 16;
-/// Units that divide the keys of each among them.
-const SHARES: usize = 16;
-/// Keys that are in shared memory at a time.
-const KEYS: usize = 64;
-/// Of these a unit's.
-const OWN: usize = KEYS / SHARES;
-/// Values of a vector.
-const WIDE: usize = 4;
-/// Values of a head at most: they stay in registers.
-const HEAD: usize = 64;
-/// Cells at most: beyond them tensor cores pay for the rows that they store.
-const CELLS: usize = 2048;
+/// Keys that a plane takes at a time: four of each unit.
+const KEYS: usize = 32;
+/// Values of a head that fragments divide, and at most: a unit keeps a part of its queries and sums in registers.
+const EIGHT: usize = 8;
+const HEAD: usize = 160;
+/// Less than any product.
+const LOWEST: f32 = -1e30;
+
+/// The largest value of the four units that share a row.
+#[cube]
+fn largest_of_four(value: f32) -> f32 {
+    let mut largest = value;
+    #[unroll]
+    for step in 0..2u32 {
+        let other = plane_shuffle_xor(largest, comptime!(1 << step));
+        // What is no number is not larger, and shows in the sums.
+        if other > largest {
+            largest = other;
+        }
+    }
+    largest
+}
+
+/// Four values of a row from `at` on, where at most `last` is read.
+#[cube]
+fn four<F: Float, S: Size>(joined: &Tensor<Vector<F, S>>, row: usize, at: usize, cells: usize) -> Array<f32> {
+    let width = S::value().comptime();
+    let mut values = Array::<f32>::new(4usize);
+    if comptime!(width == 4) {
+        let mut from = at;
+        if from > cells - 4 {
+            from = cells - 4;
+        }
+        let all = joined[(row * cells + from) / 4];
+        #[unroll]
+        for j in 0..4usize {
+            values[j] = f32::cast_from(all.extract(j));
+        }
+    } else {
+        #[unroll]
+        for j in 0..4usize {
+            let mut from = at + j;
+            if from >= cells {
+                from = cells - 1;
+            }
+            values[j] = f32::cast_from(joined[row * cells + from].extract(0usize));
+        }
+    }
+    values
+}
 
 /// One cube per head and `QUERIES` queries: `x` along the queries, `y` along the heads, `z` along the pictures.
+///
+/// Fragments as in `convolve`: of a product a unit has rows `g` and `g + 8`, which are queries, and columns `2 t` and `2 t + 1`.
+/// Column `q` of product `j` is key `4 q + j`, so that a unit's keys are four in a row; the weights of these are then the left
+/// factor of the sums, as they are.
 #[cube(launch)]
-fn attend_kernel<F: Float>(
-    joined: &Tensor<F>,
+fn attend_kernel<F: Float, S: Size>(
+    joined: &Tensor<Vector<F, S>>,
     output: &mut Tensor<F>,
     scale: f32,
-    #[comptime] wide: usize,
+    #[comptime] parts: usize,
     #[define(F)] _dtype: ElemType,
 ) {
+    let head = comptime!(parts * EIGHT);
+    let width = S::value().comptime();
     let (channels, cells) = (output.shape(1), output.shape(2) * output.shape(3));
     let picture = CUBE_POS_Z as usize;
-    let head = CUBE_POS_Y as usize * comptime!(WIDE * wide);
-    let queries = (picture * 3 * channels + head) * cells;
-    let keys = queries + channels * cells;
-    let values = keys + channels * cells;
+    let place = CUBE_POS_Y as usize * head;
+    let queries = picture * 3 * channels + place;
+    let (keys, values) = (queries + channels, queries + 2 * channels);
     let unit = UNIT_POS as usize;
-    let (share, lane) = (unit / QUERIES, unit % QUERIES);
-    let query = CUBE_POS_X as usize * QUERIES + lane;
+    let plane = unit / PLANE;
+    let (g, t) = (unit % PLANE / 4, unit % 4);
+    let first_query = CUBE_POS_X as usize * QUERIES;
+    let product = MmaDefinition::<tf32, tf32, f32>::new(16usize, 8usize, 8usize);
 
-    let mut asked = Array::<Vector<f32, Const<4>>>::new(wide);
-    let mut found = Array::<Vector<f32, Const<4>>>::new(wide);
+    let mut asked = Sequence::<Array<Vector<tf32, Const<1>>>>::new();
+    let mut found = Sequence::<Array<Vector<f32, Const<2>>>>::new();
     #[unroll]
-    for k in 0..wide {
-        let mut four = Vector::<f32, Const<4>>::empty();
+    for part in 0..parts {
+        let mut a = Array::<Vector<tf32, Const<1>>>::new(4usize);
         #[unroll]
-        for j in 0..WIDE {
-            let mut value = 0.0f32;
-            if query < cells {
-                value = f32::cast_from(joined[queries + (k * WIDE + j) * cells + query]) * scale;
+        for k in 0..4usize {
+            let mut query = first_query + g + k % 2 * EIGHT;
+            if query >= cells {
+                query = cells - 1;
             }
-            four.insert(j, value);
+            let at = (queries + part * EIGHT + t + k / 2 * 4) * cells + query;
+            let value = joined[at / width].extract_dynamic(at % width);
+            a[k] = Vector::<tf32, Const<1>>::new(<tf32 as Cast>::cast_from(f32::cast_from(value) * scale));
         }
-        asked[k] = four;
-        found[k] = Vector::<f32, Const<4>>::new(0.0f32);
+        asked.push(a);
+        let mut sum = Array::<Vector<f32, Const<2>>>::new(2usize);
+        sum[0] = Vector::<f32, Const<2>>::new(0.0f32);
+        sum[1] = Vector::<f32, Const<2>>::new(0.0f32);
+        found.push(sum);
     }
-    let mut largest = f32::new(-1e30);
-    let mut total = 0.0f32;
+    let mut largest = Array::<f32>::new(2usize);
+    let mut total = Array::<f32>::new(2usize);
+    #[unroll]
+    for half in 0..2usize {
+        largest[half] = f32::new(LOWEST);
+        total[half] = 0.0f32;
+    }
 
-    let mut shared_keys = Shared::<[Vector<f32, Const<4>>]>::new_slice(comptime!(KEYS * wide));
-    let mut shared_values = Shared::<[Vector<f32, Const<4>>]>::new_slice(comptime!(KEYS * wide));
-    let mut first = 0usize;
+    let mut first = plane * KEYS;
     while first < cells {
-        sync_cube();
-        let mut index = unit;
-        while index < comptime!(KEYS * wide) {
-            let (k, key) = (index / KEYS, first + index % KEYS);
-            let mut of_key = Vector::<f32, Const<4>>::new(0.0f32);
-            let mut of_value = Vector::<f32, Const<4>>::new(0.0f32);
-            if key < cells {
-                #[unroll]
-                for j in 0..WIDE {
-                    let at = (k * WIDE + j) * cells + key;
-                    of_key.insert(j, f32::cast_from(joined[keys + at]));
-                    of_value.insert(j, f32::cast_from(joined[values + at]));
-                }
-            }
-            shared_keys[index % KEYS * wide + k] = of_key;
-            shared_values[index % KEYS * wide + k] = of_value;
-            index += comptime!(QUERIES * SHARES);
-        }
-        sync_cube();
-        // All products of a block first: their powers do not wait for each other.
-        let mut products = Array::<f32>::new(OWN);
-        let mut above = largest;
+        let mut products = Sequence::<Array<Vector<f32, Const<2>>>>::new();
         #[unroll]
-        for step in 0..OWN {
-            let key = share * OWN + step;
-            let mut product = f32::new(-1e30);
-            if first + key < cells {
-                let mut four = Vector::<f32, Const<4>>::new(0.0f32);
-                #[unroll]
-                for k in 0..wide {
-                    four += asked[k] * shared_keys[key * wide + k];
-                }
-                product = four.extract(0usize) + four.extract(1usize) + four.extract(2usize) + four.extract(3usize);
-            }
-            products[step] = product;
-            // What is no number is not larger, and shows in the sums.
-            if product > above {
-                above = product;
-            }
-        }
-        let fade = (largest - above).exp();
-        total *= fade;
-        let faded = Vector::<f32, Const<4>>::new(fade);
-        #[unroll]
-        for k in 0..wide {
-            found[k] *= faded;
+        for _ in 0..4usize {
+            let mut sum = Array::<Vector<f32, Const<2>>>::new(2usize);
+            sum[0] = Vector::<f32, Const<2>>::new(0.0f32);
+            sum[1] = Vector::<f32, Const<2>>::new(0.0f32);
+            products.push(sum);
         }
         #[unroll]
-        for step in 0..OWN {
-            let weight = (products[step] - above).exp();
-            total += weight;
-            let weight = Vector::<f32, Const<4>>::new(weight);
+        for part in 0..parts {
+            let low = four::<F, S>(joined, keys + part * EIGHT + t, first + 4 * g, cells);
+            let high = four::<F, S>(joined, keys + part * EIGHT + t + 4, first + 4 * g, cells);
             #[unroll]
-            for k in 0..wide {
-                found[k] += shared_values[(share * OWN + step) * wide + k] * weight;
+            for j in 0..4usize {
+                let mut b = Array::<Vector<tf32, Const<1>>>::new(2usize);
+                b[0] = Vector::<tf32, Const<1>>::new(<tf32 as Cast>::cast_from(low[j]));
+                b[1] = Vector::<tf32, Const<1>>::new(<tf32 as Cast>::cast_from(high[j]));
+                product.execute_inplace(asked.index(part), &b, products.index_mut(j));
             }
         }
-        largest = above;
-        first += KEYS;
+        let mut weights = Array::<f32>::new(16usize);
+        #[unroll]
+        for half in 0..2usize {
+            let mut above = largest[half];
+            #[unroll]
+            for j in 0..4usize {
+                #[unroll]
+                for c in 0..2usize {
+                    let mut value = products.index(j)[half].extract(c);
+                    if first + 4 * (2 * t + c) + j >= cells {
+                        value = f32::new(LOWEST);
+                    }
+                    if value > above {
+                        above = value;
+                    }
+                    weights[half * 8 + j * 2 + c] = value;
+                }
+            }
+            let above = largest_of_four(above);
+            let fade = (largest[half] - above).exp();
+            largest[half] = above;
+            let mut sum = total[half] * fade;
+            #[unroll]
+            for k in 0..8usize {
+                let weight = (weights[half * 8 + k] - above).exp();
+                weights[half * 8 + k] = weight;
+                sum += weight;
+            }
+            total[half] = sum;
+            #[unroll]
+            for part in 0..parts {
+                let faded = found.index(part)[half] * Vector::<f32, Const<2>>::new(fade);
+                found.index_mut(part)[half] = faded;
+            }
+        }
+        let mut given = Sequence::<Array<Vector<tf32, Const<1>>>>::new();
+        #[unroll]
+        for j in 0..4usize {
+            let mut a = Array::<Vector<tf32, Const<1>>>::new(4usize);
+            #[unroll]
+            for k in 0..4usize {
+                let weight = weights[k % 2 * 8 + j * 2 + k / 2];
+                a[k] = Vector::<tf32, Const<1>>::new(<tf32 as Cast>::cast_from(weight));
+            }
+            given.push(a);
+        }
+        #[unroll]
+        for part in 0..parts {
+            let low = four::<F, S>(joined, values + part * EIGHT + g, first + 8 * t, cells);
+            let high = four::<F, S>(joined, values + part * EIGHT + g, first + 8 * t + 4, cells);
+            #[unroll]
+            for j in 0..4usize {
+                let mut b = Array::<Vector<tf32, Const<1>>>::new(2usize);
+                b[0] = Vector::<tf32, Const<1>>::new(<tf32 as Cast>::cast_from(low[j]));
+                b[1] = Vector::<tf32, Const<1>>::new(<tf32 as Cast>::cast_from(high[j]));
+                product.execute_inplace(given.index(j), &b, found.index_mut(part));
+            }
+        }
+        first += comptime!(PLANES * KEYS);
     }
 
-    // Shares are joined in pairs, until the first unit of a query has all.
-    let mut tops = Shared::<[f32]>::new_slice(comptime!(SHARES * QUERIES / 2));
-    let mut totals = Shared::<[f32]>::new_slice(comptime!(SHARES * QUERIES / 2));
-    let mut sums = Shared::<[Vector<f32, Const<4>>]>::new_slice(comptime!(SHARES * QUERIES / 2 * wide));
-    let mut half = comptime!(SHARES / 2).runtime();
-    while half > 0 {
-        sync_cube();
-        if share >= half && share < 2 * half {
-            let at = (share - half) * QUERIES + lane;
-            tops[at] = largest;
-            totals[at] = total;
-            #[unroll]
-            for k in 0..wide {
-                sums[at * wide + k] = found[k];
-            }
-        }
-        sync_cube();
-        if share < half {
-            let at = share * QUERIES + lane;
-            let mut above = largest;
-            if tops[at] > largest {
-                above = tops[at];
-            }
-            let (own, other) = ((largest - above).exp(), (tops[at] - above).exp());
-            total = total * own + totals[at] * other;
-            let (own, other) = (Vector::<f32, Const<4>>::new(own), Vector::<f32, Const<4>>::new(other));
-            #[unroll]
-            for k in 0..wide {
-                found[k] = found[k] * own + sums[at * wide + k] * other;
-            }
-            largest = above;
-        }
-        half /= 2;
-    }
-    if share == 0 && query < cells {
+    // Planes are joined: each sum weighs as its plane's largest product says.
+    let pitch = comptime!(head + 1);
+    let mut tops = Shared::<[f32]>::new_slice(comptime!(PLANES * QUERIES));
+    let mut totals = Shared::<[f32]>::new_slice(comptime!(PLANES * QUERIES));
+    let mut sums = Shared::<[f32]>::new_slice(comptime!(PLANES * QUERIES * (head + 1)));
+    #[unroll]
+    for half in 0..2usize {
+        let row = plane * QUERIES + half * EIGHT + g;
+        let mut sum = total[half];
         #[unroll]
-        for k in 0..wide {
-            let four = found[k] / Vector::<f32, Const<4>>::new(total);
-            #[unroll]
-            for j in 0..WIDE {
-                let at = (picture * channels + head + k * WIDE + j) * cells + query;
-                output[at] = F::cast_from(four.extract(j));
-            }
+        for step in 0..2u32 {
+            sum += plane_shuffle_xor(sum, comptime!(1 << step));
         }
+        if t == 0 {
+            tops[row] = largest[half];
+            totals[row] = sum;
+        }
+        #[unroll]
+        for part in 0..parts {
+            let pair = found.index(part)[half];
+            sums[row * pitch + part * EIGHT + 2 * t] = pair.extract(0usize);
+            sums[row * pitch + part * EIGHT + 2 * t + 1] = pair.extract(1usize);
+        }
+    }
+    sync_cube();
+    let row = unit % QUERIES;
+    let mut above = f32::new(LOWEST);
+    #[unroll]
+    for part in 0..PLANES {
+        let top = tops[part * QUERIES + row];
+        if top > above {
+            above = top;
+        }
+    }
+    let mut shares = Array::<f32>::new(PLANES);
+    let mut sum = 0.0f32;
+    #[unroll]
+    for part in 0..PLANES {
+        let share = (tops[part * QUERIES + row] - above).exp();
+        sum += share * totals[part * QUERIES + row];
+        shares[part] = share;
+    }
+    let mut k = unit / QUERIES;
+    while k < head {
+        let mut value = 0.0f32;
+        #[unroll]
+        for part in 0..PLANES {
+            value += shares[part] * sums[(part * QUERIES + row) * pitch + k];
+        }
+        let query = first_query + row;
+        if query < cells {
+            output[(picture * channels + place + k) * cells + query] = F::cast_from(value / sum);
+        }
+        k += comptime!(PLANES * PLANE / QUERIES);
     }
 }
 
@@ -182,7 +271,7 @@ pub(super) fn attend(joined: CubeTensor, heads: usize) -> CubeTensor {
     let [batch, channels, height, width] = joined.shape().dims();
     let (channels, cells) = (channels / 3, height * width);
     let head = channels / heads;
-    if head > HEAD || !head.is_multiple_of(WIDE) || cells > CELLS {
+    if head > HEAD || !head.is_multiple_of(EIGHT) {
         return by_parts::<CubeBackend>(joined, heads);
     }
     let [joined] = plain([joined]);
@@ -190,11 +279,12 @@ pub(super) fn attend(joined: CubeTensor, heads: usize) -> CubeTensor {
     attend_kernel::launch(
         &output.client,
         CubeCount::Static(cells.div_ceil(QUERIES) as u32, heads as u32, batch as u32),
-        CubeDim::new_1d((QUERIES * SHARES) as u32),
+        CubeDim::new_1d((PLANES * PLANE) as u32),
+        if cells.is_multiple_of(4) { 4 } else { 1 },
         joined.into_tensor_arg(),
         output.clone().into_tensor_arg(),
         1.0 / (head as f32).sqrt(),
-        head / WIDE,
+        head / EIGHT,
         dtype_to_storage_type(output.dtype),
     );
     output

@@ -55,21 +55,26 @@ fn filtered_at<F: Float>(
     #[comptime] window: Window,
 ) -> f32 {
     let (height, width) = (input.shape(2), input.shape(3));
-    let mut sum = f32::cast_from(bias[channel]);
+    let taps = comptime!(window.kernel * window.kernel);
+    // All are asked for before the first is waited for; what lies outside is read elsewhere.
+    let mut values = Array::<f32>::new(taps);
     #[unroll]
     for ky in 0..window.kernel {
         let y = row * window.stride + ky;
-        if y >= window.before && y < height + window.before {
-            let start = (plane * height + y - window.before) * width;
-            #[unroll]
-            for kx in 0..window.kernel {
-                let x = column * window.stride + kx;
-                if x >= window.before && x < width + window.before {
-                    let tap = weight[(channel * window.kernel + ky) * window.kernel + kx];
-                    sum += f32::cast_from(input[start + x - window.before]) * f32::cast_from(tap);
-                }
-            }
+        #[unroll]
+        for kx in 0..window.kernel {
+            let x = column * window.stride + kx;
+            let inside =
+                y >= window.before && y < height + window.before && x >= window.before && x < width + window.before;
+            let at = (plane * height + y) * width + x - window.before * (width + 1);
+            let value = f32::cast_from(input[select(inside, at, plane * height * width)]);
+            values[ky * window.kernel + kx] = select(inside, value, 0.0f32);
         }
+    }
+    let mut sum = f32::cast_from(bias[channel]);
+    #[unroll]
+    for tap in 0..taps {
+        sum += values[tap] * f32::cast_from(weight[channel * taps + tap]);
     }
     sum
 }
