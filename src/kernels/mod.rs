@@ -20,8 +20,8 @@ use burn::tensor::Shape;
 use burn::tensor::ops::{AttentionModuleOptions, ConvOptions, InterpolateMode, InterpolateOptions};
 
 pub use self::operations::{
-    attend, convolve, depth_to_space, depthwise, double, filtered_mix, group_norm, join, nearest, normed_pointwise,
-    pointwise, pointwise_onto, resize, smooth, space_to_depth,
+    attend, convolve, depth_to_space, depthwise, double, filtered_mix, group_norm, join, layer_norm, linear, nearest,
+    normed_pointwise, pointwise, pointwise_onto, resize, smooth, space_to_depth,
 };
 
 /// How the kernel of a convolution moves over the cells, the same on both axes.
@@ -128,6 +128,37 @@ pub trait Kernels: Backend {
         groups: usize,
         epsilon: f64,
     ) -> FloatTensor<Self>;
+
+    /// Mean 0 and variance 1 over the values of every token, then a factor and a shift per value: input `[b, n, c]`, the others
+    /// `[c]`.
+    #[fusion(dtype = input, shape = input)]
+    fn layer_norm(
+        input: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        let width = Shape::new([1, 1, gamma.shape().num_elements()]);
+        let apart = Self::float_sub(input.clone(), Self::float_mean_dim(input, 2));
+        let variance = Self::float_mean_dim(Self::float_mul(apart.clone(), apart.clone()), 2);
+        let deviation = Self::float_sqrt(Self::float_add_scalar(variance, epsilon.into()));
+        let scaled = Self::float_mul(Self::float_div(apart, deviation), Self::float_reshape(gamma, width.clone()));
+        Self::float_add(scaled, Self::float_reshape(beta, width))
+    }
+
+    /// The values of every token mixed: input `[b, n, c]`, weight `[c, o]`, bias `[o]`, to `[b, n, o]`.
+    #[fusion(dtype = input, shape = {
+        let [batch, tokens, _] = input.dims();
+        Shape::new([batch, tokens, weight[1]])
+    })]
+    fn linear(input: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        let ([batch, _, _], [rows, columns]) = (input.shape().dims::<3>(), weight.shape().dims());
+        let weight = Self::float_expand(
+            Self::float_reshape(weight, Shape::new([1, rows, columns])),
+            Shape::new([batch, rows, columns]),
+        );
+        Self::float_add(Self::float_matmul(input, weight), Self::float_reshape(bias, Shape::new([1, 1, columns])))
+    }
 
     /// The channels of every cell mixed, and what follows: input `[b, c, h, w]`, weight `[o, c, 1, 1]`, bias `[o]` or one for
     /// every picture, `[b, o]`.
@@ -375,8 +406,9 @@ mod on_cuda {
 
     #[test]
     #[ignore = "needs an NVIDIA GPU"]
-    fn group_norm_agrees_with_burn() {
+    fn norms_agree_with_burn() {
         group_norm_agrees(&device());
+        layer_norm_agrees(&device());
     }
 
     #[test]
@@ -384,6 +416,7 @@ mod on_cuda {
     fn pointwise_agrees_with_burn() {
         // Matrix products are made of numbers with 10 bits there.
         pointwise_agrees(&device(), 3e-2);
+        linear_agrees(&device(), 3e-2);
     }
 
     #[test]

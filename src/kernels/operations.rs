@@ -4,7 +4,7 @@ use burn::backend::Dispatch;
 use burn::backend::tensor::FloatTensor;
 use burn::module::Param;
 use burn::nn::conv::Conv2d;
-use burn::nn::{GroupNorm, PaddingConfig2d};
+use burn::nn::{GroupNorm, Linear, PaddingConfig2d};
 use burn::tensor::{Tensor, assert_shape};
 
 use super::{Epilogue, Kernels, Norm, Window};
@@ -179,6 +179,23 @@ pub fn double(input: Tensor<4>) -> Tensor<4> {
 pub fn group_norm(norm: &GroupNorm, input: Tensor<4>) -> Tensor<4> {
     let (gamma, beta) = (parameter(norm, &norm.gamma), parameter(norm, &norm.beta));
     Tensor::from_dispatch(Dispatch::group_norm(input.into_dispatch(), gamma, beta, norm.num_groups, norm.epsilon))
+}
+
+/// Applies a norm with factor, shift and `epsilon` over the last axis of `[b, n, c]`.
+pub fn layer_norm(gamma: Tensor<1>, beta: Tensor<1>, epsilon: f64, input: Tensor<3>) -> Tensor<3> {
+    let (input, gamma, beta) = (input.into_dispatch(), gamma.into_dispatch(), beta.into_dispatch());
+    Tensor::from_dispatch(Dispatch::layer_norm(input, gamma, beta, epsilon))
+}
+
+/// Applies a layer to the last axis of `[b, n, c]`; without a bias, zeros are added.
+pub fn linear(layer: &Linear, input: Tensor<3>) -> Tensor<3> {
+    let weight = layer.weight.val();
+    let bias = layer
+        .bias
+        .as_ref()
+        .map_or_else(|| Tensor::zeros([weight.dims()[1]], (&weight.device(), weight.dtype())), |bias| bias.val());
+    let (input, weight, bias) = (input.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+    Tensor::from_dispatch(Dispatch::linear(input, weight, bias))
 }
 
 fn parameter(norm: &GroupNorm, value: &Option<Param<Tensor<1>>>) -> FloatTensor<Dispatch> {

@@ -3,7 +3,7 @@
 use burn::backend::Dispatch;
 use burn::module::Param;
 use burn::nn::conv::Conv2dConfig;
-use burn::nn::{GroupNormConfig, PaddingConfig2d};
+use burn::nn::{GroupNormConfig, LayerNormConfig, LinearConfig, PaddingConfig2d};
 use burn::tensor::activation::{relu, softmax};
 use burn::tensor::module::{conv2d, interpolate};
 use burn::tensor::ops::PadMode;
@@ -121,7 +121,7 @@ pub(super) fn depthwise_agrees(device: &Device) {
 
 pub(super) fn group_norm_agrees(device: &Device) {
     // Also more cells in a plane than units work on its group.
-    for (batch, side) in [(3, 7), (1, 40), (1, 300)] {
+    for (batch, side) in [(3, 7), (1, 40), (1, 300), (2, 3300)] {
         let input = random([batch, 8, 5, side], device) * 3.0 + 1.0;
         let (gamma, beta) = (random([8], device), random([8], device));
         let ours = |x: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>| {
@@ -134,6 +134,30 @@ pub(super) fn group_norm_agrees(device: &Device) {
         let theirs = norm.forward(input.clone()).into_data();
         let normed = group_norm(&norm, input).into_data();
         normed.assert_approx_eq::<f32>(&theirs, Tolerance::rel_abs(1e-4, 1e-4));
+    }
+}
+
+pub(super) fn layer_norm_agrees(device: &Device) {
+    // Fewer values than units share a token, and more.
+    for (tokens, width) in [(5, 12), (70, 320)] {
+        let mut norm = LayerNormConfig::new(width).with_epsilon(1e-3).init(device);
+        norm.gamma = Param::from_tensor(random([width], device));
+        norm.beta = Some(Param::from_tensor(random([width], device)));
+        let input = random([2, tokens, width], device) * 3.0 + 1.0;
+        let expected = norm.forward(input.clone()).into_data();
+        let beta = norm.beta.as_ref().expect("it is made with one").val();
+        let found = layer_norm(norm.gamma.val(), beta, 1e-3, input).into_data();
+        found.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(TOLERANCE, TOLERANCE));
+    }
+}
+
+pub(super) fn linear_agrees(device: &Device, tolerance: f32) {
+    for (tokens, width, outputs, bias) in [(5, 12, 7, true), (70, 48, 96, false), (300, 64, 320, true)] {
+        let layer = LinearConfig::new(width, outputs).with_bias(bias).init(device);
+        let input = random([2, tokens, width], device) * 3.0;
+        let expected = layer.forward(input.clone()).into_data();
+        let found = linear(&layer, input).into_data();
+        found.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(tolerance, tolerance));
     }
 }
 
@@ -169,10 +193,15 @@ pub(super) fn layers_in_one_agree(device: &Device, tolerance: f32) {
         found.into_data().assert_approx_eq::<f32>(&expected.into_data(), tolerance);
     };
     let mixed = |x, w, b| conv2d(x, w, Some(b), ConvOptions::new([1, 1], [0, 0], [1, 1], 1));
-    // Planes in several parts, the last of them short; planes smaller than a vector; more taps than a slab.
-    for (batch, channels, outputs, [height, width]) in
-        [(2, 8, 10, [5, 7]), (1, 72, 33, [40, 17]), (3, 16, 1, [1, 3]), (1, 136, 40, [16, 16])]
-    {
+    // Planes in several parts, the last of them short; planes smaller than a vector; more taps than a slab; tiles of every size.
+    for (batch, channels, outputs, [height, width]) in [
+        (2, 8, 10, [5, 7]),
+        (1, 72, 33, [40, 17]),
+        (3, 16, 1, [1, 3]),
+        (1, 136, 40, [16, 16]),
+        (1, 16, 40, [50, 56]),
+        (1, 24, 70, [90, 92]),
+    ] {
         let input = random([batch, channels, height, width], device) * 3.0 + 1.0;
         let mut norm = GroupNormConfig::new(8, channels).with_epsilon(1e-3).init(device);
         norm.gamma = norm.gamma.map(|gamma| gamma.map(|_| random([channels], device)));
@@ -199,10 +228,18 @@ pub(super) fn layers_in_one_agree(device: &Device, tolerance: f32) {
 }
 
 pub(super) fn attention_agrees(device: &Device, tolerance: f32) {
-    // Keys that fill no block, heads as wide as a vector and as registers, and one that is too wide for them.
-    for (batch, heads, head, [height, width]) in
-        [(2, 3, 4, [5, 7]), (1, 4, 32, [14, 18]), (1, 2, 64, [9, 4]), (1, 1, 80, [3, 3]), (1, 2, 40, [8, 8])]
-    {
+    // Keys that fill no block, and more than all planes take at a time; heads as wide as a fragment and as registers, and some that
+    // are none of both.
+    for (batch, heads, head, [height, width]) in [
+        (2, 3, 4, [5, 7]),
+        (1, 4, 32, [14, 18]),
+        (1, 2, 64, [9, 4]),
+        (1, 1, 80, [3, 3]),
+        (1, 2, 40, [8, 8]),
+        (1, 1, 8, [19, 21]),
+        (1, 1, 160, [5, 60]),
+        (1, 1, 168, [3, 4]),
+    ] {
         let (channels, cells) = (heads * head, height * width);
         let joined = random([batch, 3 * channels, height, width], device) * 3.0;
         let part = |k: usize| {
@@ -217,10 +254,15 @@ pub(super) fn attention_agrees(device: &Device, tolerance: f32) {
 }
 
 pub(super) fn convolution_agrees(device: &Device, tolerance: f32) {
-    // Also panels that reach beyond a row, more outputs than are summed side by side, and padding on one side.
-    for (kernel, stride, padding, channels, outputs, [height, width]) in
-        [(3, 1, [1, 1], 5, 13, [9, 37]), (3, 2, [0, 1], 3, 8, [12, 70]), (7, 1, [3, 3], 2, 1, [6, 4])]
-    {
+    // Also panels that reach beyond a row, more outputs than are summed side by side, padding on one side, and so many positions
+    // that they are shared out in larger tiles.
+    for (kernel, stride, padding, channels, outputs, [height, width]) in [
+        (3, 1, [1, 1], 5, 13, [9, 37]),
+        (3, 2, [0, 1], 3, 8, [12, 70]),
+        (7, 1, [3, 3], 2, 1, [6, 4]),
+        (3, 1, [1, 1], 16, 40, [50, 56]),
+        (3, 1, [1, 1], 4, 40, [81, 131]),
+    ] {
         let [before, after] = padding;
         let input = random([2, channels, height, width], device) * 3.0;
         let (weight, row) = (random([outputs, channels, kernel, kernel], device), random([outputs], device));
@@ -315,7 +357,7 @@ pub(super) fn no_number_stays_none(device: &Device) {
             bias,
             Epilogue::Relu,
         ),
-        attend(input.repeat_dim(1, 12), 1),
+        attend(input.repeat_dim(1, 24), 1),
     ] {
         let found = found.into_data().try_into_vec::<f32>().expect("f32");
         assert!(found.iter().all(|value| value.is_nan()), "{found:?}");
@@ -336,7 +378,9 @@ fn kernels_agree_with_burn() {
     let device = Device::flex();
     depthwise_agrees(&device);
     group_norm_agrees(&device);
+    layer_norm_agrees(&device);
     pointwise_agrees(&device, TOLERANCE);
+    linear_agrees(&device, TOLERANCE);
     layers_in_one_agree(&device, TOLERANCE);
     attention_agrees(&device, TOLERANCE);
     convolution_agrees(&device, TOLERANCE);

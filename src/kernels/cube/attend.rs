@@ -49,10 +49,7 @@ fn four<F: Float, S: Size>(joined: &Tensor<Vector<F, S>>, row: usize, at: usize,
     let width = S::value().comptime();
     let mut values = Array::<f32>::new(4usize);
     if comptime!(width == 4) {
-        let mut from = at;
-        if from > cells - 4 {
-            from = cells - 4;
-        }
+        let from = at.min(cells - 4);
         let all = joined[(row * cells + from) / 4];
         #[unroll]
         for j in 0..4usize {
@@ -61,10 +58,7 @@ fn four<F: Float, S: Size>(joined: &Tensor<Vector<F, S>>, row: usize, at: usize,
     } else {
         #[unroll]
         for j in 0..4usize {
-            let mut from = at + j;
-            if from >= cells {
-                from = cells - 1;
-            }
+            let from = (at + j).min(cells - 1);
             values[j] = f32::cast_from(joined[row * cells + from].extract(0usize));
         }
     }
@@ -73,20 +67,21 @@ fn four<F: Float, S: Size>(joined: &Tensor<Vector<F, S>>, row: usize, at: usize,
 
 /// One cube per head and `QUERIES` queries: `x` along the queries, `y` along the heads, `z` along the pictures.
 ///
-/// Fragments as in `convolve`: of a product a unit has rows `g` and `g + 8`, which are queries, and columns `2 t` and `2 t + 1`.
+/// Fragments as in `tiles`: of a product a unit has rows `g` and `g + 8`, which are queries, and columns `2 t` and `2 t + 1`.
 /// Column `q` of product `j` is key `4 q + j`, so that a unit's keys are four in a row; the weights of these are then the left
 /// factor of the sums, as they are.
 #[cube(launch)]
 fn attend_kernel<F: Float, S: Size>(
     joined: &Tensor<Vector<F, S>>,
     output: &mut Tensor<F>,
+    channels: usize,
+    cells: usize,
     scale: f32,
     #[comptime] parts: usize,
     #[define(F)] _dtype: ElemType,
 ) {
     let head = comptime!(parts * EIGHT);
     let width = S::value().comptime();
-    let (channels, cells) = (output.shape(1), output.shape(2) * output.shape(3));
     let picture = CUBE_POS_Z as usize;
     let place = CUBE_POS_Y as usize * head;
     let queries = picture * 3 * channels + place;
@@ -104,10 +99,7 @@ fn attend_kernel<F: Float, S: Size>(
         let mut a = Array::<Vector<tf32, Const<1>>>::new(4usize);
         #[unroll]
         for k in 0..4usize {
-            let mut query = first_query + g + k % 2 * EIGHT;
-            if query >= cells {
-                query = cells - 1;
-            }
+            let query = (first_query + g + k % 2 * EIGHT).min(cells - 1);
             let at = (queries + part * EIGHT + t + k / 2 * 4) * cells + query;
             let value = joined[at / width].extract_dynamic(at % width);
             a[k] = Vector::<tf32, Const<1>>::new(<tf32 as Cast>::cast_from(f32::cast_from(value) * scale));
@@ -283,6 +275,8 @@ pub(super) fn attend(joined: CubeTensor, heads: usize) -> CubeTensor {
         if cells.is_multiple_of(4) { 4 } else { 1 },
         joined.into_tensor_arg(),
         output.clone().into_tensor_arg(),
+        channels,
+        cells,
         1.0 / (head as f32).sqrt(),
         head / EIGHT,
         dtype_to_storage_type(output.dtype),

@@ -8,7 +8,8 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::cubecl;
 use burn_cubecl::cubecl::prelude::*;
 
-use super::{GROUP_UNITS, empty, moments, per_cell, per_part, plain, sums_of_units};
+use super::norm::{GROUP_UNITS, moments, sums_of_units};
+use super::{empty, per_cell, per_part, plain};
 use crate::kernels::{Gradients, Window};
 
 /// Units that share the sums of a plane.

@@ -3,7 +3,9 @@
 mod attend;
 mod convolve;
 mod gradients;
+mod norm;
 mod planes;
+mod tiles;
 
 use burn::backend::TensorMetadata;
 use burn::backend::cubecl::dtype_to_storage_type;
@@ -20,8 +22,25 @@ use burn_cubecl::tensor::CubeTensor;
 use self::convolve::{Around, convolve};
 use super::{Epilogue, Kernels, Norm, Window};
 
-/// Units that share the sums of a group of planes: with one picture there are few groups, each large.
-const GROUP_UNITS: usize = 1024;
+/// Channels and sides of what goes in and of what comes out. A kernel knows them before it begins: the shape of a tensor is one
+/// more way to memory, and everything waits for it.
+#[derive(CubeLaunch, CubeType)]
+struct Sizes {
+    channels: usize,
+    height: usize,
+    width: usize,
+    outputs: usize,
+    rows: usize,
+    columns: usize,
+}
+
+impl Sizes {
+    fn of(input: &CubeTensor, output: &CubeTensor) -> SizesLaunch {
+        let [_, channels, height, width] = input.shape().dims();
+        let [_, outputs, rows, columns] = output.shape().dims();
+        SizesLaunch::new(channels, height, width, outputs, rows, columns)
+    }
+}
 
 /// What follows a sum.
 #[cube]
@@ -52,11 +71,12 @@ fn filtered_at<F: Float>(
     channel: usize,
     row: usize,
     column: usize,
+    sizes: &Sizes,
     #[comptime] window: Window,
 ) -> f32 {
-    let (height, width) = (input.shape(2), input.shape(3));
     let taps = comptime!(window.kernel * window.kernel);
-    // All are asked for before the first is waited for; what lies outside is read elsewhere.
+    let cells = sizes.height * sizes.width;
+    // All are asked for before the first is waited for; in the place of what lies outside the plane's last cell is read.
     let mut values = Array::<f32>::new(taps);
     #[unroll]
     for ky in 0..window.kernel {
@@ -64,10 +84,12 @@ fn filtered_at<F: Float>(
         #[unroll]
         for kx in 0..window.kernel {
             let x = column * window.stride + kx;
-            let inside =
-                y >= window.before && y < height + window.before && x >= window.before && x < width + window.before;
-            let at = (plane * height + y) * width + x - window.before * (width + 1);
-            let value = f32::cast_from(input[select(inside, at, plane * height * width)]);
+            let inside = y >= window.before
+                && y < sizes.height + window.before
+                && x >= window.before
+                && x < sizes.width + window.before;
+            let at = (y * sizes.width + x - window.before * (sizes.width + 1)).min(cells - 1);
+            let value = f32::cast_from(input[plane * cells + at]);
             values[ky * window.kernel + kx] = select(inside, value, 0.0f32);
         }
     }
@@ -81,92 +103,28 @@ fn filtered_at<F: Float>(
 
 /// One unit per output cell.
 #[cube(launch)]
+#[expect(clippy::too_many_arguments, reason = "a kernel's arguments are its interface")]
 fn depthwise_kernel<F: Float>(
     input: &Tensor<F>,
     weight: &Tensor<F>,
     bias: &Tensor<F>,
     output: &mut Tensor<F>,
+    sizes: Sizes,
+    planes: usize,
     #[comptime] window: Window,
     #[comptime] epilogue: Epilogue,
     #[define(F)] _dtype: ElemType,
 ) {
-    if ABSOLUTE_POS >= output.len() {
+    if ABSOLUTE_POS >= planes * sizes.rows * sizes.columns {
         terminate!();
     }
-    let column = ABSOLUTE_POS % output.shape(3);
-    let rest = ABSOLUTE_POS / output.shape(3);
-    let row = rest % output.shape(2);
-    let plane = rest / output.shape(2);
-    let sum = filtered_at::<F>(input, weight, bias, plane, plane % output.shape(1), row, column, window);
+    let column = ABSOLUTE_POS % sizes.columns;
+    let rest = ABSOLUTE_POS / sizes.columns;
+    let row = rest % sizes.rows;
+    let plane = rest / sizes.rows;
+    let channel = plane % sizes.channels;
+    let sum = filtered_at::<F>(input, weight, bias, plane, channel, row, column, &sizes, window);
     output[ABSOLUTE_POS] = F::cast_from(epilogue_of(sum, epilogue));
-}
-
-/// The sums of two values of every unit of the cube, in all of them.
-#[cube]
-fn sums_of_units(first: f32, second: f32, #[comptime] units: usize) -> (f32, f32) {
-    let mut firsts = Shared::<[f32]>::new_slice(units);
-    let mut seconds = Shared::<[f32]>::new_slice(units);
-    let unit = UNIT_POS as usize;
-    sync_cube();
-    firsts[unit] = first;
-    seconds[unit] = second;
-    sync_cube();
-    let mut half = CUBE_DIM as usize / 2;
-    while half > 0 {
-        if unit < half {
-            let (other_first, other_second) = (firsts[unit + half], seconds[unit + half]);
-            firsts[unit] = firsts[unit] + other_first;
-            seconds[unit] = seconds[unit] + other_second;
-        }
-        sync_cube();
-        half /= 2;
-    }
-    (firsts[0], seconds[0])
-}
-
-/// Mean, and one over the standard deviation, of `count` values: one pass, about the first of them.
-#[cube]
-fn moments<F: Float>(values: &Tensor<F>, start: usize, count: usize, epsilon: f32) -> (f32, f32) {
-    let about = f32::cast_from(values[start]);
-    let mut sum = 0.0f32;
-    let mut squares = 0.0f32;
-    let mut index = UNIT_POS as usize;
-    while index < count {
-        let deviation = f32::cast_from(values[start + index]) - about;
-        sum += deviation;
-        squares += deviation * deviation;
-        index += CUBE_DIM as usize;
-    }
-    let (sum, squares) = sums_of_units(sum, squares, GROUP_UNITS);
-    let offset = sum / count as f32;
-    let variance = (squares / count as f32 - offset * offset).max(0.0f32);
-    (about + offset, 1.0f32 / (variance + epsilon).sqrt())
-}
-
-/// One cube per picture and group.
-#[cube(launch)]
-fn group_norm_kernel<F: Float>(
-    input: &Tensor<F>,
-    gamma: &Tensor<F>,
-    beta: &Tensor<F>,
-    output: &mut Tensor<F>,
-    epsilon: f32,
-    #[comptime] groups: usize,
-    #[define(F)] _dtype: ElemType,
-) {
-    let per_group = input.shape(1) / groups;
-    let plane = input.shape(2) * input.shape(3);
-    let count = per_group * plane;
-    let part = CUBE_POS as usize;
-    let (mean, factor) = moments::<F>(input, part * count, count, epsilon);
-    let mut index = UNIT_POS as usize;
-    while index < count {
-        let channel = part % groups * per_group + index / plane;
-        let normal = (f32::cast_from(input[part * count + index]) - mean) * factor;
-        let value = normal * f32::cast_from(gamma[channel]) + f32::cast_from(beta[channel]);
-        output[part * count + index] = F::cast_from(value);
-        index += CUBE_DIM as usize;
-    }
 }
 
 /// One unit per output cell.
@@ -304,6 +262,7 @@ impl Kernels for CubeBackend {
         let [input, weight, bias] = plain([input, weight, bias]);
         let output = empty(&input, window.filtered(&input.shape()));
         let (count, dim) = per_cell(&output);
+        let (sizes, [batch, channels, ..]) = (Sizes::of(&input, &output), output.shape().dims::<4>());
         depthwise_kernel::launch(
             &output.client,
             count,
@@ -312,6 +271,8 @@ impl Kernels for CubeBackend {
             weight.into_tensor_arg(),
             bias.into_tensor_arg(),
             output.clone().into_tensor_arg(),
+            sizes,
+            batch * channels,
             window,
             epilogue,
             dtype_to_storage_type(output.dtype),
@@ -326,22 +287,26 @@ impl Kernels for CubeBackend {
         groups: usize,
         epsilon: f64,
     ) -> FloatTensor<Self> {
-        let [input, gamma, beta] = plain([input, gamma, beta]);
-        let output = empty(&input, input.shape());
-        let (count, dim) = per_part(input.shape()[0] * groups, GROUP_UNITS);
-        group_norm_kernel::launch(
-            &output.client,
-            count,
-            dim,
-            input.into_tensor_arg(),
-            gamma.into_tensor_arg(),
-            beta.into_tensor_arg(),
-            output.clone().into_tensor_arg(),
-            epsilon as f32,
-            groups,
-            dtype_to_storage_type(output.dtype),
-        );
-        output
+        norm::group_norm(plain([input, gamma, beta]), groups, epsilon)
+    }
+
+    fn layer_norm(
+        input: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        norm::layer_norm(plain([input, gamma, beta]), epsilon)
+    }
+
+    fn linear(input: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        let ([batch, tokens, width], outputs) = (input.shape().dims(), weight.shape()[1]);
+        // The tokens are the outputs of a convolution whose taps they hold, and the layer's outputs its positions.
+        let seen = Self::float_reshape(weight, Shape::new([1, width, 1, outputs]));
+        let tokens_of = Self::float_reshape(input, Shape::new([batch * tokens, width, 1, 1]));
+        let around = Around { bias_per_position: true, ..Around::default() };
+        let mixed = convolve(seen, tokens_of, bias, Window::POINT, Epilogue::None, around);
+        Self::float_reshape(mixed, Shape::new([batch, tokens, outputs]))
     }
 
     fn pointwise(

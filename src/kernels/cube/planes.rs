@@ -12,7 +12,7 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::{empty, filtered_at, plain};
+use super::{Sizes, empty, filtered_at, plain};
 use crate::kernels::Window;
 
 /// Units of a cube at most.
@@ -50,14 +50,15 @@ fn moments_kernel<F: Float>(
     bias: &Tensor<F>,
     output: &mut Tensor<F>,
     moments: &mut Tensor<f32>,
+    sizes: Sizes,
     #[comptime] window: Option<Window>,
     #[comptime] units: usize,
     #[comptime] each: usize,
     #[define(F)] _dtype: ElemType,
 ) {
-    let cells = output.shape(2) * output.shape(3);
+    let cells = sizes.rows * sizes.columns;
     let channel = CUBE_POS_Y as usize;
-    let plane = CUBE_POS_Z as usize * output.shape(1) + channel;
+    let plane = CUBE_POS_Z as usize * sizes.outputs + channel;
     let first = CUBE_POS_X as usize * comptime!(units * each);
     let mut values = Array::<f32>::new(each);
     let mut sum = 0.0f32;
@@ -68,8 +69,8 @@ fn moments_kernel<F: Float>(
         if cell < cells {
             if comptime!(window.is_some()) {
                 let window = comptime!(window.unwrap_or(Window::POINT));
-                let (row, column) = (cell / output.shape(3), cell % output.shape(3));
-                value = filtered_at::<F>(input, weight, bias, plane, channel, row, column, window);
+                let (row, column) = (cell / sizes.columns, cell % sizes.columns);
+                value = filtered_at::<F>(input, weight, bias, plane, channel, row, column, &sizes, window);
                 output[plane * cells + cell] = F::cast_from(value);
             } else {
                 value = f32::cast_from(input[plane * cells + cell]);
@@ -89,10 +90,42 @@ fn moments_kernel<F: Float>(
     }
     let squares = sum_of_units(squares, units);
     if UNIT_POS == 0 {
-        let at = (plane * moments.shape(2) + CUBE_POS_X as usize) * 2;
+        let at = (plane * CUBE_COUNT_X as usize + CUBE_POS_X as usize) * 2;
         moments[at] = mean;
         moments[at + 1] = squares;
     }
+}
+
+/// Mean, and one over the standard deviation, of the planes of a group, whose first part is `first`, where parts have `long` cells:
+/// by all units of a plane.
+#[cube]
+pub(super) fn group_moments(
+    moments: &Tensor<f32>,
+    first: usize,
+    planes: usize,
+    cells: usize,
+    epsilon: f32,
+    #[comptime] long: usize,
+) -> (f32, f32) {
+    let parts = cells.div_ceil(long);
+    let lane = UNIT_POS as usize % PLANE;
+    let total = (planes * cells) as f32;
+    let mut sum = 0.0f32;
+    let mut part = lane;
+    while part < planes * parts {
+        sum += cells_of(part % parts, cells, comptime!(long).runtime()) * moments[(first + part) * 2];
+        part += PLANE;
+    }
+    let mean = plane_sum(sum) / total;
+    let mut squares = 0.0f32;
+    let mut part = lane;
+    while part < planes * parts {
+        let apart = moments[(first + part) * 2] - mean;
+        squares +=
+            moments[(first + part) * 2 + 1] + cells_of(part % parts, cells, comptime!(long).runtime()) * apart * apart;
+        part += PLANE;
+    }
+    (mean, 1.0f32 / (plane_sum(squares) / total + epsilon).sqrt())
 }
 
 /// By what the channels of a picture are multiplied, and what is added to them, so that its groups have mean 0 and variance 1
@@ -104,6 +137,7 @@ pub(super) fn norm_factors<F: Float>(
     gamma: &Tensor<F>,
     beta: &Tensor<F>,
     picture: usize,
+    channels: usize,
     cells: usize,
     epsilon: f32,
     factors: &mut Shared<[f32]>,
@@ -111,29 +145,12 @@ pub(super) fn norm_factors<F: Float>(
     #[comptime] groups: usize,
     #[comptime] long: usize,
 ) {
-    let (channels, parts) = (moments.shape(1), moments.shape(2));
     let per_group = channels / groups;
     let lane = UNIT_POS as usize % PLANE;
-    let total = (per_group * cells) as f32;
     let mut group = UNIT_POS as usize / PLANE;
     while group < groups {
-        let first = (picture * channels + group * per_group) * parts;
-        let mut sum = 0.0f32;
-        let mut part = lane;
-        while part < per_group * parts {
-            sum += cells_of(part % parts, cells, comptime!(long).runtime()) * moments[(first + part) * 2];
-            part += PLANE;
-        }
-        let mean = plane_sum(sum) / total;
-        let mut squares = 0.0f32;
-        let mut part = lane;
-        while part < per_group * parts {
-            let apart = moments[(first + part) * 2] - mean;
-            squares += moments[(first + part) * 2 + 1]
-                + cells_of(part % parts, cells, comptime!(long).runtime()) * apart * apart;
-            part += PLANE;
-        }
-        let factor = 1.0f32 / (plane_sum(squares) / total + epsilon).sqrt();
+        let first = (picture * channels + group * per_group) * cells.div_ceil(long);
+        let (mean, factor) = group_moments(moments, first, per_group, cells, epsilon, long);
         let mut channel = group * per_group + lane;
         while channel < (group + 1) * per_group {
             let scaled = factor * f32::cast_from(gamma[channel]);
@@ -205,7 +222,7 @@ fn launch(
 ) {
     let [batch, channels, rows, columns] = output.shape().dims();
     let (units, each) = form_of(rows * columns);
-    let dtype = dtype_to_storage_type(output.dtype);
+    let (dtype, sizes) = (dtype_to_storage_type(output.dtype), Sizes::of(&input, &output));
     moments_kernel::launch(
         &moments.client,
         CubeCount::Static((rows * columns).div_ceil(units * each) as u32, channels as u32, batch as u32),
@@ -215,6 +232,7 @@ fn launch(
         bias.into_tensor_arg(),
         output.into_tensor_arg(),
         moments.clone().into_tensor_arg(),
+        sizes,
         window,
         units,
         each,

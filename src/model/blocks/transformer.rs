@@ -7,10 +7,12 @@ use burn::tensor::{Device, Tensor, activation::gelu, assert_shape, module::atten
 use serde::{Deserialize, Serialize};
 
 use super::pointwise::mix;
-use crate::kernels::group_norm;
+use crate::kernels::{self, group_norm, linear};
 
 /// Epsilon of the block's GroupNorm; the residual blocks around it have another.
 const GROUP_EPSILON: f64 = 1e-6;
+/// Epsilon of its layer norms, which is the default of both libraries.
+const LAYER_EPSILON: f64 = 1e-5;
 /// Inner width of the feed-forward part as a multiple of its output.
 const FEED_FORWARD: usize = 4;
 
@@ -90,6 +92,12 @@ fn attend(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, heads: usize) -> T
     attended.swap_dims(1, 2).reshape([batch, count, width])
 }
 
+/// What a norm makes of the values of every token.
+fn normed_by(norm: &LayerNorm, x: Tensor<3>) -> Tensor<3> {
+    let beta = norm.beta.as_ref().expect("layer norms are made with a shift");
+    kernels::layer_norm(norm.gamma.val(), beta.val(), LAYER_EPSILON, x)
+}
+
 impl Attention {
     fn new(channels: usize, source: usize, heads: usize, device: &Device) -> Self {
         let plain = |input| LinearConfig::new(input, channels).with_bias(false).init(device);
@@ -103,8 +111,17 @@ impl Attention {
     }
 
     fn forward(&self, x: Tensor<3>, source: Tensor<3>) -> Tensor<3> {
-        let (key, value) = (self.key.forward(source.clone()), self.value.forward(source));
-        self.output.forward(attend(self.query.forward(x), key, value, self.heads))
+        let (key, value) = (linear(&self.key, source.clone()), linear(&self.value, source));
+        linear(&self.output, attend(linear(&self.query, x), key, value, self.heads))
+    }
+
+    /// Attention of the cells of `[b, n, width]`, which are those of a picture of these sides, to each other.
+    fn among(&self, x: Tensor<3>, height: usize, width: usize) -> Tensor<3> {
+        let [batch, cells, channels] = x.dims();
+        let parts = [&self.query, &self.key, &self.value].map(|layer| linear(layer, x.clone())).to_vec();
+        let joined = Tensor::cat(parts, 2).swap_dims(1, 2).reshape([batch, 3 * channels, height, width]);
+        let attended = kernels::attend(joined, self.heads).reshape([batch, channels, cells]).swap_dims(1, 2);
+        linear(&self.output, attended)
     }
 
     /// The same for one context for ever.
@@ -131,7 +148,7 @@ impl StoredAttention {
             stored.val().unsqueeze_dim::<3>(0).expand([batch, tokens, width])
         };
         let (keys, values) = (rows(&self.keys), rows(&self.values));
-        self.output.forward(attend(self.query.forward(x), keys, values, self.heads))
+        linear(&self.output, attend(linear(&self.query, x), keys, values, self.heads))
     }
 }
 
@@ -182,9 +199,9 @@ impl TransformerBlock {
         let [batch, channels, height, width] = input.dims();
         let x = mix(&self.project_in, group_norm(&self.norm, input.clone()));
         let mut x: Tensor<3> = x.reshape([batch, channels, height * width]).swap_dims(1, 2);
-        let normed = self.norm1.forward(x.clone());
-        x = x + self.own.forward(normed.clone(), normed);
-        let normed = self.norm2.forward(x.clone());
+        let normed = normed_by(&self.norm1, x.clone());
+        x = x + self.own.among(normed, height, width);
+        let normed = normed_by(&self.norm2, x.clone());
         x = x + match (&self.context, &self.stored) {
             (Some(attention), _) => {
                 let context = context.expect("this network attends to a context").clone();
@@ -194,10 +211,10 @@ impl TransformerBlock {
             (None, Some(stored)) => stored.forward(normed),
             (None, None) => unreachable!("a block has one of both"),
         };
-        let both = self.gate.forward(self.norm3.forward(x.clone()));
+        let both = linear(&self.gate, normed_by(&self.norm3, x.clone()));
         let inner = both.dims()[2] / 2;
         let gated = both.clone().narrow(2, 0, inner) * gelu(both.narrow(2, inner, inner));
-        x = x + self.shrink.forward(gated);
+        x = x + linear(&self.shrink, gated);
         let x = x.swap_dims(1, 2).reshape([batch, channels, height, width]);
         input + mix(&self.project_out, x)
     }

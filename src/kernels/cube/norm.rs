@@ -1,0 +1,225 @@
+//! Norms alone: of groups of channels, of the values of a token.
+
+use burn::backend::TensorMetadata;
+use burn::backend::cubecl::dtype_to_storage_type;
+use burn_cubecl::cubecl;
+use burn_cubecl::cubecl::prelude::*;
+use burn_cubecl::tensor::CubeTensor;
+
+use super::planes::{self, group_moments, part_of};
+use super::{empty, per_part};
+
+/// Units that share the sums of a group of planes: with one picture there are few groups, each large.
+pub(super) const GROUP_UNITS: usize = 1024;
+/// Values of a group from which on it pays to find its moments in parts, by units of the whole GPU.
+const LARGE: usize = 16384;
+/// Units of a cube, of one of its planes, and cells of each unit.
+const UNITS: usize = 256;
+const PLANE: usize = 32;
+const EACH: usize = 8;
+
+/// The sums of two values of every unit of the cube, in all of them.
+#[cube]
+pub(super) fn sums_of_units(first: f32, second: f32, #[comptime] units: usize) -> (f32, f32) {
+    let mut firsts = Shared::<[f32]>::new_slice(units);
+    let mut seconds = Shared::<[f32]>::new_slice(units);
+    let unit = UNIT_POS as usize;
+    sync_cube();
+    firsts[unit] = first;
+    seconds[unit] = second;
+    sync_cube();
+    let mut half = CUBE_DIM as usize / 2;
+    while half > 0 {
+        if unit < half {
+            let (other_first, other_second) = (firsts[unit + half], seconds[unit + half]);
+            firsts[unit] = firsts[unit] + other_first;
+            seconds[unit] = seconds[unit] + other_second;
+        }
+        sync_cube();
+        half /= 2;
+    }
+    (firsts[0], seconds[0])
+}
+
+/// Mean, and one over the standard deviation, of `count` values: one pass, about the first of them.
+#[cube]
+pub(super) fn moments<F: Float>(values: &Tensor<F>, start: usize, count: usize, epsilon: f32) -> (f32, f32) {
+    let about = f32::cast_from(values[start]);
+    let mut sum = 0.0f32;
+    let mut squares = 0.0f32;
+    let mut index = UNIT_POS as usize;
+    while index < count {
+        let deviation = f32::cast_from(values[start + index]) - about;
+        sum += deviation;
+        squares += deviation * deviation;
+        index += CUBE_DIM as usize;
+    }
+    let (sum, squares) = sums_of_units(sum, squares, GROUP_UNITS);
+    let offset = sum / count as f32;
+    let variance = (squares / count as f32 - offset * offset).max(0.0f32);
+    (about + offset, 1.0f32 / (variance + epsilon).sqrt())
+}
+
+/// One cube per picture and group.
+#[cube(launch)]
+fn group_norm_kernel<F: Float>(
+    input: &Tensor<F>,
+    gamma: &Tensor<F>,
+    beta: &Tensor<F>,
+    output: &mut Tensor<F>,
+    epsilon: f32,
+    #[comptime] groups: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    let per_group = input.shape(1) / groups;
+    let plane = input.shape(2) * input.shape(3);
+    let count = per_group * plane;
+    let part = CUBE_POS as usize;
+    let (mean, factor) = moments::<F>(input, part * count, count, epsilon);
+    let mut index = UNIT_POS as usize;
+    while index < count {
+        let channel = part % groups * per_group + index / plane;
+        let normal = (f32::cast_from(input[part * count + index]) - mean) * factor;
+        let value = normal * f32::cast_from(gamma[channel]) + f32::cast_from(beta[channel]);
+        output[part * count + index] = F::cast_from(value);
+        index += CUBE_DIM as usize;
+    }
+}
+
+/// One cube per part of a plane, whose group's moments each of its planes of units joins for itself: `x` along the parts, `y` along
+/// the channels, `z` along the pictures.
+#[cube(launch)]
+#[expect(clippy::too_many_arguments, reason = "a kernel's arguments are its interface")]
+fn normed_kernel<F: Float>(
+    input: &Tensor<F>,
+    moments: &Tensor<f32>,
+    gamma: &Tensor<F>,
+    beta: &Tensor<F>,
+    output: &mut Tensor<F>,
+    channels: usize,
+    cells: usize,
+    epsilon: f32,
+    #[comptime] groups: usize,
+    #[comptime] part: usize,
+    #[define(F)] _dtype: ElemType,
+) {
+    let channel = CUBE_POS_Y as usize;
+    let plane = CUBE_POS_Z as usize * channels + channel;
+    let per_group = channels / groups;
+    let first = (plane - channel % per_group) * cells.div_ceil(part);
+    let (mean, factor) = group_moments(moments, first, per_group, cells, epsilon, part);
+    let scaled = factor * f32::cast_from(gamma[channel]);
+    let shift = f32::cast_from(beta[channel]) - mean * scaled;
+    #[unroll]
+    for k in 0..EACH {
+        let cell = (CUBE_POS_X as usize * EACH + k) * UNITS + UNIT_POS as usize;
+        if cell < cells {
+            let at = plane * cells + cell;
+            output[at] = F::cast_from(f32::cast_from(input[at]) * scaled + shift);
+        }
+    }
+}
+
+/// Mean 0 and variance 1 over groups of channels: `[b, c, h, w]`, and `gamma` and `beta` `[c]`.
+pub(super) fn group_norm([input, gamma, beta]: [CubeTensor; 3], groups: usize, epsilon: f64) -> CubeTensor {
+    let [batch, channels, rows, columns] = input.shape().dims();
+    let cells = rows * columns;
+    let output = empty(&input, input.shape());
+    let dtype = dtype_to_storage_type(output.dtype);
+    if channels / groups * cells < LARGE {
+        let (count, dim) = per_part(batch * groups, GROUP_UNITS);
+        group_norm_kernel::launch(
+            &output.client,
+            count,
+            dim,
+            input.into_tensor_arg(),
+            gamma.into_tensor_arg(),
+            beta.into_tensor_arg(),
+            output.clone().into_tensor_arg(),
+            epsilon as f32,
+            groups,
+            dtype,
+        );
+        return output;
+    }
+    let moments = planes::moments(&input);
+    normed_kernel::launch(
+        &output.client,
+        CubeCount::Static(cells.div_ceil(UNITS * EACH) as u32, channels as u32, batch as u32),
+        CubeDim::new_1d(UNITS as u32),
+        input.into_tensor_arg(),
+        moments.into_tensor_arg(),
+        gamma.into_tensor_arg(),
+        beta.into_tensor_arg(),
+        output.clone().into_tensor_arg(),
+        channels,
+        cells,
+        epsilon as f32,
+        groups,
+        part_of(cells),
+        dtype,
+    );
+    output
+}
+
+/// One plane of units per token.
+#[cube(launch)]
+#[expect(clippy::too_many_arguments, reason = "a kernel's arguments are its interface")]
+fn layer_norm_kernel<F: Float>(
+    input: &Tensor<F>,
+    gamma: &Tensor<F>,
+    beta: &Tensor<F>,
+    output: &mut Tensor<F>,
+    tokens: usize,
+    width: usize,
+    epsilon: f32,
+    #[define(F)] _dtype: ElemType,
+) {
+    let (plane, lane) = (UNIT_POS as usize / PLANE, UNIT_POS as usize % PLANE);
+    let token = CUBE_POS_X as usize * comptime!(UNITS / PLANE) + plane;
+    if token < tokens {
+        let start = token * width;
+        let mut sum = 0.0f32;
+        let mut index = lane;
+        while index < width {
+            sum += f32::cast_from(input[start + index]);
+            index += PLANE;
+        }
+        let mean = plane_sum(sum) / width as f32;
+        let mut squares = 0.0f32;
+        let mut index = lane;
+        while index < width {
+            let apart = f32::cast_from(input[start + index]) - mean;
+            squares += apart * apart;
+            index += PLANE;
+        }
+        let factor = 1.0f32 / (plane_sum(squares) / width as f32 + epsilon).sqrt();
+        let mut index = lane;
+        while index < width {
+            let normal = (f32::cast_from(input[start + index]) - mean) * factor;
+            let value = normal * f32::cast_from(gamma[index]) + f32::cast_from(beta[index]);
+            output[start + index] = F::cast_from(value);
+            index += PLANE;
+        }
+    }
+}
+
+/// Mean 0 and variance 1 over the values of every token: `[b, n, c]`, and `gamma` and `beta` `[c]`.
+pub(super) fn layer_norm([input, gamma, beta]: [CubeTensor; 3], epsilon: f64) -> CubeTensor {
+    let [batch, tokens, width] = input.shape().dims();
+    let output = empty(&input, input.shape());
+    layer_norm_kernel::launch(
+        &output.client,
+        CubeCount::Static((batch * tokens).div_ceil(UNITS / PLANE) as u32, 1, 1),
+        CubeDim::new_1d(UNITS as u32),
+        input.into_tensor_arg(),
+        gamma.into_tensor_arg(),
+        beta.into_tensor_arg(),
+        output.clone().into_tensor_arg(),
+        batch * tokens,
+        width,
+        epsilon as f32,
+        dtype_to_storage_type(output.dtype),
+    );
+    output
+}
