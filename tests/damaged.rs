@@ -201,13 +201,12 @@ fn until(what: &str, log: &Path, is: impl Fn() -> bool) {
 }
 
 /// Which refusal it is.
-fn code(error: &(dyn Error + 'static)) -> Option<String> {
+fn code(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let loading = error.downcast_ref::<LoadError>().and_then(|error| match error {
         LoadError::Bundle(error) => Some(error),
         _ => None,
     });
-    let refusal = format!("{:?}", error.downcast_ref::<BundleError>().or(loading)?);
-    refusal.split([' ', '(', '{']).next().map(str::to_owned)
+    Some(error.downcast_ref::<BundleError>().or(loading)?.code())
 }
 
 /// So many damaged bundles, each offered to the installation, and then put in force under a station that judges. Both refuse it, by its
@@ -248,7 +247,7 @@ fn damaged(count: usize) {
 
     let before = station.peak();
     let mut chance = Chance(88_172_645_463_325_252);
-    let mut whys: BTreeMap<Wrong, BTreeMap<String, u64>> = BTreeMap::new();
+    let mut whys: BTreeMap<Wrong, BTreeMap<&str, u64>> = BTreeMap::new();
     for number in 0..count {
         let wrong = WRONGS[number % WRONGS.len()];
         copy(&whole, &bad);
