@@ -17,6 +17,8 @@ mod clock;
 mod configuration;
 /// Processes that are killed.
 mod crash;
+/// Bundles with anything wrong in them, while a station judges.
+mod damaged;
 /// Any bytes over HTTP, while parts are judged.
 mod fuzz;
 /// Networks against PyTorch.

@@ -11,15 +11,18 @@ use dsad::daemon::job::Job;
 use dsad::daemon::pipeline::{Camera, Ending, Parts, run};
 use dsad::daemon::upkeep::Aside;
 use dsad::inspection::calibration::Calibration;
-use dsad::inspection::detect::{Detector, StepChoice, Steps};
-use dsad::inspection::frame::CameraId;
+use dsad::inspection::detect::{Detection, Detector, DetectorError, Plan, StepChoice, Steps};
+use dsad::inspection::frame::{CameraId, Prepared};
 use dsad::inspection::recipe::Recipe;
+use dsad::inspection::time::Clock;
 use dsad::inspection::verdict::{FaultReason, Inspection, Verdict};
 use dsad::preprocess::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
 use dsad::service::Service;
 
+use crate::support::doors::HandClock;
 use crate::support::{
     ManualClock, RecordingSink, ScriptedCamera, ScriptedDetector, Shot, Unrecorded, calibration, envelopes, state,
+    station,
 };
 
 pub(super) fn job(calibration: Option<Calibration>) -> Job {
@@ -143,6 +146,34 @@ fn a_stop_drains_what_was_captured() {
     let Ending::Drained(counts) = run.ending else { panic!("{:?}", run.ending) };
     assert!(counts.frames_in > 0 && counts.frames_in < 100_000);
     assert_eq!(run.inspections.len() as u64, counts.frames_in);
+}
+
+/// A detector that takes half a minute for a frame, by a clock that is set on by hand.
+struct Crawling(Arc<HandClock>, ScriptedDetector);
+
+impl Detector for Crawling {
+    fn detect(&mut self, batch: &[Prepared], plan: &Plan) -> Result<Vec<Detection>, DetectorError> {
+        let found = self.1.detect(batch, plan);
+        self.0.pass(30);
+        // The supervisor looks at the cameras ten times a second.
+        std::thread::sleep(Duration::from_millis(250));
+        found
+    }
+}
+
+#[test]
+fn a_source_that_waits_for_a_slow_detector_is_not_silent() {
+    let clock = HandClock::shared();
+    let shared: Arc<dyn Clock> = clock.clone();
+    let sink = RecordingSink::default();
+    let camera = ScriptedCamera::new("a", values(6, 20));
+    let camera = Camera::free(CameraId("a".into()), Box::new(camera), false, job(Some(calibration())));
+    let ending = run(Parts {
+        sinks: vec![Box::new(sink.clone())],
+        ..station(vec![camera], Crawling(clock, ScriptedDetector { delay: Duration::from_millis(250) }), shared)
+    });
+    let Ending::Drained(counts) = ending else { panic!("{ending:?}") };
+    assert_eq!((counts.frames_in, counts.pass), (6, 6), "{:?}", sink.0.lock().expect("sink"));
 }
 
 #[test]

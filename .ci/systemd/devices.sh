@@ -9,7 +9,7 @@ check() { # what, command...
 # The unit with another program in it, and changed keys: ends with the program's status.
 sandboxed() { # program, changes as arguments of sed...
   local program=$1; shift
-  sed -E -e 's/^Type=.*/Type=oneshot/' -e '/^(Restart|Watchdog|NotifyAccess|ExecReload)/d' -e "s#^ExecStart=.*#ExecStart=$program#" "$@" \
+  sed -E -e 's/^Type=.*/Type=oneshot/' -e '/^(Restart|Watchdog|NotifyAccess|ExecReload|Timeout)/d' -e "s#^ExecStart=.*#ExecStart=$program#" "$@" \
     /usr/lib/systemd/system/dsad.service >/etc/systemd/system/probe.service
   systemctl daemon-reload && systemctl reset-failed probe 2>/dev/null
   systemctl start probe.service
@@ -34,12 +34,12 @@ check "nothing can be written elsewhere" read_only
 check "the demo judges inside" sandboxed "/usr/bin/dsad demo --parts 6 --out /var/lib/dsad/demo"
 check "six events" test "$(wc -l </var/lib/dsad/demo/events.ndjson)" = 6
 
-# The unit itself. An emulated processor takes seconds for a picture.
+# The unit itself. An emulated processor takes a minute for a picture, and those that wait are judged before a stop.
 mkdir -p /etc/systemd/system/dsad.service.d
-printf '[Service]\nWatchdogSec=120s\n' >/etc/systemd/system/dsad.service.d/slow.conf
+printf '[Service]\nWatchdogSec=600s\nTimeoutStartSec=1800s\nTimeoutStopSec=1000s\n' >/etc/systemd/system/dsad.service.d/slow.conf
 systemctl daemon-reload
-sed -i 's#^source = .*#source = { kind = "v4l2", device = "/dev/video0", format = "YUYV", size = [640, 360], fps = 1.0 }#' /etc/dsad/dsad.toml
-judged() { local end=$((SECONDS + 300)); until grep -q '"verdict":"fail"' /var/lib/dsad/events.ndjson; do [ $SECONDS -lt $end ] || return 1; sleep 1; done; }
+sed -i 's#^source = .*#source = { kind = "v4l2", device = "/dev/video0", format = "YUYV", size = [640, 360], fps = 1.0 }#; 1i shutdown_timeout_ms = 900000' /etc/dsad/dsad.toml
+judged() { local end=$((SECONDS + 900)); until grep -q '"verdict":"fail"' /var/lib/dsad/events.ndjson; do [ $SECONDS -lt $end ] || return 1; sleep 1; done; }
 check "the station is ready with the test camera" systemctl start dsad
 check "no part: the test picture is rejected" judged
 check "it stops" systemctl stop dsad

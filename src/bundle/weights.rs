@@ -4,12 +4,13 @@
 //! then the data. Nothing in a header is believed before it has been compared with the length of the file.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use burn::module::Module;
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::store::{ApplyError, FloatCastAdapter, ModuleSnapshot, ModuleStore, SafetensorsStore};
-use burn::tensor::DType;
+use burn::tensor::{Bool, DType, Int, Tensor};
 use half::f16;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors};
 
@@ -23,6 +24,8 @@ const PREFIX: u64 = 8;
 const NOTE: &str = "dsad";
 /// A thousand tensors need about 100 KiB.
 const HEADER_LIMIT: u64 = 16 << 20;
+/// Bytes that are looked at together; whole numbers of both formats.
+const PIECE: usize = 1 << 16;
 
 impl From<NumberFormat> for DType {
     fn from(format: NumberFormat) -> Self {
@@ -57,7 +60,7 @@ impl TensorFile {
     /// # Errors
     /// As [`Self::from_bytes`]; the header is checked before the data is read.
     pub fn open(path: &Path) -> Result<Self, BundleError> {
-        check_header(path)?;
+        read_header(path)?;
         Self::from_bytes(super::read_limited(path, FILE_LIMIT)?, path)
     }
 
@@ -123,6 +126,11 @@ impl TensorFile {
     pub fn load_over<M: Module>(self, module: M, dtype: NumberFormat) -> Result<M, BundleError> {
         let Self { bytes, path } = self;
         Ok(apply(memory(bytes, dtype), module, &path)?.0)
+    }
+
+    /// A file that was checked before.
+    pub(super) fn checked(bytes: Vec<u8>, path: &Path) -> Self {
+        Self { bytes, path: path.into() }
     }
 
     fn parsed(&self) -> Result<SafeTensors<'_>, BundleError> {
@@ -251,8 +259,87 @@ pub fn encode_tensor(name: &str, shape: &[usize], values: &[f32], path: &Path) -
     TensorFile::from_bytes(bytes, path).map(|file| file.bytes)
 }
 
-/// Checks the header of a file against the file's length without reading the data.
-pub(super) fn check_header(path: &Path) -> Result<(), BundleError> {
+/// Checks a file in pieces: its header against its length, then every value. It must not need the memory of the weights.
+pub(super) fn check(path: &Path) -> Result<(), BundleError> {
+    let (metadata, mut file) = read_header(path)?;
+    let mut piece = vec![0; PIECE];
+    for name in metadata.offset_keys() {
+        let Some(info) = metadata.info(&name) else { continue };
+        let dtype = number_format(info.dtype).ok_or_else(|| unknown_dtype(path, &name, info.dtype))?;
+        let (mut left, mut before) = (info.data_offsets.1 - info.data_offsets.0, 0);
+        while left > 0 {
+            let piece = &mut piece[..left.min(PIECE)];
+            file.read_exact(piece).map_err(|source| io(path, "read", source))?;
+            if let Some((index, value)) = values(dtype, piece).enumerate().find(|(_, value)| !value.is_finite()) {
+                return Err(BundleError::NotFinite { path: path.into(), tensor: name, index: before + index, value });
+            }
+            left -= piece.len();
+            before += values(dtype, piece).count();
+        }
+    }
+    Ok(())
+}
+
+/// Whether the tensors of a file are those of a module, from its header alone.
+///
+/// # Errors
+/// As [`TensorFile::load_into`].
+pub fn check_fit<M: Module>(path: &Path, module: &M) -> Result<(), BundleError> {
+    let (metadata, _) = read_header(path)?;
+    let mut needed = Shapes::default();
+    module.visit(&mut needed);
+    let found = metadata.tensors();
+    for (tensor, expected) in &needed.all {
+        let Some(info) = found.get(tensor).filter(|info| info.shape != *expected) else { continue };
+        let reason = format!("shape is {:?}, the network needs {expected:?}", info.shape);
+        return Err(BundleError::TensorMismatch { path: path.into(), tensor: tensor.clone(), reason });
+    }
+    let mut tensors: Vec<String> = found.keys().filter(|name| !needed.all.contains_key(*name)).cloned().collect();
+    if !tensors.is_empty() {
+        tensors.sort();
+        return Err(BundleError::TensorsUnused { path: path.into(), tensors });
+    }
+    let tensors: Vec<String> = needed.all.into_keys().filter(|name| !found.contains_key(name)).collect();
+    if tensors.is_empty() { Ok(()) } else { Err(BundleError::TensorsMissing { path: path.into(), tensors }) }
+}
+
+/// The shapes of a module's tensors by their names in a file. None of them is made.
+#[derive(Default)]
+struct Shapes {
+    path: Vec<String>,
+    all: BTreeMap<String, Vec<usize>>,
+}
+
+impl Shapes {
+    fn add(&mut self, shape: impl Iterator<Item = usize>) {
+        self.all.insert(self.path.join("."), shape.collect());
+    }
+}
+
+impl ModuleVisitor for Shapes {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.add(param.lazy_shape().iter().copied());
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        self.add(param.lazy_shape().iter().copied());
+    }
+
+    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
+        self.add(param.lazy_shape().iter().copied());
+    }
+}
+
+/// The header of a file, checked against the file's length, and the file from its data on.
+fn read_header(path: &Path) -> Result<(Metadata, File), BundleError> {
     let (mut file, length) = open_limited(path, FILE_LIMIT)?;
     let mut read = |buffer: &mut [u8]| file.read_exact(buffer).map_err(|source| io(path, "read", source));
     let mut prefix = [0; PREFIX as usize];
@@ -262,7 +349,7 @@ pub(super) fn check_header(path: &Path) -> Result<(), BundleError> {
     let header = header_length(prefix, length, path)?;
     let mut buffer = vec![0; header as usize];
     read(&mut buffer)?;
-    check_metadata(&buffer, length - PREFIX - header, path)
+    Ok((check_metadata(&buffer, length - PREFIX - header, path)?, file))
 }
 
 /// The header length, if the file can hold it.
@@ -282,7 +369,7 @@ fn header_length(prefix: [u8; PREFIX as usize], file: u64, path: &Path) -> Resul
 }
 
 /// Byte ranges without gaps that fill the data exactly, shapes that fill their ranges, and known number formats.
-fn check_metadata(header: &[u8], data: u64, path: &Path) -> Result<(), BundleError> {
+fn check_metadata(header: &[u8], data: u64, path: &Path) -> Result<Metadata, BundleError> {
     let metadata: Metadata = serde_json::from_slice(header)
         .map_err(|error| BundleError::TensorHeader { path: path.into(), reason: error.to_string() })?;
     let tensors: BTreeMap<_, _> = metadata.tensors().into_iter().collect();
@@ -296,7 +383,7 @@ fn check_metadata(header: &[u8], data: u64, path: &Path) -> Result<(), BundleErr
         let reason = format!("the tensors end at byte {end} of the data, which has {data} bytes");
         return Err(BundleError::TensorHeader { path: path.into(), reason });
     }
-    Ok(())
+    Ok(metadata)
 }
 
 fn header_error(path: &Path, error: safetensors::SafeTensorError) -> BundleError {

@@ -8,7 +8,7 @@ use super::job::Recipes;
 use crate::inspection::conditions::Conditions;
 use crate::inspection::drift::{Drift, Levels};
 use crate::inspection::frame::{CameraId, FrameMeta};
-use crate::inspection::time::Timestamp;
+use crate::inspection::time::{Clock, Timestamp};
 use crate::inspection::verdict::{Decision, FailRule, FaultReason, Inspection, Verdict};
 use crate::service::metrics::{CameraReading, Histogram, Reading};
 
@@ -78,6 +78,10 @@ pub struct CameraHealth {
     waited: Times,
     last: AtomicU64,
     interval: AtomicU64,
+    /// Whether nobody asks it for a frame,
+    rests: AtomicBool,
+    /// and since when it is asked again.
+    asked: AtomicU64,
     lost: AtomicBool,
     /// These are held for the time of a copy, by the inspect stage and by readers.
     drift: Mutex<Option<(Levels, Drift)>>,
@@ -261,6 +265,21 @@ impl CameraHealth {
         self.lost.store(false, Ordering::Relaxed);
     }
 
+    /// Says that nobody asks for a frame: a source without a rate while there is no room for one or nobody wants one, and any that
+    /// ended.
+    pub fn rests(&self) {
+        self.rests.store(true, Ordering::Relaxed);
+    }
+
+    /// Says that it is asked for a frame.
+    pub fn asked(&self, clock: &dyn Clock) {
+        if self.rests.load(Ordering::Relaxed) {
+            self.asked.store(clock.now().0, Ordering::Relaxed);
+            // Whoever sees that it is asked sees since when.
+            self.rests.store(false, Ordering::Release);
+        }
+    }
+
     /// Counts the time from a trigger to the frame of its part.
     pub fn waited(&self, millis: f64) {
         self.waited.add(millis);
@@ -299,9 +318,10 @@ impl CameraHealth {
 
     /// For how long a camera gave no frame that must and did, if that is too long.
     fn quiet(&self, now: Timestamp) -> Option<String> {
-        let since = now.millis_since(Timestamp(get(&self.last)));
+        let rests = self.rests.load(Ordering::Acquire);
+        let since = now.millis_since(Timestamp(get(&self.last).max(get(&self.asked))));
         let limit = SILENCE.max(3.0 * get(&self.interval) as f64 / 1e6);
-        let quiet = self.must_speak && get(&self.frames) > 0 && since > limit;
+        let quiet = self.must_speak && !rests && get(&self.frames) > 0 && since > limit;
         quiet.then(|| format!("no frame for {:.0} s", since / 1e3))
     }
 
@@ -416,6 +436,32 @@ mod tests {
         assert_eq!(camera.silent(second(22)).as_deref(), Some("lost"));
         frame(84);
         assert_eq!(camera.silent(second(85)), None);
+    }
+
+    /// The clock of a moment.
+    struct At(u64);
+
+    impl Clock for At {
+        fn now(&self) -> Timestamp {
+            Timestamp(self.0 * 1_000_000_000)
+        }
+
+        fn wall_nanos(&self) -> u64 {
+            0
+        }
+    }
+
+    #[test]
+    fn a_source_that_nobody_asks_is_not_silent() {
+        let camera = CameraHealth { must_speak: true, ..CameraHealth::default() };
+        camera.asked(&At(1));
+        camera.seen(&FrameMeta { captured_at: At(1).now(), ..FrameMeta::of_picture("top", 0, 0) });
+        assert_eq!(camera.silent(At(12).now()).as_deref(), Some("no frame for 11 s"));
+        camera.rests();
+        assert_eq!(camera.silent(At(3_600).now()), None);
+        camera.asked(&At(4_000));
+        assert_eq!(camera.silent(At(4_009).now()), None);
+        assert_eq!(camera.silent(At(4_011).now()).as_deref(), Some("no frame for 11 s"));
     }
 
     #[test]

@@ -130,15 +130,18 @@ impl Capture {
                 self.expire(pairing.expired(self.clock.now()), gone.as_deref());
                 // A source without a rate gives a frame when one is wanted: a picture of a folder for each trigger.
                 if !self.paced && !pairing.wants(self.clock.now()) {
+                    health_of.rests();
                     std::thread::sleep(Duration::from_millis(1));
                     continue;
                 }
             }
             // Nor does it give any while nothing is judged that nobody asked for.
             if !self.paced && !self.gate.wants() {
+                health_of.rests();
                 std::thread::sleep(Duration::from_millis(1));
                 continue;
             }
+            health_of.asked(self.clock.as_ref());
             match self.source.next_frame() {
                 Ok(frame) => {
                     health_of.seen(&frame.meta);
@@ -183,6 +186,8 @@ impl Capture {
                 log::info!(camera:% = self.camera; "camera {} is back", self.camera);
             }
         }
+        // Its last frames may be judged for long.
+        health_of.rests();
         if let Some(inlet) = &self.inlet {
             inlet.close().for_each(|awaited| pairing.add(awaited));
         }
@@ -224,6 +229,8 @@ impl Capture {
             if let Err(back) = self.frames.offer(captured) {
                 waiting = Some(back);
                 health.beat(0);
+                // A detector that takes longer for a part than a camera may be silent is no silence.
+                health.camera(&self.camera).rests();
                 std::thread::sleep(Duration::from_millis(1));
             }
         }

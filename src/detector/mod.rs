@@ -22,7 +22,7 @@ pub use self::picture::{golden, prepare_picture};
 use self::recording::Recordings;
 use crate::bundle::error::BundleError;
 use crate::bundle::manifest::{MapSpec, NumberFormat};
-use crate::bundle::{Bundle, WEIGHTS};
+use crate::bundle::{Bundle, WEIGHTS, weights};
 use crate::config::device::DeviceChoice;
 use crate::device::{Compute, pooled};
 use crate::inspection::anomaly::AnomalyMap;
@@ -147,7 +147,10 @@ impl DiffusionDetector {
             DeviceChoice::Cpu => manifest.compute_dtype.cpu,
             DeviceChoice::Cuda(_) => manifest.compute_dtype.cuda,
         };
-        let network = bundle.tensors(WEIGHTS)?.load_into(config.init(&compute.device), format)?;
+        let network = config.init(&compute.device);
+        // Before anything of it is in memory: what judges goes on with as much as it had.
+        weights::check_fit(&bundle.dir.join(WEIGHTS), &network)?;
+        let network = bundle.tensors(WEIGHTS)?.load_into(network, format)?;
         let spec = DetectorSpec {
             classes: manifest.classes.clone(),
             map: manifest.map,

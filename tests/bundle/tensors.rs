@@ -8,7 +8,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::Device;
 use dsad::bundle::manifest::NumberFormat;
 use dsad::bundle::signature::KeyList;
-use dsad::bundle::weights::{TensorFile, encode_module, encode_tensor};
+use dsad::bundle::weights::{TensorFile, check_fit, encode_module, encode_tensor};
 use dsad::bundle::{Bundle, WEIGHTS};
 
 use super::{MAP, Tiny, assert_refused, edit_manifest, files, made, refusal, tiny};
@@ -122,20 +122,44 @@ fn weights_that_are_not_finite_are_refused_by_tensor_and_index() {
 }
 
 #[test]
+fn a_bundle_whose_weights_are_not_finite_is_refused_on_opening() {
+    let (_home, dir) = made();
+    let bundle = Bundle::open(&dir, &KeyList::empty()).unwrap();
+    // More than is looked at together, and the last but one is infinite.
+    let mut data = vec![0; 200_004];
+    data[200_000..].copy_from_slice(&[0, 0x7c, 0, 0]);
+    let header = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F16","shape":[99998],"data_offsets":[8,200004]}}"#;
+    let bytes = raw(header, &data);
+    fs::write(dir.join(WEIGHTS), &bytes).unwrap();
+    edit_manifest(&dir, &bundle.manifest.files[WEIGHTS], blake3::hash(&bytes).to_hex().as_str());
+    assert_refused(&refusal(&dir, &KeyList::empty()), "tensor_not_finite", &[WEIGHTS, "'b'", "element 99996", "inf"]);
+}
+
+#[test]
 fn missing_unused_and_misshaped_tensors_are_named() {
     let device = Device::flex();
     let file = |bytes| TensorFile::from_bytes(bytes, Path::new(WEIGHTS)).unwrap();
     let bytes = encode_module(&tiny(4), NumberFormat::F16, Path::new(WEIGHTS)).unwrap();
 
+    // From the header alone the answers are the same.
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join(WEIGHTS);
+    fs::write(&path, &bytes).unwrap();
+    check_fit(&path, &tiny(4)).unwrap();
+
     let half = Half { first: LinearConfig::new(3, 4).init(&device) };
+    assert_refused(&check_fit(&path, &half).unwrap_err(), "tensors_unused", &["'second.weight'", "'second.bias'"]);
     let error = file(bytes.clone()).load_into(half, NumberFormat::F32).unwrap_err();
     assert_refused(&error, "tensors_unused", &[WEIGHTS, "'second.weight'", "'second.bias'", "'model'"]);
 
     let Tiny { first, second } = tiny(4);
     let more = More { first, second, third: LinearConfig::new(1, 1).init(&device) };
+    assert_refused(&check_fit(&path, &more).unwrap_err(), "tensors_missing", &["'third.weight'", "'third.bias'"]);
     let error = file(bytes.clone()).load_into(more, NumberFormat::F32).unwrap_err();
     assert_refused(&error, "tensors_missing", &[WEIGHTS, "'third.weight'", "'third.bias'"]);
 
+    let error = check_fit(&path, &tiny(5)).unwrap_err();
+    assert_refused(&error, "tensor_mismatch", &[WEIGHTS, "'first.bias'", "[4]", "[5]"]);
     let error = file(bytes).load_into(tiny(5), NumberFormat::F32).unwrap_err();
     assert_refused(&error, "tensor_mismatch", &[WEIGHTS, "'first.weight'", "[3, 4]", "[3, 5]"]);
 }
