@@ -5,14 +5,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use dsad::camera::synthetic::SyntheticCamera;
+use dsad::config::camera::SyntheticLine;
 use dsad::daemon::pipeline::{Camera, Ending, Parts, run};
 use dsad::inspection::frame::{CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, SourceError};
 use dsad::inspection::time::{Clock, Timestamp};
 use dsad::inspection::verdict::Verdict;
 use dsad::platform::clock::SystemClock;
+use dsad::synthetic::Product;
 
 use crate::cli::lines;
 use crate::pipeline::job;
+use crate::support::doors::HandClock;
 use crate::support::{Kept, RecordingSink, ScriptedDetector, calibration, kept, station};
 
 const HOUR: i64 = 3_600;
@@ -117,4 +121,19 @@ fn a_wall_clock_that_jumps_moves_no_deadline_and_no_event() {
     for day in ["2038-01-19", "2048-01-17", "1970-01-01"] {
         assert!(walls.iter().any(|wall| wall.starts_with(day)), "no {day}");
     }
+}
+
+/// A station that loads for ten seconds behind a line of ten parts a second must not meet a hundred parts at once.
+#[test]
+fn a_line_does_not_make_up_for_lost_time() {
+    let clock = HandClock::shared();
+    let line =
+        SyntheticLine { product: Product::Washer, seed: 1, fps: Some(10.0), defect_rate: 0.0, parts: None, size: 16 };
+    let mut camera = SyntheticCamera::new(CameraId::from("line".to_owned()), line, clock.clone());
+    assert!(camera.next_frame().is_ok());
+    clock.pass(10);
+    assert_eq!(camera.next_frame().map(|frame| frame.meta.id), Ok(FrameId(1)));
+    assert_eq!(camera.next_frame().err(), Some(SourceError::Timeout), "a tenth of a second has not passed");
+    clock.pass(1);
+    assert_eq!(camera.next_frame().map(|frame| frame.meta.id), Ok(FrameId(2)));
 }
