@@ -68,6 +68,8 @@ def tables(ours, rival):
         rate = f"{step['what']}, batch {step['pictures']}, {number(step['pictures_per_s'])} pictures/s"
         out.append(beside(rate, step["ms"], theirs))
     if "ms" in last:
+        if summary["ratio"] is None:
+            raise SystemExit("OURS knows nothing of a rival: run `trainer bench` with --rival RIVAL")
         assert abs(summary["frame_ms"] / last["ms"] - summary["ratio"]) < 1e-6, "the rival's lines are of another run"
     return "\n\n".join(out)
 

@@ -82,10 +82,14 @@ fn take<F: Float, W: Size, S: Size>(
     let sight = S::value().comptime();
     #[unroll]
     for m in 0..per {
-        let mut row = first_output + m * APART;
-        row = row.min(sizes.outputs - 1);
+        let row = (first_output + m * APART).min(sizes.outputs - 1);
         if comptime!(width == 4) {
-            let four = weight[(row * taps + first_tap) / 4];
+            // Taps that a step has and the convolution has not are not read; what is here in their place counts for nothing.
+            let mut tap = first_tap;
+            if comptime!(!form.whole) {
+                tap = tap.min(taps - 4);
+            }
+            let four = weight[(row * taps + tap) / 4];
             #[unroll]
             for q in 0..4usize {
                 weights[m * 4 + q] = f32::cast_from(four.extract(q));
