@@ -130,7 +130,9 @@ fn damage(dir: &Path, wrong: Wrong, files: &[String], keys: [&PrivateKey; 2], ch
             bytes[at..length.min(at + 8)].iter_mut().for_each(|byte| *byte = !*byte);
         }
         Wrong::Header => {
-            let lie = [u64::MAX, 0, weights.len() as u64, chance.below(weights.len()) as u64][chance.below(4)];
+            let truth = u64::from_le_bytes(weights[..8].try_into().expect("eight bytes"));
+            let any = chance.below(weights.len()) as u64;
+            let lie = [u64::MAX, 0, weights.len() as u64, any + u64::from(any == truth)][chance.below(4)];
             reweigh(dir, key, &[&lie.to_le_bytes(), &weights[8..]].concat());
         }
         Wrong::Shape => {
@@ -210,8 +212,8 @@ fn code(error: &(dyn Error + 'static)) -> Option<&'static str> {
 }
 
 /// So many damaged bundles, each offered to the installation, and then put in force under a station that judges. Both refuse it, by its
-/// path. Its memory is measured from when it has judged so many parts: the database's cache fills until then.
-fn damaged(count: usize, judged_before: usize) {
+/// path. Its memory in KiB, from when it has judged so many parts, for the database's cache fills until then, and at its most.
+fn damaged(count: usize, judged_before: usize) -> (f64, f64) {
     let home = tempfile::tempdir().expect("directory");
     let dir = home.path();
     let keys = ["plant", "stranger"].map(|name| {
@@ -293,8 +295,7 @@ fn damaged(count: usize, judged_before: usize) {
         "{}",
         json!({"refused": count, "events": events.len(), "peak_rss_kib": [before, after], "every_hundred": during, "codes": counts})
     );
-    // What is asked for is a tenth; it comes in three steps and stays (docs/reliability.md).
-    assert!(after <= 1.25 * before, "{before} to {after} KiB");
+    (before, after)
 }
 
 #[test]
@@ -305,5 +306,7 @@ fn bundles_with_anything_wrong_are_refused_and_the_old_one_judges_on() {
 #[test]
 #[ignore = "takes minutes: cargo test --test main a_thousand_bundles -- --ignored --nocapture"]
 fn a_thousand_bundles_with_anything_wrong_are_refused() {
-    damaged(1_000, 2_500);
+    let (before, after) = damaged(1_000, 2_500);
+    // What is asked for is a tenth; it comes in three steps and stays (docs/reliability.md).
+    assert!(after <= 1.25 * before, "{before} to {after} KiB");
 }

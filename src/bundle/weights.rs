@@ -283,7 +283,7 @@ pub(super) fn check(path: &Path) -> Result<(), BundleError> {
 /// Whether the tensors of a file are those of a module, from its header alone.
 ///
 /// # Errors
-/// As [`TensorFile::load_into`].
+/// A header that is wrong; tensors of another shape, unused or missing.
 pub fn check_fit<M: Module>(path: &Path, module: &M) -> Result<(), BundleError> {
     let (metadata, _) = read_header(path)?;
     let mut needed = Shapes::default();

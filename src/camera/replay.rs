@@ -88,8 +88,7 @@ impl FrameSource for Replay {
                     return Err(SourceError::Timeout);
                 }
             }
-            // What nobody asked for in its time does not come faster later on.
-            self.due = Timestamp(self.due.0 + period.as_nanos() as u64).max(self.clock.now());
+            self.due = self.due.next(period.as_nanos() as u64, self.clock.now());
         }
         self.files.pop_front();
         let id = FrameId(self.next);

@@ -50,8 +50,7 @@ impl FrameSource for SyntheticCamera {
                     return Err(SourceError::Timeout);
                 }
             }
-            // A line that nobody looked at for a while does not run faster to make up for it.
-            self.due = Timestamp(self.due.0 + (1e9 / fps) as u64).max(self.clock.now());
+            self.due = self.due.next((1e9 / fps) as u64, self.clock.now());
         }
         let index = self.next;
         self.next += 1;

@@ -256,7 +256,7 @@ impl CameraHealth {
     /// Counts a frame that the camera gave, whether it is inspected or not.
     pub fn seen(&self, meta: &FrameMeta) {
         bump(&self.frames);
-        let before = self.last.swap(meta.captured_at.0, Ordering::Relaxed);
+        let before = self.last.swap(meta.captured_at.0, Ordering::Relaxed).max(get(&self.asked));
         self.interval.store(meta.captured_at.0.saturating_sub(before), Ordering::Relaxed);
         let expected = self.after.swap(meta.sequence + 1, Ordering::Relaxed);
         if expected > 0 {
@@ -462,6 +462,9 @@ mod tests {
         camera.asked(&At(4_000));
         assert_eq!(camera.silent(At(4_009).now()), None);
         assert_eq!(camera.silent(At(4_011).now()).as_deref(), Some("no frame for 11 s"));
+        // Its rest says nothing of how long it takes between two frames.
+        camera.seen(&FrameMeta { captured_at: At(4_001).now(), ..FrameMeta::of_picture("top", 1, 0) });
+        assert_eq!(camera.silent(At(4_013).now()).as_deref(), Some("no frame for 12 s"));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Operations that the networks repeat, through burn's extension API: on the CPU in Rust; on CUDA depthwise convolutions, group
-//! norms and their gradients as CubeCL kernels, and the others as burn's own operations.
+//! Operations that the networks repeat, through burn's extension API: on the CPU in Rust, on CUDA as CubeCL kernels, all but
+//! resizing and moves of cells; gradients of depthwise convolutions and group norms likewise, the others from burn's operations.
 //!
 //! burn 0.22.1 has no good form of them for training: the weight gradient of a depthwise convolution is one convolution per
 //! channel (burn-backend, ops/modules/conv.rs), and a group norm is many launches each way.
@@ -390,9 +390,10 @@ mod tests;
 /// The same on a GPU, by hand: see docs/building.md.
 #[cfg(all(test, feature = "cuda"))]
 mod on_cuda {
-    use burn::tensor::Device;
+    use burn::tensor::{Device, FloatDType, Tolerance};
 
     use super::tests::*;
+    use super::*;
 
     fn device() -> Device {
         Device::new(burn_cuda::CudaDevice::new(0))
@@ -417,6 +418,30 @@ mod on_cuda {
         // Matrix products are made of numbers with 10 bits there.
         pointwise_agrees(&device(), 3e-2);
         linear_agrees(&device(), 3e-2);
+    }
+
+    /// Vectors of two and four halves are read as those of whole numbers are.
+    #[test]
+    #[ignore = "needs an NVIDIA GPU"]
+    fn halves_agree_with_whole_numbers() {
+        let device = device();
+        let half = FloatDType::F16;
+        for (channels, outputs, [height, width]) in
+            [(16, 24, [8, 8]), (20, 40, [50, 56]), (12, 33, [51, 55]), (64, 96, [90, 92])]
+        {
+            let input = random([1, channels, height, width], &device);
+            let (weight, bias) = (random([outputs, channels, 1, 1], &device), random([outputs], &device));
+            let whole = pointwise(input.clone(), weight.clone(), bias.clone(), Epilogue::Relu);
+            let found = pointwise(input.cast(half), weight.cast(half), bias.cast(half), Epilogue::Relu);
+            let tolerance = Tolerance::rel_abs(3e-2, 3e-2);
+            found.cast(FloatDType::F32).into_data().assert_approx_eq::<f32>(&whole.into_data(), tolerance);
+        }
+        for side in [8, 15] {
+            let joined = random([1, 96, side, side], &device);
+            let (whole, found) = (attend(joined.clone(), 2), attend(joined.cast(half), 2));
+            let tolerance = Tolerance::rel_abs(3e-2, 3e-2);
+            found.cast(FloatDType::F32).into_data().assert_approx_eq::<f32>(&whole.into_data(), tolerance);
+        }
     }
 
     #[test]

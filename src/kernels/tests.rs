@@ -53,7 +53,7 @@ fn applied(x: Tensor<4>, epilogue: Epilogue) -> Tensor<4> {
     }
 }
 
-fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
+pub(super) fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), device)
 }
 
@@ -193,13 +193,14 @@ pub(super) fn layers_in_one_agree(device: &Device, tolerance: f32) {
         found.into_data().assert_approx_eq::<f32>(&expected.into_data(), tolerance);
     };
     let mixed = |x, w, b| conv2d(x, w, Some(b), ConvOptions::new([1, 1], [0, 0], [1, 1], 1));
-    // Planes in several parts, the last of them short; planes smaller than a vector; more taps than a slab; tiles of every size.
+    // Planes in several parts, the last of them short; planes smaller than a vector; more taps than all planes take at a time; tiles of every size.
     for (batch, channels, outputs, [height, width]) in [
         (2, 8, 10, [5, 7]),
         (1, 72, 33, [40, 17]),
         (3, 16, 1, [1, 3]),
         (1, 136, 40, [16, 16]),
         (1, 16, 40, [50, 56]),
+        (1, 16, 40, [51, 55]),
         (1, 24, 70, [90, 92]),
     ] {
         let input = random([batch, channels, height, width], device) * 3.0 + 1.0;
@@ -361,6 +362,27 @@ pub(super) fn no_number_stays_none(device: &Device) {
     ] {
         let found = found.into_data().try_into_vec::<f32>().expect("f32");
         assert!(found.iter().all(|value| value.is_nan()), "{found:?}");
+    }
+    // Of values alone, in a part of the keys.
+    let mut joined = random([1, 24, 5, 7], device);
+    joined = joined.slice_assign([0..1, 16..24, 4..5, 0..7], Tensor::full([1, 8, 1, 7], f32::NAN, device));
+    let found = attend(joined, 1).into_data().try_into_vec::<f32>().expect("f32");
+    assert!(found.iter().all(|value| value.is_nan()), "{found:?}");
+    // Of a token nothing is left, of the others all.
+    let tokens = random([1, 3, 16], device).slice_assign([0..1, 1..2, 4..5], Tensor::full([1, 1, 1], f32::NAN, device));
+    let (layer, norm) = (LinearConfig::new(16, 16).init(device), LayerNormConfig::new(16).init(device));
+    let beta = norm.beta.as_ref().expect("it is made with one").val();
+    for found in [linear(&layer, tokens.clone()), layer_norm(norm.gamma.val(), beta, 1e-5, tokens)] {
+        let found = found.into_data().try_into_vec::<f32>().expect("f32");
+        assert!(found.iter().enumerate().all(|(at, value)| value.is_nan() == (16..32).contains(&at)), "{found:?}");
+    }
+    // Of a group as large as the whole device shares nothing is left, either, nor of one that holds an infinity.
+    for (side, value) in [(2, f32::INFINITY), (140, f32::NAN), (140, f32::INFINITY)] {
+        let plane = random([1, 1, side, side], device)
+            .slice_assign([0..1, 0..1, 1..2, 1..2], Tensor::full([1; 4], value, device));
+        let found = group_norm(&GroupNormConfig::new(1, 1).init(device), plane);
+        let found = found.into_data().try_into_vec::<f32>().expect("f32");
+        assert!(found.iter().all(|value| value.is_nan()), "{side} {value}");
     }
     // The least of products may leave it out; the square that is added to them does not.
     let found = Tensor::<2>::ones([5, 8], device) * f32::NAN;

@@ -12,11 +12,10 @@ use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::{empty, plain};
+use super::{PLANE, empty, plain};
 use crate::kernels::by_parts;
 
-/// Units of a plane, and the planes of a cube, which divide the keys among them.
-const PLANE: usize = 32;
+/// The planes of a cube, which divide the keys among them.
 const PLANES: usize = 8;
 /// Queries of a cube.
 const QUERIES: usize = 16;
@@ -43,7 +42,7 @@ fn largest_of_four(value: f32) -> f32 {
     largest
 }
 
-/// Four values of a row from `at` on, where at most `last` is read.
+/// Four values of a row from `at` on; in the place of what lies beyond its last cell, cells before that.
 #[cube]
 fn four<F: Float, S: Size>(joined: &Tensor<Vector<F, S>>, row: usize, at: usize, cells: usize) -> Array<f32> {
     let width = S::value().comptime();
@@ -150,7 +149,8 @@ fn attend_kernel<F: Float, S: Size>(
                 for c in 0..2usize {
                     let mut value = products.index(j)[half].extract(c);
                     if first + 4 * (2 * t + c) + j >= cells {
-                        value = f32::new(LOWEST);
+                        // So far below that it weighs nothing where no product is a number above `LOWEST`, either: 0 by 0 is no number.
+                        value = f32::new(f32::MIN);
                     }
                     if value > above {
                         above = value;

@@ -37,7 +37,7 @@ pub(super) struct Around {
 /// point.
 ///
 /// # Panics
-/// If the kernel's side is above 16.
+/// If the kernel's side is above 16, or there is a norm before one that is no point.
 pub(super) fn convolve(
     input: CubeTensor,
     weight: CubeTensor,
@@ -47,6 +47,7 @@ pub(super) fn convolve(
     around: Around,
 ) -> CubeTensor {
     assert!(window.kernel <= MOST, "{window:?}: a kernel has {MOST} rows at most");
+    assert!(around.norm.is_none() || window == Window::POINT, "{window:?}: a norm is of channels, not of taps");
     let [input, weight, bias] = plain([input, weight, bias]);
     let outputs = weight.shape()[0];
     let [batch, channels, rows, columns] = window.filtered(&input.shape()).dims();
@@ -65,7 +66,7 @@ pub(super) fn convolve(
     let together = |length: usize, wanted: usize| if length.is_multiple_of(wanted) { wanted } else { 1 };
     let per = block / APART;
     let sight = if window == Window::POINT { together(positions, per) } else { 1 };
-    let at_once = if divided && block == 16 { 1 } else { together(positions, per) };
+    let at_once = if block == 16 { 1 } else { together(positions, per) };
     let form = Form {
         window,
         epilogue,

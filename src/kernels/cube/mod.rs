@@ -22,6 +22,9 @@ use burn_cubecl::tensor::CubeTensor;
 use self::convolve::{Around, convolve};
 use super::{Epilogue, Kernels, Norm, Window};
 
+/// Units of a plane, which run together on every NVIDIA GPU.
+const PLANE: usize = 32;
+
 /// Channels and sides of what goes in and of what comes out. A kernel knows them before it begins: the shape of a tensor is one
 /// more way to memory, and everything waits for it.
 #[derive(CubeLaunch, CubeType)]

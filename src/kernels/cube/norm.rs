@@ -7,15 +7,14 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::planes::{self, group_moments, part_of};
-use super::{empty, per_part};
+use super::{PLANE, empty, per_part};
 
 /// Units that share the sums of a group of planes: with one picture there are few groups, each large.
 pub(super) const GROUP_UNITS: usize = 1024;
 /// Values of a group from which on it pays to find its moments in parts, by units of the whole GPU.
 const LARGE: usize = 16384;
-/// Units of a cube, of one of its planes, and cells of each unit.
+/// Units of a cube, and cells of each.
 const UNITS: usize = 256;
-const PLANE: usize = 32;
 const EACH: usize = 8;
 
 /// The sums of two values of every unit of the cube, in all of them.
@@ -56,7 +55,11 @@ pub(super) fn moments<F: Float>(values: &Tensor<F>, start: usize, count: usize, 
     }
     let (sum, squares) = sums_of_units(sum, squares, GROUP_UNITS);
     let offset = sum / count as f32;
-    let variance = (squares / count as f32 - offset * offset).max(0.0f32);
+    let mut variance = squares / count as f32 - offset * offset;
+    // By a comparison, which a NaN comes through.
+    if variance < 0.0f32 {
+        variance = 0.0f32;
+    }
     (about + offset, 1.0f32 / (variance + epsilon).sqrt())
 }
 

@@ -12,15 +12,13 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::{Sizes, empty, filtered_at, plain};
+use super::{PLANE, Sizes, empty, filtered_at, plain};
 use crate::kernels::Window;
 
 /// Units of a cube at most.
 const UNITS: usize = 256;
 /// Cells of a unit where planes are large.
 const MANY: usize = 4;
-/// Units of a plane of units.
-const PLANE: usize = 32;
 
 /// The sum of a value of every unit, in all units.
 #[cube]

@@ -6,12 +6,11 @@ use burn_cubecl::cubecl::ir::ElemType;
 use burn_cubecl::cubecl::prelude::*;
 
 use super::planes::norm_factors;
-use super::{Sizes, epilogue_of};
+use super::{PLANE, Sizes, epilogue_of};
 use crate::kernels::{Epilogue, Window};
 
-/// Units of a cube, of one of its planes, and its planes.
+/// Units of a cube, and its planes.
 pub(super) const UNITS: usize = 256;
-const PLANE: usize = 32;
 const PLANES: usize = UNITS / PLANE;
 /// Taps that a plane takes at a time: four of each unit, for two products of fragments.
 pub(super) const STEP: usize = 16;
@@ -21,6 +20,7 @@ pub(super) const APART: usize = 8;
 const BEHIND: usize = 8;
 /// Rows, and columns, of a window at most.
 pub(super) const MOST: usize = 16;
+
 /// What has a number of its own in the bias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Bias {
@@ -59,7 +59,8 @@ impl Form {
 }
 
 /// What a unit takes of a step: `weights` of four taps for each of its outputs, and what these taps see at each of its positions,
-/// `seen`. `places` are those of the positions' first taps in a padded plane, `views` say which of their taps lie inside. Outputs beyond the last are the last, whose sums nobody keeps.
+/// `seen`. `places` are those of the positions' first taps in a padded plane, `views` say which of their taps lie inside. Outputs
+/// beyond the last are the last, whose sums nobody keeps.
 #[cube]
 #[expect(clippy::too_many_arguments, reason = "a kernel's arguments are its interface")]
 fn take<F: Float, W: Size, S: Size>(
