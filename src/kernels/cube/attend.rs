@@ -24,8 +24,9 @@ const KEYS: usize = 32;
 /// Values of a head that fragments divide, and at most: a unit keeps a part of its queries and sums in registers.
 const EIGHT: usize = 8;
 const HEAD: usize = 160;
-/// Less than any product.
+/// Less than any product, and what is as far below that again.
 const LOWEST: f32 = -1e30;
+const BEYOND: f32 = -3e38;
 
 /// The largest value of the four units that share a row.
 #[cube]
@@ -150,7 +151,7 @@ fn attend_kernel<F: Float, S: Size>(
                     let mut value = products.index(j)[half].extract(c);
                     if first + 4 * (2 * t + c) + j >= cells {
                         // So far below that it weighs nothing where no product is a number above `LOWEST`, either: 0 by 0 is no number.
-                        value = f32::new(f32::MIN);
+                        value = f32::new(BEYOND);
                     }
                     if value > above {
                         above = value;
