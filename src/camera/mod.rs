@@ -1,6 +1,7 @@
 //! Cameras.
 
 pub mod nokhwa;
+mod rate;
 pub mod replay;
 pub mod synthetic;
 pub mod unpack;

@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::rate::Rate;
 use crate::inspection::frame::{CameraId, Frame, FrameId, FrameMeta, FrameSource, SourceError, TriggerInfo};
-use crate::inspection::time::{Clock, Timestamp};
+use crate::inspection::time::Clock;
 use crate::preprocess::decode::{EXTENSIONS, decode};
 
 /// Largest file that is read: a picture of the largest size that is decoded fits, uncompressed.
@@ -17,8 +17,7 @@ pub struct Replay {
     camera: CameraId,
     files: VecDeque<PathBuf>,
     next: u64,
-    period: Option<Duration>,
-    due: Timestamp,
+    rate: Rate,
     clock: Arc<dyn Clock>,
 }
 
@@ -30,9 +29,8 @@ impl Replay {
     /// A folder that cannot be read, or holds no picture.
     pub fn open(camera: CameraId, path: &Path, fps: Option<f64>, clock: Arc<dyn Clock>) -> Result<Self, String> {
         let files = pictures(path)?;
-        let due = clock.now();
-        let period = fps.map(|fps| Duration::from_secs_f64(1.0 / fps));
-        Ok(Self { camera, files: files.into(), next: 0, period, due, clock })
+        let rate = Rate::new(fps, Arc::clone(&clock));
+        Ok(Self { camera, files: files.into(), next: 0, rate, clock })
     }
 }
 
@@ -78,18 +76,7 @@ fn natural(name: &str) -> Vec<(u64, String)> {
 impl FrameSource for Replay {
     fn next_frame(&mut self) -> Result<Frame, SourceError> {
         let Some(file) = self.files.front().cloned() else { return Err(SourceError::Ended) };
-        if let Some(period) = self.period {
-            let now = self.clock.now();
-            if now < self.due {
-                // Bounded, so that a stop is noticed.
-                let wait = Duration::from_nanos(self.due.0 - now.0).min(Duration::from_millis(100));
-                std::thread::sleep(wait);
-                if self.clock.now() < self.due {
-                    return Err(SourceError::Timeout);
-                }
-            }
-            self.due = self.due.next(period.as_nanos() as u64, self.clock.now());
-        }
+        self.rate.wait()?;
         self.files.pop_front();
         let id = FrameId(self.next);
         self.next += 1;

@@ -1,16 +1,16 @@
 //! The procedural product line as a camera. The truth about every part travels as its part id.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::rate::Rate;
 use crate::config::camera::SyntheticLine;
 use crate::inspection::frame::{
     CameraId, Frame, FrameBuf, FrameId, FrameMeta, FrameSource, PixelFormat, SourceError, TriggerInfo,
 };
-use crate::inspection::time::{Clock, Timestamp};
+use crate::inspection::time::Clock;
 use crate::synthetic::{DefectFamily, Product, defective_part, good_part};
 
 /// A camera over a [`SyntheticLine`].
@@ -19,7 +19,7 @@ pub struct SyntheticCamera {
     line: SyntheticLine,
     rng: ChaCha8Rng,
     next: u64,
-    due: Timestamp,
+    rate: Rate,
     clock: Arc<dyn Clock>,
 }
 
@@ -32,8 +32,8 @@ impl SyntheticCamera {
     /// A camera that starts with the first part.
     pub fn new(camera: CameraId, line: SyntheticLine, clock: Arc<dyn Clock>) -> Self {
         let rng = ChaCha8Rng::seed_from_u64(line.seed);
-        let due = clock.now();
-        Self { camera, line, rng, next: 0, due, clock }
+        let rate = Rate::new(line.fps, Arc::clone(&clock));
+        Self { camera, line, rng, next: 0, rate, clock }
     }
 }
 
@@ -42,16 +42,7 @@ impl FrameSource for SyntheticCamera {
         if self.line.parts.is_some_and(|parts| self.next >= parts) {
             return Err(SourceError::Ended);
         }
-        if let Some(fps) = self.line.fps {
-            let now = self.clock.now();
-            if now < self.due {
-                std::thread::sleep(Duration::from_nanos(self.due.0 - now.0).min(Duration::from_millis(100)));
-                if self.clock.now() < self.due {
-                    return Err(SourceError::Timeout);
-                }
-            }
-            self.due = self.due.next((1e9 / fps) as u64, self.clock.now());
-        }
+        self.rate.wait()?;
         let index = self.next;
         self.next += 1;
         let seed: u64 = self.rng.random();

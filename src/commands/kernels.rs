@@ -188,7 +188,8 @@ pub fn after_start(attempt: Option<&Attempt>) {
 
 /// Takes the kept kernels out of the way, with what the database keeps beside itself.
 fn put_aside(database: &Path) {
-    for end in ["", "-wal", "-shm"] {
+    // What SQLite calls its shared memory, and what Turso does.
+    for end in ["", "-wal", "-shm", "-tshm"] {
         let mut name = database.as_os_str().to_owned();
         name.push(end);
         let file = PathBuf::from(name);
@@ -295,7 +296,7 @@ mod tests {
     #[test]
     fn suspects_are_put_aside_with_what_belongs_to_them() {
         let dir = tempfile::tempdir().expect("directory");
-        for name in ["dsad-1.db", "dsad-1.db-wal", "dsad-2.db"] {
+        for name in ["dsad-1.db", "dsad-1.db-tshm", "dsad-1.db-wal", "dsad-2.db"] {
             fs::write(dir.path().join(name), name).expect("writes");
         }
         put_aside(&dir.path().join("dsad-1.db"));
@@ -304,6 +305,7 @@ mod tests {
             .map(|entry| entry.expect("entry").file_name().to_string_lossy().into_owned())
             .collect();
         left.sort();
-        assert_eq!(left, ["dsad-1.db-wal.suspect", "dsad-1.db.suspect", "dsad-2.db"]);
+        let expected = ["dsad-1.db-tshm.suspect", "dsad-1.db-wal.suspect", "dsad-1.db.suspect", "dsad-2.db"];
+        assert_eq!(left, expected);
     }
 }

@@ -16,13 +16,6 @@ impl Timestamp {
     pub fn plus_millis(self, millis: u64) -> Timestamp {
         Timestamp(self.0.saturating_add(millis.saturating_mul(1_000_000)))
     }
-
-    /// When what was due at this point and comes every `period` nanoseconds is due again. What is late by more than that counts
-    /// from `now`: it does not come faster to make up for it.
-    pub fn next(self, period: u64, now: Timestamp) -> Timestamp {
-        let from = if now.0.saturating_sub(self.0) > period { now } else { self };
-        Timestamp(from.0.saturating_add(period))
-    }
 }
 
 /// The only way in which the library reads time.
