@@ -3,7 +3,7 @@
 //! A bundle is a directory:
 //!
 //! ```text
-//! manifest.json                  what the model is, and blake3 of every other file (`manifest`); at most 1 MiB
+//! manifest.json                  what the model is, and blake3 of every other file (`manifest`); at most 16 MiB
 //! manifest.sig                   ed25519 over the exact bytes of manifest.json, one line (`signature`); optional
 //! weights.safetensors            all trained tensors, f16 or f32 (`weights`)
 //! golden/NAME.png                a picture of the self-test
@@ -172,10 +172,11 @@ impl Bundle {
         }
         for (name, expected) in &manifest.files {
             let path = dir.join(name);
-            match_hash(&path, expected, hash_file(&path)?)?;
-            if name.ends_with(TENSORS) {
-                weights::check(&path)?;
-            }
+            let mut file = Hashed::open(&path)?;
+            let checked = if name.ends_with(TENSORS) { weights::check(&mut file, &path) } else { Ok(()) };
+            // What is damaged is called so, whatever else it seems to be.
+            match_hash(&path, expected, file.finish(&path)?)?;
+            checked?;
         }
         Ok(Self { manifest, dir: dir.into(), model_hash, signed_by })
     }
@@ -274,12 +275,32 @@ fn hash(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
 }
 
-/// Hashes a file in pieces: verifying must not need the memory of the weights.
-fn hash_file(path: &Path) -> Result<String, BundleError> {
-    let (mut file, _) = open_limited(path, FILE_LIMIT)?;
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(&mut file).map_err(|source| io(path, "read", source))?;
-    Ok(hasher.finalize().to_hex().to_string())
+/// A file that is hashed as it is read, in pieces: verifying must not need the memory of the weights, and looks at what it hashes.
+struct Hashed {
+    file: File,
+    length: u64,
+    hasher: blake3::Hasher,
+}
+
+impl Hashed {
+    fn open(path: &Path) -> Result<Self, BundleError> {
+        let (file, length) = open_limited(path, FILE_LIMIT)?;
+        Ok(Self { file, length, hasher: blake3::Hasher::new() })
+    }
+
+    /// Reads what is left; gives the hash of all.
+    fn finish(mut self, path: &Path) -> Result<String, BundleError> {
+        self.hasher.update_reader(&mut self.file).map_err(|source| io(path, "read", source))?;
+        Ok(self.hasher.finalize().to_hex().to_string())
+    }
+}
+
+impl Read for Hashed {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        Ok(count)
+    }
 }
 
 /// Opens a regular file of at most `limit` bytes; returns its length.

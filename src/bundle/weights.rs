@@ -4,7 +4,6 @@
 //! then the data. Nothing in a header is believed before it has been compared with the length of the file.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -16,14 +15,14 @@ use safetensors::tensor::{Dtype, Metadata, SafeTensors};
 
 use super::error::BundleError;
 use super::manifest::NumberFormat;
-use super::{FILE_LIMIT, io, open_limited};
+use super::{FILE_LIMIT, Hashed, io, open_limited};
 
 /// Bytes before the header.
 const PREFIX: u64 = 8;
 /// Key of the text beside the tensors.
 const NOTE: &str = "dsad";
-/// A thousand tensors need about 100 KiB.
-const HEADER_LIMIT: u64 = 16 << 20;
+/// A thousand tensors need about 100 KiB. A lie about the length must not cost more memory than that.
+const HEADER_LIMIT: u64 = 1 << 20;
 /// Bytes that are looked at together; whole numbers of both formats.
 const PIECE: usize = 1 << 16;
 
@@ -60,7 +59,7 @@ impl TensorFile {
     /// # Errors
     /// As [`Self::from_bytes`]; the header is checked before the data is read.
     pub fn open(path: &Path) -> Result<Self, BundleError> {
-        read_header(path)?;
+        open_header(path)?;
         Self::from_bytes(super::read_limited(path, FILE_LIMIT)?, path)
     }
 
@@ -260,8 +259,8 @@ pub fn encode_tensor(name: &str, shape: &[usize], values: &[f32], path: &Path) -
 }
 
 /// Checks a file in pieces: its header against its length, then every value. It must not need the memory of the weights.
-pub(super) fn check(path: &Path) -> Result<(), BundleError> {
-    let (metadata, mut file) = read_header(path)?;
+pub(super) fn check(file: &mut Hashed, path: &Path) -> Result<(), BundleError> {
+    let metadata = read_header(file, file.length, path)?;
     let mut piece = vec![0; PIECE];
     for name in metadata.offset_keys() {
         let Some(info) = metadata.info(&name) else { continue };
@@ -285,7 +284,7 @@ pub(super) fn check(path: &Path) -> Result<(), BundleError> {
 /// # Errors
 /// A header that is wrong; tensors of another shape, unused or missing.
 pub fn check_fit<M: Module>(path: &Path, module: &M) -> Result<(), BundleError> {
-    let (metadata, _) = read_header(path)?;
+    let metadata = open_header(path)?;
     let mut needed = Shapes::default();
     module.visit(&mut needed);
     let found = metadata.tensors();
@@ -338,10 +337,15 @@ impl ModuleVisitor for Shapes {
     }
 }
 
-/// The header of a file, checked against the file's length, and the file from its data on.
-fn read_header(path: &Path) -> Result<(Metadata, File), BundleError> {
+/// The header of a file, checked against the file's length.
+fn open_header(path: &Path) -> Result<Metadata, BundleError> {
     let (mut file, length) = open_limited(path, FILE_LIMIT)?;
-    let mut read = |buffer: &mut [u8]| file.read_exact(buffer).map_err(|source| io(path, "read", source));
+    read_header(&mut file, length, path)
+}
+
+/// The header of a file of a length, checked against it; the data is what is read next.
+fn read_header(from: &mut impl Read, length: u64, path: &Path) -> Result<Metadata, BundleError> {
+    let mut read = |buffer: &mut [u8]| from.read_exact(buffer).map_err(|source| io(path, "read", source));
     let mut prefix = [0; PREFIX as usize];
     if length >= PREFIX {
         read(&mut prefix)?;
@@ -349,7 +353,7 @@ fn read_header(path: &Path) -> Result<(Metadata, File), BundleError> {
     let header = header_length(prefix, length, path)?;
     let mut buffer = vec![0; header as usize];
     read(&mut buffer)?;
-    Ok((check_metadata(&buffer, length - PREFIX - header, path)?, file))
+    check_metadata(&buffer, length - PREFIX - header, path)
 }
 
 /// The header length, if the file can hold it.

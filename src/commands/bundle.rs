@@ -152,7 +152,8 @@ fn verify(dir: &Path, folder: Option<&Path>, json: bool) -> anyhow::Result<ExitC
     }
 }
 
-/// Verifies, copies and tries a bundle, with the kernels of a file if there is one, and puts it in force. Whatever fails, the one before is in force still.
+/// Verifies, copies and tries a bundle, with the kernels of a file if there is one, and puts it in force. Whatever fails, the one before is in force
+/// still.
 ///
 /// # Errors
 /// The first thing that is wrong with it, or with the folder.

@@ -73,7 +73,7 @@ fn lying_headers_are_refused_before_anything_is_allocated() {
     let file = fs::File::create(&path).unwrap();
     std::io::Write::write_all(&mut &file, &(1u64 << 31).to_le_bytes()).unwrap();
     file.set_len(3 << 30).unwrap();
-    assert_refused(&TensorFile::open(&path).unwrap_err(), "tensor_header", &["2147483648", "16777216"]);
+    assert_refused(&TensorFile::open(&path).unwrap_err(), "tensor_header", &["2147483648", "1048576"]);
 }
 
 #[test]
