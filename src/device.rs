@@ -11,9 +11,9 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 #[cfg(all(feature = "cuda", feature = "kernel-cache"))]
-pub use self::kept::{KernelStore, kernel_database};
+pub use self::kept::{KernelStore, kernel_damage, kernel_database};
 #[cfg(not(all(feature = "cuda", feature = "kernel-cache")))]
-pub use self::not_kept::{KernelStore, kernel_database};
+pub use self::not_kept::{KernelStore, kernel_damage, kernel_database};
 use crate::config::device::DeviceChoice;
 
 /// Why a device cannot be used.
@@ -137,6 +137,8 @@ pub fn pooled<T: Send>(device: &Device, work: impl FnOnce() -> T + Send) -> T {
     if *device == Device::flex() {
         return rayon::scope(|_| work());
     }
+    #[cfg(not(feature = "cpu"))]
+    let _ = device;
     work()
 }
 

@@ -8,14 +8,14 @@
 //! Kernels are never needed: whatever is wrong with them is said, and they are compiled.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::config::device::DeviceChoice;
-use crate::device::{Compute, KernelOrigin, KernelStore, kernel_database};
+use crate::device::{Compute, KernelOrigin, KernelStore, kernel_damage, kernel_database};
 use crate::platform::attempts::Attempt;
 use crate::platform::preflight::Machine;
 
@@ -160,12 +160,21 @@ fn read(file: &Path) -> anyhow::Result<Result<(Header, Vec<u8>), String>> {
     Ok(Ok((header, bytes)))
 }
 
-/// Before a start on a GPU: says how kernels are kept, and puts those aside with which two starts in a row never became ready.
+/// Before a device is opened: kernels that cannot be read any more are put aside, so that those that are compiled are kept again.
+pub fn heal(choice: DeviceChoice) {
+    let Some(database) = database(choice) else { return };
+    let copy = beside(&database, "check");
+    let damage = kernel_damage(&database, &copy);
+    // A sound one is copied whole to be read whole.
+    let _ = fs::remove_file(&copy);
+    if let Some(reason) = damage {
+        put_aside(&database, &format!("it is damaged: {reason}"));
+    }
+}
+
+/// Before a start on a GPU: as [`heal`], and puts those kernels aside with which two starts in a row never became ready.
 pub fn before_start(choice: DeviceChoice) -> Option<Attempt> {
-    let database = match choice {
-        DeviceChoice::Cpu => None,
-        DeviceChoice::Cuda(_) => kernel_database(),
-    }?;
+    let database = database(choice)?;
     let attempt = match Attempt::begin(database.parent()?) {
         Ok(attempt) => attempt,
         Err(error) => {
@@ -174,9 +183,17 @@ pub fn before_start(choice: DeviceChoice) -> Option<Attempt> {
         }
     };
     if attempt.failed_before >= SUSPECT_AFTER && database.exists() {
-        put_aside(&database);
+        put_aside(&database, &format!("{SUSPECT_AFTER} starts with it never became ready"));
     }
+    heal(choice);
     Some(attempt)
+}
+
+fn database(choice: DeviceChoice) -> Option<PathBuf> {
+    match choice {
+        DeviceChoice::Cpu => None,
+        DeviceChoice::Cuda(_) => kernel_database(),
+    }
 }
 
 /// After a start that became ready.
@@ -187,25 +204,24 @@ pub fn after_start(attempt: Option<&Attempt>) {
 }
 
 /// Takes the kept kernels out of the way, with what the database keeps beside itself.
-fn put_aside(database: &Path) {
-    // What SQLite calls its shared memory, and what Turso does.
-    for end in ["", "-wal", "-shm", "-tshm"] {
+fn put_aside(database: &Path, reason: &str) {
+    let named = |end: &str| {
         let mut name = database.as_os_str().to_owned();
         name.push(end);
-        let file = PathBuf::from(name);
-        if !file.exists() {
-            continue;
-        }
-        let mut aside = file.as_os_str().to_owned();
-        aside.push(".suspect");
+        PathBuf::from(name)
+    };
+    // What SQLite calls its shared memory, and what Turso does. The database goes last: a new one must find no log of the old one.
+    for end in ["-wal", "-shm", "-tshm", ""] {
+        let (file, aside) = (named(end), named(&format!("{end}.suspect")));
         match fs::rename(&file, &aside) {
-            Ok(()) => log::warn!(
-                "{}: put aside as .suspect, kernels are compiled anew: {SUSPECT_AFTER} starts with it never became ready",
-                file.display()
-            ),
-            Err(error) => log::error!("{}: cannot be put aside: {error}; remove it", file.display()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                log::error!("{}: cannot be put aside: {error}; remove it: {reason}", file.display());
+                return;
+            }
+            _ => {}
         }
     }
+    log::warn!("{}: put aside as .suspect, kernels are compiled anew: {reason}", database.display());
 }
 
 #[cfg(test)]
@@ -299,7 +315,7 @@ mod tests {
         for name in ["dsad-1.db", "dsad-1.db-tshm", "dsad-1.db-wal", "dsad-2.db"] {
             fs::write(dir.path().join(name), name).expect("writes");
         }
-        put_aside(&dir.path().join("dsad-1.db"));
+        put_aside(&dir.path().join("dsad-1.db"), "why");
         let mut left: Vec<String> = fs::read_dir(dir.path())
             .expect("folder")
             .map(|entry| entry.expect("entry").file_name().to_string_lossy().into_owned())

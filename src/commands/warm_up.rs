@@ -54,6 +54,7 @@ pub struct WarmUpArgs {
 pub fn run(args: &WarmUpArgs, clock: Arc<dyn Clock>) -> anyhow::Result<ExitCode> {
     let (bundles, cameras, choice) = asked(args)?;
     let ids = bundles.ids();
+    kernels::heal(choice);
     let compute = device::open(choice)?;
     let offered = args.import.as_deref().map(|file| kernels::take(&compute, file)).transpose()?;
     let kept = || compute.kernels().map(|store| store.count());

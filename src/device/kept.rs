@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use burn_cubecl::CubeDevice;
-use burn_cubecl::cubecl::bundle::{self, BundleFormat, EmbeddedBundle};
+use burn_cubecl::cubecl::bundle::{self, BundleError, BundleFormat, EmbeddedBundle, ExportOptions};
 use burn_cubecl::cubecl::config::CubeClRuntimeConfig;
 use burn_cubecl::cubecl::config::cache::CacheConfig;
 use burn_cubecl::cubecl::environment::{self, Namespace};
@@ -34,6 +34,23 @@ fn name(build: &str) -> String {
 /// The file that this program keeps kernels in; nothing where it cannot.
 pub fn kernel_database() -> Option<PathBuf> {
     Some(kernel_folder()?.join(environment::file_name(&name(&build()?))))
+}
+
+/// What is wrong with a database of kernels, if not all of it can be read. It must not be open yet in this process. `copy` is a file that is
+/// not there, and may be afterwards: nobody needs it.
+pub fn kernel_damage(database: &Path, copy: &Path) -> Option<String> {
+    if !database.is_file() {
+        return None;
+    }
+    let options = ExportOptions { format: BundleFormat::Flat, ..ExportOptions::default() };
+    // Reads every entry. The engine may panic over pages that contradict each other.
+    let read = std::panic::catch_unwind(|| bundle::export(&[database], copy, &options));
+    match read {
+        Ok(Err(BundleError::Storage(reason))) => Some(reason),
+        // A copy that could not be written says nothing about what was read.
+        Ok(Ok(_) | Err(_)) => None,
+        Err(_) => Some("its pages contradict each other".into()),
+    }
 }
 
 /// Keeps what is compiled from now on. The first device that is opened asks for it: cubecl reads its configuration once.
@@ -159,10 +176,14 @@ mod tests {
         }
         let damaged = tempfile::tempdir().expect("directory");
         let database = damaged.path().join(environment::file_name(&environment::active()));
-        std::fs::write(database, "no database".repeat(1000)).expect("writes");
+        assert_eq!(kernel_damage(&database, &here.path().join("copy")), None, "nothing is kept yet");
+        std::fs::write(&database, "no database".repeat(1000)).expect("writes");
+        assert!(kernel_damage(&database, &here.path().join("copy")).is_some());
         environment::set_root(damaged.path());
         assert_eq!(count(), 0, "nothing is kept, and nothing fails");
         put(1, "in memory");
+        let sound = here.path().join(environment::file_name(&environment::active()));
+        assert_eq!(kernel_damage(&sound, &here.path().join("copy")), None);
     }
 
     #[test]

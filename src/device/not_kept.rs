@@ -10,6 +10,11 @@ pub fn kernel_database() -> Option<PathBuf> {
     None
 }
 
+/// What is wrong with a database of kernels: there is none.
+pub fn kernel_damage(_: &Path, _: &Path) -> Option<String> {
+    None
+}
+
 /// The kernels that this program keeps for one GPU.
 #[derive(Debug)]
 pub struct KernelStore(Infallible);

@@ -25,7 +25,6 @@
 pub mod autoencoder;
 pub mod blocks;
 pub mod control;
-pub mod cost;
 pub mod features;
 mod fusion;
 pub mod guidance;

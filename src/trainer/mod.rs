@@ -5,7 +5,7 @@
 //! | `config`, `grid` | how a profile is trained |
 //! | `dataset`, `pictures`, `appearance`, `outliers` | what it is trained on |
 //! | `augment`, `batches` | how that is varied and spoilt |
-//! | `setup`, `usage` | what is chosen and what it costs, told before it starts |
+//! | `cost`, `setup`, `usage` | what is chosen and what it costs, told before it starts |
 //! | `objective`, `stage`, `stages`, `ema`, `checkpoint` | the three stages and their step loop |
 //! | `backbone` | the frozen feature extractor's weights |
 //! | `pretrain`, `base` | networks that know pictures in general, to start from |
@@ -29,6 +29,7 @@ pub mod calibrate;
 pub mod checkpoint;
 pub mod commands;
 pub mod config;
+pub mod cost;
 pub mod dataset;
 pub mod ema;
 pub mod evaluate;

@@ -26,10 +26,10 @@ use super::{backbone, outliers};
 use crate::device::Compute;
 use crate::inspection::detect::ClassId;
 use crate::inspection::tiles::TileGrid;
-use crate::model::cost::{cost, frame_gflop};
 use crate::model::features::FeatureExtractor;
 use crate::model::profile::{ModelConfig, Profile};
 use crate::preprocess::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
+use crate::trainer::cost::{cost, frame_gflop};
 
 /// Good pictures of all sets, divided.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::config::TrainConfig;
 use crate::config::device::DeviceChoice;
-use crate::model::cost::PartCost;
+use crate::trainer::cost::PartCost;
 
 /// Memory that a run will need, MB.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -134,8 +134,8 @@ impl Stopwatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::cost::cost;
     use crate::model::profile::{ModelConfig, Profile};
+    use crate::trainer::cost::cost;
 
     /// Peaks of resident memory of `trainer fit --stage-steps 2` on two cores, as Linux counts it.
     #[test]

@@ -4,8 +4,8 @@ use anyhow::ensure;
 use serde_json::json;
 
 use crate::inspection::detect::Steps;
-use crate::model::cost::{cost, frame_gflop};
 use crate::model::profile::{ModelConfig, Profile};
+use crate::trainer::cost::{cost, frame_gflop};
 
 /// Arguments of `trainer describe`.
 #[derive(Debug, clap::Args)]

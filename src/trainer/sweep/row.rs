@@ -9,9 +9,9 @@ use serde_json::Value;
 use super::table::{Figures, Line};
 use crate::inspection::calibration::{Calibration, CalibrationEntry};
 use crate::inspection::detect::{ClassId, StepChoice, Steps};
-use crate::model::cost::{cost, frame_gflop};
 use crate::model::profile::Profile;
 use crate::trainer::config::TrainConfig;
+use crate::trainer::cost::{cost, frame_gflop};
 use crate::trainer::evaluate;
 
 /// File of a row that holds its [`Row`].

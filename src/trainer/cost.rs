@@ -7,9 +7,9 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 
-use super::blocks::stage::BlockKind;
-use super::features::efficientnet::BLOCKS;
-use super::profile::ModelConfig;
+use crate::model::blocks::stage::BlockKind;
+use crate::model::features::efficientnet::BLOCKS;
+use crate::model::profile::ModelConfig;
 
 /// One part of the model.
 #[derive(Debug, Clone, PartialEq)]
