@@ -21,7 +21,7 @@ use crate::config::device::DeviceChoice;
 pub enum DeviceError {
     /// The backend is not part of this program.
     #[error(
-        "device '{choice}': this program was built without the feature '{feature}'; rebuild with --features {feature}, or use the device cpu"
+        "device '{choice}': this program was built without the feature '{feature}'; rebuild with --features {feature}, or use a device that it has"
     )]
     NotBuilt {
         /// What was asked for.

@@ -1,17 +1,20 @@
 //! Memory of a daemon that has run for a while: what lives after a frame is what lived after the frames before it, and to
-//! capture, prepare and publish one allocates nothing.
+//! capture, prepare and publish one allocates nothing. And of a bundle that is refused: it takes no more than its manifest does.
 //!
 //! A program of its own, because it counts every allocation.
 #![allow(clippy::unwrap_used)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dsad::bundle::manifest::{MapSpec, NumberFormat};
+use dsad::bundle::signature::KeyList;
+use dsad::bundle::{Bundle, MANIFEST, WEIGHTS};
 use dsad::camera::unpack::{Encoding, Picture, Unpacker};
 use dsad::config::device::DeviceChoice;
 use dsad::config::record::StoreLimits;
@@ -47,6 +50,8 @@ use dsad::preprocess::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlan
 struct Counting;
 
 static LIVE: AtomicIsize = AtomicIsize::new(0);
+/// The most of it since it was last set.
+static PEAK: AtomicIsize = AtomicIsize::new(0);
 
 thread_local! {
     static ASKED: Cell<usize> = const { Cell::new(0) };
@@ -59,7 +64,8 @@ static ALONE: Mutex<()> = Mutex::new(());
 #[allow(unsafe_code, reason = "an allocator cannot be written without")]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LIVE.fetch_add(layout.size() as isize, Ordering::Relaxed);
+        let size = layout.size() as isize;
+        PEAK.fetch_max(LIVE.fetch_add(size, Ordering::Relaxed) + size, Ordering::Relaxed);
         // A thread that ends has no counter any more.
         let _ = ASKED.try_with(|asked| asked.set(asked.get() + 1));
         unsafe { System.alloc(layout) }
@@ -409,4 +415,49 @@ fn a_camera_allocates_nothing_for_a_frame() {
         counted += 1;
     }
     assert_eq!(counted, 17);
+}
+
+/// What opening a bundle takes at its most, in bytes, and whether it is refused.
+fn opened(dir: &Path) -> (isize, bool) {
+    let before = LIVE.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    let refused = Bundle::open(dir, &KeyList::empty()).is_err();
+    (PEAK.load(Ordering::Relaxed) - before, refused)
+}
+
+#[test]
+fn a_bundle_is_refused_without_the_memory_of_its_weights() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let home = tempfile::tempdir().unwrap();
+    let (dir, demo) = (home.path(), Path::new("configs/bundles/demo"));
+    let mut manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(demo.join(MANIFEST)).unwrap()).unwrap();
+    for name in manifest["files"].as_object().unwrap().keys() {
+        std::fs::create_dir_all(dir.join(name).parent().unwrap()).unwrap();
+        std::fs::copy(demo.join(name), dir.join(name)).unwrap();
+    }
+    let mut put = |weights: &[u8]| {
+        std::fs::write(dir.join(WEIGHTS), weights).unwrap();
+        manifest["files"][WEIGHTS] = blake3::hash(weights).to_hex().as_str().into();
+        std::fs::write(dir.join(MANIFEST), serde_json::to_vec(&manifest).unwrap()).unwrap();
+    };
+    let weights = std::fs::read(demo.join(WEIGHTS)).unwrap();
+    let length = weights.len() as u64;
+    put(&weights);
+    let (sound, refused) = opened(dir);
+    assert!(!refused && sound < weights.len() as isize / 2, "{sound} bytes");
+    // What a lie about the header's length makes it read.
+    for lie in [0, 1, 1 << 20, (1 << 20) + 1, length / 2, length - 8, length, u64::MAX] {
+        put(&[&lie.to_le_bytes(), &weights[8..]].concat());
+        let (most, refused) = opened(dir);
+        assert!(
+            refused && most <= sound + (2 << 20),
+            "a header of {lie} bytes: {most} bytes, a sound one takes {sound}"
+        );
+    }
+    // Not a number, in the last tensor.
+    let mut none = weights.clone();
+    none[weights.len() - 2..].copy_from_slice(&0x7E00u16.to_le_bytes());
+    put(&none);
+    let (most, refused) = opened(dir);
+    assert!(refused && most <= sound + (1 << 20), "{most} bytes, a sound one takes {sound}");
 }
