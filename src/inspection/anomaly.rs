@@ -204,13 +204,15 @@ fn box_average(values: &[f32], width: usize, height: usize, side: usize) -> (Vec
     let (across, down) = (side.min(width), side.min(height));
     let (columns, rows) = (width - across + 1, height - down + 1);
     let mut out = Vec::with_capacity(columns * rows);
+    // Down first, then across: a frame's score would take longer than its networks otherwise.
+    let mut sums = vec![0.0f64; width];
     for y in 0..rows {
-        for x in 0..columns {
-            let sum: f64 = (y..y + down)
-                .map(|row| values[row * width + x..][..across].iter().map(|v| f64::from(*v)).sum::<f64>())
-                .sum();
-            out.push((sum / (across * down) as f64) as f32);
+        sums.fill(0.0);
+        for row in values[y * width..].chunks_exact(width).take(down) {
+            sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
         }
+        let averages = sums.windows(across).map(|cells| (cells.iter().sum::<f64>() / (across * down) as f64) as f32);
+        out.extend(averages);
     }
     (out, columns, rows)
 }

@@ -20,8 +20,8 @@ use burn::tensor::Shape;
 use burn::tensor::ops::{AttentionModuleOptions, ConvOptions, InterpolateMode, InterpolateOptions};
 
 pub use self::operations::{
-    attend, convolve, depth_to_space, depthwise, double, filtered_mix, group_norm, join, layer_norm, linear, nearest,
-    normed_pointwise, pointwise, pointwise_onto, resize, smooth, space_to_depth,
+    attend, attend_to, cell_norm, convolve, convolve_onto, depth_to_space, depthwise, double, filtered_mix, group_norm,
+    instance_norm, join, nearest, normed_pointwise, pointwise, pointwise_onto, resize, smooth, space_to_depth,
 };
 
 /// How the kernel of a convolution moves over the cells, the same on both axes.
@@ -66,6 +66,8 @@ pub enum Epilogue {
     Relu,
     /// `min(max(x, 0), 6)`.
     Relu6,
+    /// `x / (1 + exp(-x))`.
+    Silu,
 }
 
 impl Epilogue {
@@ -74,18 +76,19 @@ impl Epilogue {
             Epilogue::None => input,
             Epilogue::Relu => B::relu(input),
             Epilogue::Relu6 => B::float_clamp(input, 0.0.into(), 6.0.into()),
+            Epilogue::Silu => B::float_mul(input.clone(), B::sigmoid(input)),
         }
     }
 }
 
-/// How the channels of a picture are normed, and what follows the sum behind it.
+/// How the channels of a picture are normed, and what follows the norm or the sum behind it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Norm {
     /// Groups of channels, each with a mean and a variance of its own.
     pub groups: usize,
     /// Added to the variance.
     pub epsilon: f64,
-    /// What follows the sum.
+    /// What follows.
     pub epilogue: Epilogue,
 }
 
@@ -129,35 +132,32 @@ pub trait Kernels: Backend {
         epsilon: f64,
     ) -> FloatTensor<Self>;
 
-    /// Mean 0 and variance 1 over the values of every token, then a factor and a shift per value: input `[b, n, c]`, the others
-    /// `[c]`.
+    /// The same, and what follows.
     #[fusion(dtype = input, shape = input)]
-    fn layer_norm(
+    fn group_norm_with(
+        input: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        norm: Norm,
+    ) -> FloatTensor<Self> {
+        norm.epilogue.apply::<Self>(Self::group_norm(input, gamma, beta, norm.groups, norm.epsilon))
+    }
+
+    /// Mean 0 and variance 1 over the channels of every cell, then a factor and a shift per channel: input `[b, c, h, w]`, the
+    /// others `[c]`.
+    #[fusion(dtype = input, shape = input)]
+    fn cell_norm(
         input: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         epsilon: f64,
     ) -> FloatTensor<Self> {
-        let width = Shape::new([1, 1, gamma.shape().num_elements()]);
-        let apart = Self::float_sub(input.clone(), Self::float_mean_dim(input, 2));
-        let variance = Self::float_mean_dim(Self::float_mul(apart.clone(), apart.clone()), 2);
+        let row = Shape::new([1, gamma.shape().num_elements(), 1, 1]);
+        let apart = Self::float_sub(input.clone(), Self::float_mean_dim(input, 1));
+        let variance = Self::float_mean_dim(Self::float_mul(apart.clone(), apart.clone()), 1);
         let deviation = Self::float_sqrt(Self::float_add_scalar(variance, epsilon.into()));
-        let scaled = Self::float_mul(Self::float_div(apart, deviation), Self::float_reshape(gamma, width.clone()));
-        Self::float_add(scaled, Self::float_reshape(beta, width))
-    }
-
-    /// The values of every token mixed: input `[b, n, c]`, weight `[c, o]`, bias `[o]`, to `[b, n, o]`.
-    #[fusion(dtype = input, shape = {
-        let [batch, tokens, _] = input.dims();
-        Shape::new([batch, tokens, weight[1]])
-    })]
-    fn linear(input: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
-        let ([batch, _, _], [rows, columns]) = (input.shape().dims::<3>(), weight.shape().dims());
-        let weight = Self::float_expand(
-            Self::float_reshape(weight, Shape::new([1, rows, columns])),
-            Shape::new([batch, rows, columns]),
-        );
-        Self::float_add(Self::float_matmul(input, weight), Self::float_reshape(bias, Shape::new([1, 1, columns])))
+        let scaled = Self::float_mul(Self::float_div(apart, deviation), Self::float_reshape(gamma, row.clone()));
+        Self::float_add(scaled, Self::float_reshape(beta, row))
     }
 
     /// The channels of every cell mixed, and what follows: input `[b, c, h, w]`, weight `[o, c, 1, 1]`, bias `[o]` or one for
@@ -236,6 +236,13 @@ pub trait Kernels: Backend {
         by_parts::<Self>(joined, heads)
     }
 
+    /// Attention of the cells of a picture to tokens that are the same for every picture: queries of all heads `[b, c, h, w]`,
+    /// keys and behind them values `[2 c, n]`, to `[b, c, h, w]`.
+    #[fusion(dtype = queries, shape = queries)]
+    fn attend_to(queries: FloatTensor<Self>, tokens: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
+        to_tokens::<Self>(queries, tokens, heads)
+    }
+
     /// A convolution with a square kernel, and what follows: input `[b, c, h, w]`, weight `[o, c, k, k]`, bias `[o]`.
     #[fusion(dtype = input, shape = window.convolved(input, weight[0]))]
     fn convolve(
@@ -248,6 +255,18 @@ pub trait Kernels: Backend {
         let padding = (window.before, window.after);
         let options = ConvOptions::new_with_padding([window.stride; 2], [padding; 2], [1, 1], 1);
         epilogue.apply::<Self>(Self::conv2d(input, weight, Some(bias), options))
+    }
+
+    /// [`Self::convolve`], and a picture of its shape added to what comes out.
+    #[fusion(dtype = input, shape = added)]
+    fn convolve_onto(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        added: FloatTensor<Self>,
+        window: Window,
+    ) -> FloatTensor<Self> {
+        Self::float_add(added, Self::convolve(input, weight, bias, window, Epilogue::None))
     }
 
     /// The channels of both: `[b, c, h, w]` and `[b, d, h, w]` to `[b, c + d, h, w]`.
@@ -344,6 +363,21 @@ fn by_parts<B: Backend>(joined: FloatTensor<B>, heads: usize) -> FloatTensor<B> 
     B::float_reshape(B::float_swap_dims(attended, 2, 3), Shape::new([batch, channels, height, width]))
 }
 
+/// [`Kernels::attend_to`] by burn's attention.
+fn to_tokens<B: Backend>(queries: FloatTensor<B>, tokens: FloatTensor<B>, heads: usize) -> FloatTensor<B> {
+    let ([batch, channels, height, width], [_, count]) = (queries.shape().dims(), tokens.shape().dims::<2>());
+    let (head, cells) = (channels / heads, height * width);
+    let part = |index: usize| {
+        let slices = [Slice::from(index * channels..(index + 1) * channels), Slice::full()];
+        let part = B::float_slice(tokens.clone(), &slices);
+        let part = B::float_swap_dims(B::float_reshape(part, Shape::new([1, heads, head, count])), 2, 3);
+        B::float_expand(part, Shape::new([batch, heads, count, head]))
+    };
+    let queries = B::float_swap_dims(B::float_reshape(queries, Shape::new([batch, heads, head, cells])), 2, 3);
+    let attended = B::attention(queries, part(0), part(1), None, None, AttentionModuleOptions::default());
+    B::float_reshape(B::float_swap_dims(attended, 2, 3), Shape::new([batch, channels, height, width]))
+}
+
 /// What the gradients of [`Kernels`] are made of.
 #[backend_extension(Flex: cfg(feature = "cpu"), Cube: cfg(feature = "cuda"), Fusion: cfg(feature = "cuda"))]
 pub trait Gradients: Backend {
@@ -387,85 +421,5 @@ pub trait Gradients: Backend {
 #[cfg(test)]
 mod tests;
 
-/// The same on a GPU, by hand: see docs/building.md.
 #[cfg(all(test, feature = "cuda"))]
-mod on_cuda {
-    use burn::tensor::{Device, FloatDType, Tolerance};
-
-    use super::tests::*;
-    use super::*;
-
-    fn device() -> Device {
-        Device::new(burn_cuda::CudaDevice::new(0))
-    }
-
-    #[test]
-    #[ignore = "needs an NVIDIA GPU"]
-    fn depthwise_agrees_with_burn() {
-        depthwise_agrees(&device());
-    }
-
-    #[test]
-    #[ignore = "needs an NVIDIA GPU"]
-    fn norms_agree_with_burn() {
-        group_norm_agrees(&device());
-        layer_norm_agrees(&device());
-    }
-
-    #[test]
-    #[ignore = "needs an NVIDIA GPU"]
-    fn pointwise_agrees_with_burn() {
-        // Matrix products are made of numbers with 10 bits there.
-        pointwise_agrees(&device(), 3e-2);
-        linear_agrees(&device(), 3e-2);
-    }
-
-    /// Vectors of two and four halves are read as those of whole numbers are.
-    #[test]
-    #[ignore = "needs an NVIDIA GPU"]
-    fn halves_agree_with_whole_numbers() {
-        let device = device();
-        let half = FloatDType::F16;
-        for (channels, outputs, [height, width]) in
-            [(16, 24, [8, 8]), (20, 40, [50, 56]), (12, 33, [51, 55]), (64, 96, [90, 92])]
-        {
-            let input = random([1, channels, height, width], &device);
-            let (weight, bias) = (random([outputs, channels, 1, 1], &device), random([outputs], &device));
-            let whole = pointwise(input.clone(), weight.clone(), bias.clone(), Epilogue::Relu);
-            let found = pointwise(input.cast(half), weight.cast(half), bias.cast(half), Epilogue::Relu);
-            let tolerance = Tolerance::rel_abs(3e-2, 3e-2);
-            found.cast(FloatDType::F32).into_data().assert_approx_eq::<f32>(&whole.into_data(), tolerance);
-        }
-        for side in [8, 15] {
-            let joined = random([1, 96, side, side], &device);
-            let (whole, found) = (attend(joined.clone(), 2), attend(joined.cast(half), 2));
-            let tolerance = Tolerance::rel_abs(3e-2, 3e-2);
-            found.cast(FloatDType::F32).into_data().assert_approx_eq::<f32>(&whole.into_data(), tolerance);
-        }
-    }
-
-    #[test]
-    #[ignore = "needs an NVIDIA GPU"]
-    fn what_is_no_number_stays_none() {
-        no_number_stays_none(&device());
-    }
-
-    #[test]
-    #[ignore = "needs an NVIDIA GPU"]
-    fn layers_in_one_agree_with_burn() {
-        layers_in_one_agree(&device(), 3e-2);
-    }
-
-    #[test]
-    #[ignore = "needs an NVIDIA GPU"]
-    fn attention_agrees_with_burn() {
-        attention_agrees(&device(), 1e-2);
-    }
-
-    #[test]
-    #[ignore = "needs an NVIDIA GPU"]
-    fn convolutions_and_moves_agree_with_burn() {
-        convolution_agrees(&device(), 3e-2);
-        moves_agree(&device(), 3e-3);
-    }
-}
+mod on_cuda;

@@ -4,7 +4,7 @@ use burn::backend::Dispatch;
 use burn::backend::tensor::FloatTensor;
 use burn::module::Param;
 use burn::nn::conv::Conv2d;
-use burn::nn::{GroupNorm, Linear, PaddingConfig2d};
+use burn::nn::{GroupNorm, InstanceNorm, PaddingConfig2d};
 use burn::tensor::{Tensor, assert_shape};
 
 use super::{Epilogue, Kernels, Norm, Window};
@@ -90,11 +90,37 @@ pub fn attend(joined: Tensor<4>, heads: usize) -> Tensor<4> {
     Tensor::from_dispatch(Dispatch::attend(joined.into_dispatch(), heads))
 }
 
-/// Applies a convolution with one group and a square kernel to `[b, c, h, w]`, and what follows.
+/// Attention of the cells of a picture to tokens that are the same for every picture: queries of all heads `[b, c, h, w]`, keys and
+/// behind them values `[2 c, n]`, to `[b, c, h, w]`.
 ///
 /// # Panics
-/// If it has no bias, or other padding on one axis than on the other.
+/// If the channels do not split, or differ.
+pub fn attend_to(queries: Tensor<4>, tokens: Tensor<2>, heads: usize) -> Tensor<4> {
+    let [_, channels, _, _] = queries.dims();
+    assert_eq!(channels % heads, 0, "{channels} channels do not split into {heads} heads");
+    assert_shape!(tokens, [2 * channels, _]);
+    Tensor::from_dispatch(Dispatch::attend_to(queries.into_dispatch(), tokens.into_dispatch(), heads))
+}
+
+/// Applies a convolution with one group and a square kernel to `[b, c, h, w]`, and what follows. Without a bias, zeros are added.
+///
+/// # Panics
+/// If it has other padding on one axis than on the other.
 pub fn convolve(conv: &Conv2d, input: Tensor<4>, epilogue: Epilogue) -> Tensor<4> {
+    let (weight, bias, window) = square(conv);
+    Tensor::from_dispatch(Dispatch::convolve(input.into_dispatch(), weight, bias, window, epilogue))
+}
+
+/// The same, and `added` of the output's shape to what comes out.
+///
+/// # Panics
+/// As [`convolve`].
+pub fn convolve_onto(conv: &Conv2d, input: Tensor<4>, added: Tensor<4>) -> Tensor<4> {
+    let (weight, bias, window) = square(conv);
+    Tensor::from_dispatch(Dispatch::convolve_onto(input.into_dispatch(), weight, bias, added.into_dispatch(), window))
+}
+
+fn square(conv: &Conv2d) -> (FloatTensor<Dispatch>, FloatTensor<Dispatch>, Window) {
     let PaddingConfig2d::Explicit(top, left, bottom, right) = conv.padding else {
         panic!("{conv:?}: no stated padding")
     };
@@ -102,9 +128,10 @@ pub fn convolve(conv: &Conv2d, input: Tensor<4>, epilogue: Epilogue) -> Tensor<4
         (top, bottom, conv.kernel_size[0], conv.stride[0]) == (left, right, conv.kernel_size[1], conv.stride[1]);
     assert!(square && conv.groups == 1 && conv.dilation == [1, 1], "{conv:?}: not a square convolution of one group");
     let window = Window { kernel: conv.kernel_size[0], stride: conv.stride[0], before: top, after: bottom };
-    let Some(bias) = &conv.bias else { panic!("convolution without bias") };
-    let (weight, bias) = (conv.weight.val().into_dispatch(), bias.val().into_dispatch());
-    Tensor::from_dispatch(Dispatch::convolve(input.into_dispatch(), weight, bias, window, epilogue))
+    let weight = conv.weight.val();
+    let zeros = || Tensor::zeros([weight.dims()[0]], (&weight.device(), weight.dtype()));
+    let bias = conv.bias.as_ref().map_or_else(zeros, Param::val);
+    (weight.into_dispatch(), bias.into_dispatch(), window)
 }
 
 /// The channels of both: `[b, c, h, w]` and `[b, d, h, w]` to `[b, c + d, h, w]`.
@@ -172,30 +199,33 @@ pub fn double(input: Tensor<4>) -> Tensor<4> {
     Tensor::from_dispatch(Dispatch::double(input.into_dispatch()))
 }
 
-/// Applies a group norm to `[b, c, h, w]`.
+/// Applies a group norm to `[b, c, h, w]`, and what follows.
 ///
 /// # Panics
 /// If the norm has no factor and shift.
-pub fn group_norm(norm: &GroupNorm, input: Tensor<4>) -> Tensor<4> {
+pub fn group_norm(norm: &GroupNorm, input: Tensor<4>, epilogue: Epilogue) -> Tensor<4> {
     let (gamma, beta) = (parameter(norm, &norm.gamma), parameter(norm, &norm.beta));
-    Tensor::from_dispatch(Dispatch::group_norm(input.into_dispatch(), gamma, beta, norm.num_groups, norm.epsilon))
+    let norm = Norm { groups: norm.num_groups, epsilon: norm.epsilon, epilogue };
+    Tensor::from_dispatch(Dispatch::group_norm_with(input.into_dispatch(), gamma, beta, norm))
 }
 
-/// Applies a norm with factor, shift and `epsilon` over the last axis of `[b, n, c]`.
-pub fn layer_norm(gamma: Tensor<1>, beta: Tensor<1>, epsilon: f64, input: Tensor<3>) -> Tensor<3> {
+/// Applies a norm of every channel alone, without factor and shift, to `[b, c, h, w]`, and what follows.
+///
+/// # Panics
+/// If the norm has a factor and a shift.
+pub fn instance_norm(norm: &InstanceNorm, input: Tensor<4>, epilogue: Epilogue) -> Tensor<4> {
+    assert!(norm.gamma.is_none() && norm.beta.is_none(), "instance norm of {} channels: a factor", norm.num_channels);
+    let kind = (&input.device(), input.dtype());
+    let (ones, zeros) = (Tensor::<1>::ones([norm.num_channels], kind), Tensor::<1>::zeros([norm.num_channels], kind));
+    let norm = Norm { groups: norm.num_channels, epsilon: norm.epsilon, epilogue };
+    let (input, ones, zeros) = (input.into_dispatch(), ones.into_dispatch(), zeros.into_dispatch());
+    Tensor::from_dispatch(Dispatch::group_norm_with(input, ones, zeros, norm))
+}
+
+/// Applies a norm with factor, shift and `epsilon` over the channels of every cell of `[b, c, h, w]`.
+pub fn cell_norm(gamma: Tensor<1>, beta: Tensor<1>, epsilon: f64, input: Tensor<4>) -> Tensor<4> {
     let (input, gamma, beta) = (input.into_dispatch(), gamma.into_dispatch(), beta.into_dispatch());
-    Tensor::from_dispatch(Dispatch::layer_norm(input, gamma, beta, epsilon))
-}
-
-/// Applies a layer to the last axis of `[b, n, c]`; without a bias, zeros are added.
-pub fn linear(layer: &Linear, input: Tensor<3>) -> Tensor<3> {
-    let weight = layer.weight.val();
-    let bias = layer
-        .bias
-        .as_ref()
-        .map_or_else(|| Tensor::zeros([weight.dims()[1]], (&weight.device(), weight.dtype())), |bias| bias.val());
-    let (input, weight, bias) = (input.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(Dispatch::linear(input, weight, bias))
+    Tensor::from_dispatch(Dispatch::cell_norm(input, gamma, beta, epsilon))
 }
 
 fn parameter(norm: &GroupNorm, value: &Option<Param<Tensor<1>>>) -> FloatTensor<Dispatch> {

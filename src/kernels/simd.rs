@@ -23,6 +23,14 @@ fn applied<S: Simd>(simd: S, value: S::f32s, epilogue: Epilogue) -> S::f32s {
             let value = above(value);
             simd.select_f32s(simd.less_than_f32s(six, value), six, value)
         }
+        Epilogue::Silu => {
+            let mut lanes = [0.0; 16];
+            store(simd, &mut lanes, value);
+            for lane in &mut lanes[..S::F32_LANES] {
+                *lane /= 1.0 + (-*lane).exp();
+            }
+            load::<S>(&lanes)
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 use burn::backend::Dispatch;
 use burn::module::Param;
 use burn::nn::conv::Conv2dConfig;
-use burn::nn::{GroupNormConfig, LayerNormConfig, LinearConfig, PaddingConfig2d};
-use burn::tensor::activation::{relu, softmax};
+use burn::nn::{GroupNormConfig, LayerNormConfig, PaddingConfig2d};
+use burn::tensor::activation::{relu, silu, softmax};
 use burn::tensor::module::{conv2d, interpolate};
 use burn::tensor::ops::PadMode;
 use burn::tensor::{Device, Distribution, Slice, Tensor, Tolerance};
@@ -43,13 +43,14 @@ fn by_formula(input: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, groups: usize
 }
 
 const TOLERANCE: f32 = 1e-4;
-const EPILOGUES: [Epilogue; 3] = [Epilogue::None, Epilogue::Relu, Epilogue::Relu6];
+const EPILOGUES: [Epilogue; 4] = [Epilogue::None, Epilogue::Relu, Epilogue::Relu6, Epilogue::Silu];
 
 fn applied(x: Tensor<4>, epilogue: Epilogue) -> Tensor<4> {
     match epilogue {
         Epilogue::None => x,
         Epilogue::Relu => relu(x),
         Epilogue::Relu6 => x.clamp(0.0, 6.0),
+        Epilogue::Silu => silu(x),
     }
 }
 
@@ -131,33 +132,26 @@ pub(super) fn group_norm_agrees(device: &Device) {
         agree(input.clone(), gamma.clone(), beta.clone(), [&ours, &|x, g, b| by_formula(x, g, b, 4, 1e-3)], TOLERANCE);
         let mut norm = GroupNormConfig::new(4, 8).with_epsilon(1e-3).init(device);
         norm.gamma = norm.gamma.map(|g| g.map(|_| gamma.clone()));
-        let theirs = norm.forward(input.clone()).into_data();
-        let normed = group_norm(&norm, input).into_data();
-        normed.assert_approx_eq::<f32>(&theirs, Tolerance::rel_abs(1e-4, 1e-4));
+        let theirs = norm.forward(input.clone());
+        for epilogue in EPILOGUES {
+            let normed = group_norm(&norm, input.clone(), epilogue).into_data();
+            let theirs = applied(theirs.clone(), epilogue).into_data();
+            normed.assert_approx_eq::<f32>(&theirs, Tolerance::rel_abs(1e-4, 1e-4));
+        }
     }
 }
 
-pub(super) fn layer_norm_agrees(device: &Device) {
-    // Fewer values than units share a token, and more.
-    for (tokens, width) in [(5, 12), (70, 320)] {
-        let mut norm = LayerNormConfig::new(width).with_epsilon(1e-3).init(device);
-        norm.gamma = Param::from_tensor(random([width], device));
-        norm.beta = Some(Param::from_tensor(random([width], device)));
-        let input = random([2, tokens, width], device) * 3.0 + 1.0;
-        let expected = norm.forward(input.clone()).into_data();
+pub(super) fn cell_norm_agrees(device: &Device) {
+    // Fewer channels than planes of units share a cell, and more; cells that fill no plane.
+    for (channels, [height, width]) in [(12, [1, 5]), (320, [7, 10]), (1280, [4, 4])] {
+        let mut norm = LayerNormConfig::new(channels).with_epsilon(1e-3).init(device);
+        norm.gamma = Param::from_tensor(random([channels], device));
+        norm.beta = Some(Param::from_tensor(random([channels], device)));
+        let input = random([2, channels, height, width], device) * 3.0 + 1.0;
+        let expected = norm.forward(input.clone().permute([0, 2, 3, 1])).permute([0, 3, 1, 2]).into_data();
         let beta = norm.beta.as_ref().expect("it is made with one").val();
-        let found = layer_norm(norm.gamma.val(), beta, 1e-3, input).into_data();
+        let found = cell_norm(norm.gamma.val(), beta, 1e-3, input).into_data();
         found.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(TOLERANCE, TOLERANCE));
-    }
-}
-
-pub(super) fn linear_agrees(device: &Device, tolerance: f32) {
-    for (tokens, width, outputs, bias) in [(5, 12, 7, true), (70, 48, 96, false), (300, 64, 320, true)] {
-        let layer = LinearConfig::new(width, outputs).with_bias(bias).init(device);
-        let input = random([2, tokens, width], device) * 3.0;
-        let expected = layer.forward(input.clone()).into_data();
-        let found = linear(&layer, input).into_data();
-        found.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(tolerance, tolerance));
     }
 }
 
@@ -251,21 +245,42 @@ pub(super) fn attention_agrees(device: &Device, tolerance: f32) {
         let expected = softmax(products, 3).matmul(part(2)).swap_dims(2, 3).reshape([batch, channels, height, width]);
         let found = attend(joined.clone(), heads).into_data();
         found.assert_approx_eq::<f32>(&expected.into_data(), Tolerance::rel_abs(tolerance, tolerance));
+        // The cells to so many tokens that they fill no block, and to one.
+        for count in [77, 80, 1] {
+            let tokens = random([2 * channels, count], device) * 3.0;
+            let part = |k: usize| {
+                let part = tokens.clone().narrow(0, k * channels, channels);
+                part.reshape([1, heads, head, count]).expand([batch, heads, head, count])
+            };
+            let queries = joined.clone().narrow(1, 0, channels);
+            let asked = queries.clone().reshape([batch, heads, head, cells]).swap_dims(2, 3);
+            let products = asked.matmul(part(0)) / (head as f64).sqrt();
+            let expected = softmax(products, 3).matmul(part(1).swap_dims(2, 3)).swap_dims(2, 3);
+            let found = attend_to(queries, tokens, heads).into_data();
+            let expected = expected.reshape([batch, channels, height, width]).into_data();
+            found.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(tolerance, tolerance));
+        }
     }
 }
 
-pub(super) fn convolution_agrees(device: &Device, tolerance: f32) {
-    // Also panels that reach beyond a row, more outputs than are summed side by side, padding on one side, and so many positions
-    // that they are shared out in larger tiles.
-    for (kernel, stride, padding, channels, outputs, [height, width]) in [
-        (3, 1, [1, 1], 5, 13, [9, 37]),
-        (3, 2, [0, 1], 3, 8, [12, 70]),
-        (7, 1, [3, 3], 2, 1, [6, 4]),
-        (3, 1, [1, 1], 16, 40, [50, 56]),
-        (3, 1, [1, 1], 4, 40, [81, 131]),
-    ] {
+/// Kernel, stride, padding, channels, outputs and sides of a convolution.
+pub(super) type Convolution = (usize, usize, [usize; 2], usize, usize, [usize; 2]);
+
+/// Also panels that reach beyond a row, more outputs than are summed side by side, padding on one side, and so many positions that
+/// they are shared out in larger tiles.
+pub(super) const SMALL_CONVOLUTIONS: [Convolution; 5] = [
+    (3, 1, [1, 1], 5, 13, [9, 37]),
+    (3, 2, [0, 1], 3, 8, [12, 70]),
+    (7, 1, [3, 3], 2, 1, [6, 4]),
+    (3, 1, [1, 1], 16, 40, [50, 56]),
+    (3, 1, [1, 1], 4, 40, [81, 131]),
+];
+
+pub(super) fn convolution_agrees(device: &Device, tolerance: f32, convolutions: &[Convolution]) {
+    for &(kernel, stride, padding, channels, outputs, [height, width]) in convolutions {
         let [before, after] = padding;
-        let input = random([2, channels, height, width], device) * 3.0;
+        // Where there are many taps, so that sums are as large.
+        let input = random([2, channels, height, width], device) * 3.0 / (channels as f64 / 16.0).max(1.0).sqrt();
         let (weight, row) = (random([outputs, channels, kernel, kernel], device), random([outputs], device));
         let config = Conv2dConfig::new([channels, outputs], [kernel, kernel]).with_stride([stride, stride]);
         let mut conv = config.with_padding(PaddingConfig2d::Explicit(before, before, after, after)).init(device);
@@ -278,6 +293,10 @@ pub(super) fn convolution_agrees(device: &Device, tolerance: f32) {
             let tolerance = Tolerance::rel_abs(tolerance, tolerance);
             found.into_data().assert_approx_eq::<f32>(&expected.into_data(), tolerance);
         }
+        let added = random(convolved.dims(), device) * 3.0;
+        let (found, expected) =
+            (convolve_onto(&conv, input, added.clone()).into_data(), (convolved + added).into_data());
+        found.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(tolerance, tolerance));
     }
 }
 
@@ -368,19 +387,27 @@ pub(super) fn no_number_stays_none(device: &Device) {
     joined = joined.slice_assign([0..1, 16..24, 4..5, 0..7], Tensor::full([1, 8, 1, 7], f32::NAN, device));
     let found = attend(joined, 1).into_data().try_into_vec::<f32>().expect("f32");
     assert!(found.iter().all(|value| value.is_nan()), "{found:?}");
-    // Of a token nothing is left, of the others all.
-    let tokens = random([1, 3, 16], device).slice_assign([0..1, 1..2, 4..5], Tensor::full([1, 1, 1], f32::NAN, device));
-    let (layer, norm) = (LinearConfig::new(16, 16).init(device), LayerNormConfig::new(16).init(device));
+    // Of a cell nothing is left, of the others all; also where factors meet in shared memory.
+    let broken = |channels: usize, side: usize| {
+        let place = [0..1, channels / 2..channels / 2 + 1, 0..1, 1..2];
+        random([1, channels, side, side], device).slice_assign(place, Tensor::full([1; 4], f32::NAN, device))
+    };
+    let norm = LayerNormConfig::new(16).init(device);
     let beta = norm.beta.as_ref().expect("it is made with one").val();
-    for found in [linear(&layer, tokens.clone()), layer_norm(norm.gamma.val(), beta, 1e-5, tokens)] {
+    let mixed = |channels: usize, outputs: usize, side: usize| {
+        let (weight, bias) = (random([outputs, channels, 1, 1], device), random([outputs], device));
+        pointwise(broken(channels, side), weight, bias, Epilogue::Silu)
+    };
+    for found in [cell_norm(norm.gamma.val(), beta, 1e-5, broken(16, 3)), mixed(16, 3, 3), mixed(512, 140, 32)] {
+        let cells = found.dims()[2] * found.dims()[3];
         let found = found.into_data().try_into_vec::<f32>().expect("f32");
-        assert!(found.iter().enumerate().all(|(at, value)| value.is_nan() == (16..32).contains(&at)), "{found:?}");
+        assert!(found.iter().enumerate().all(|(at, value)| value.is_nan() == (at % cells == 1)), "{found:?}");
     }
     // Of a group as large as the whole device shares nothing is left, either, nor of one that holds an infinity.
     for (side, value) in [(2, f32::INFINITY), (140, f32::NAN), (140, f32::INFINITY)] {
         let plane = random([1, 1, side, side], device)
             .slice_assign([0..1, 0..1, 1..2, 1..2], Tensor::full([1; 4], value, device));
-        let found = group_norm(&GroupNormConfig::new(1, 1).init(device), plane);
+        let found = group_norm(&GroupNormConfig::new(1, 1).init(device), plane, Epilogue::None);
         let found = found.into_data().try_into_vec::<f32>().expect("f32");
         assert!(found.iter().all(|value| value.is_nan()), "{side} {value}");
     }
@@ -400,11 +427,10 @@ fn kernels_agree_with_burn() {
     let device = Device::flex();
     depthwise_agrees(&device);
     group_norm_agrees(&device);
-    layer_norm_agrees(&device);
+    cell_norm_agrees(&device);
     pointwise_agrees(&device, TOLERANCE);
-    linear_agrees(&device, TOLERANCE);
     layers_in_one_agree(&device, TOLERANCE);
     attention_agrees(&device, TOLERANCE);
-    convolution_agrees(&device, TOLERANCE);
+    convolution_agrees(&device, TOLERANCE, &SMALL_CONVOLUTIONS);
     moves_agree(&device, TOLERANCE);
 }

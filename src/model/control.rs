@@ -21,7 +21,7 @@ use super::features::Stages;
 use super::fusion::{Gates, SemanticBranch};
 use super::guidance::SketchOperator;
 use super::unet::{Conditions, DenoiserConfig, Guidance, Level, Read, Reader, Reading, Unit};
-use crate::kernels::{Epilogue, convolve, group_norm};
+use crate::kernels::{Epilogue, convolve, group_norm, instance_norm};
 
 /// Strides of the hint encoder's convolutions but the last.
 const HINT_STRIDES: [usize; 7] = [1, 1, 2, 1, 2, 1, 2];
@@ -106,7 +106,8 @@ struct SpatialFusion {
 /// Latent, timestep and picture in; control for the denoiser out.
 #[derive(Module, Debug)]
 pub struct ControlNetwork {
-    time: TimestepEmbedding,
+    /// None in one for a single timestep.
+    time: Option<TimestepEmbedding>,
     conv_in: Conv2d,
     down: Vec<Level>,
     middle_in: Unit,
@@ -241,7 +242,7 @@ impl ControlConfig {
             hint_out: zero(conv3(hinted, first, 1)),
             zeros: zeros.iter().map(|&channels| zero(pointwise(channels, channels))).collect(),
             zero_middle: zero(pointwise(last, last)),
-            time,
+            time: Some(time),
             conv_in,
             down,
             middle_in,
@@ -266,18 +267,19 @@ impl Fusion {
         if let Some(branch) = &self.semantic {
             views.push(branch.forward(stages));
         }
-        let mixed = act.forward(group_norm(&self.norm1, mix(&self.mix, Tensor::cat(views, 1))));
-        let mixed = act.forward(group_norm(&self.norm2, convolve(&self.conv, mixed, Epilogue::None)));
+        let mixed = act.after(|epilogue| group_norm(&self.norm1, mix(&self.mix, Tensor::cat(views, 1)), epilogue));
+        let mixed =
+            act.after(|epilogue| group_norm(&self.norm2, convolve(&self.conv, mixed, Epilogue::None), epilogue));
         self.gates.forward(mixed)
     }
 }
 
 impl MultiScale {
     fn forward(&self, levels: &[&Tensor<4>], activation: Activation) -> Tensor<4> {
-        let settle = |x: Tensor<4>| activation.forward(self.norm.forward(x));
+        let settle = |x| activation.after(|epilogue| instance_norm(&self.norm, x, epilogue));
         let mut fused = settle(mix(&self.laterals[0], levels[0].clone()));
         for (k, level) in levels.iter().enumerate().skip(1) {
-            let carried = settle(self.downs[k - 1].forward(fused));
+            let carried = settle(convolve(&self.downs[k - 1], fused, Epilogue::None));
             let weight = self.weights[k - 1].val().reshape([1, 1, 1, 1]);
             fused = settle(mix(&self.laterals[k], (*level).clone())) + carried * weight;
         }
@@ -314,7 +316,7 @@ impl ControlNetwork {
         hint: Tensor<4>,
     ) -> Guidance {
         let Self { time, conv_in, down, middle_in, middle_out, .. } = self;
-        let reading = Reading { time: Some(time), conv_in, down, middle_in, middle_out };
+        let reading = Reading { time: time.as_ref(), conv_in, down, middle_in, middle_out };
         let conditions = Conditions { context, ..Conditions::default() };
         let Read { skips, middle, .. } = reading.forward(latent, timesteps, &conditions, Some(hint));
         let first = skips.len() - self.zeros.len();
@@ -336,8 +338,8 @@ impl ControlNetwork {
             let sources: Vec<Tensor<4>> = controls[targets - fusion.branches.len() / CONTROLLED..targets].to_vec();
             for (target, control) in controls[targets..].iter_mut().enumerate() {
                 let sum = sources.iter().enumerate().fold(control.clone(), |sum, (source, x)| {
-                    let branch = fusion.branches[CONTROLLED * source + target].forward(x.clone());
-                    sum + self.activation.forward(fusion.norm.forward(branch))
+                    let branch = convolve(&fusion.branches[CONTROLLED * source + target], x.clone(), Epilogue::None);
+                    sum + self.activation.after(|epilogue| instance_norm(&fusion.norm, branch, epilogue))
                 });
                 *control = self.activation.forward(sum);
             }
@@ -361,6 +363,23 @@ impl ControlNetwork {
         }
         self.zeros = self.zeros.split_off(self.zeros.len() - left);
         (self, ControlForm::Diad { all_skips: false, zeros: Some(left) })
+    }
+
+    /// The same network, whose layers of what attends are joined once: it is not trained any more.
+    pub(super) fn joined(mut self) -> Self {
+        self.down = self.down.into_iter().map(Level::joined).collect();
+        self.middle_in = self.middle_in.joined();
+        self
+    }
+
+    /// The same network for one timestep: what follows from it alone is computed once. It is not trained any more.
+    pub(super) fn at(mut self, timestep: f64) -> Self {
+        let Some(time) = self.time.take() else { return self };
+        let embedding = time.forward(&[timestep]);
+        self.down = self.down.into_iter().map(|level| level.at(&embedding)).collect();
+        self.middle_in = self.middle_in.at(&embedding);
+        self.middle_out = self.middle_out.at(&embedding);
+        self
     }
 
     /// Stores what every attention needs of a context that never changes.

@@ -239,7 +239,7 @@ impl GuidanceNetwork {
         if let Some(branch) = &fusion.semantic {
             views = join(views, branch.forward(stages.expect("this network is guided by features")));
         }
-        let mixed = fusion.activation.forward(group_norm(&fusion.norm, mix(&fusion.mix, views)));
+        let mixed = fusion.activation.after(|epilogue| group_norm(&fusion.norm, mix(&fusion.mix, views), epilogue));
         let mut x = fusion.gates.forward(mixed);
         let mut levels = Vec::with_capacity(self.trunk.len());
         for level in &self.trunk {

@@ -136,9 +136,17 @@ pub struct Network {
     sampler: Sampler,
     #[module(skip)]
     sketch: Option<SketchOperator>,
-    /// Denoisers of the timesteps of one step count and class ([`Self::at`]).
+    /// Networks of the timesteps of one step count and class ([`Self::at`]).
     #[module(skip)]
-    steps: Vec<(f64, Denoiser)>,
+    steps: Vec<Step>,
+}
+
+/// What denoises at one timestep.
+#[derive(Debug, Clone)]
+struct Step {
+    timestep: f64,
+    denoiser: Denoiser,
+    control: Option<ControlNetwork>,
 }
 
 impl Network {
@@ -207,8 +215,13 @@ impl Network {
         let mut network = self.clone();
         let device = self.devices().swap_remove(0);
         let class = self.guidance.as_ref().map(|guidance| guidance.class_embedding(class_rows(&[class], &device)));
-        let denoiser = |t| (t as f64, self.denoiser.clone().at(t as f64, class.as_ref()));
-        network.steps = self.sampler.schedule().trailing(steps).into_iter().map(denoiser).collect();
+        let (denoiser, control) = (self.denoiser.clone().joined(), self.control.clone().map(ControlNetwork::joined));
+        let step = |t| {
+            let timestep = t as f64;
+            let control = control.clone().map(|control| control.at(timestep));
+            Step { timestep, denoiser: denoiser.clone().at(timestep, class.as_ref()), control }
+        };
+        network.steps = self.sampler.schedule().trailing(steps).into_iter().map(step).collect();
         network
     }
 
@@ -240,14 +253,17 @@ impl Network {
             conditions.guidance = Some(guidance);
             conditions.class = Some(class);
         }
-        let control = self
-            .control
+        let own = self.steps.iter().find(|step| timesteps.iter().all(|t| *t == step.timestep));
+        let (denoiser, control) = match own {
+            Some(Step { denoiser, control, .. }) => (denoiser, control),
+            None => (&self.denoiser, &self.control),
+        };
+        let control = control
             .as_ref()
             .zip(steering.hint.as_ref())
             .map(|(network, hint)| network.forward(latent.clone(), timesteps, context.as_ref(), hint.clone()));
         conditions.guidance = control.as_ref().or(conditions.guidance);
-        let own = self.steps.iter().find(|(timestep, _)| timesteps.iter().all(|t| t == timestep));
-        own.map_or(&self.denoiser, |(_, denoiser)| denoiser).forward(latent, timesteps, &conditions)
+        denoiser.forward(latent, timesteps, &conditions)
     }
 
     /// The guided reconstruction.

@@ -168,9 +168,16 @@ impl Unit {
         self
     }
 
-    fn at(self, embedding: &Tensor<2>) -> Self {
-        let attention = self.attention.map(AttentionBlock::joined);
-        Self { block: self.block.at(embedding), attention, transformer: self.transformer }
+    /// What attends, its layers joined once.
+    pub(super) fn joined(mut self) -> Self {
+        self.attention = self.attention.map(AttentionBlock::joined);
+        self.transformer = self.transformer.map(TransformerBlock::joined);
+        self
+    }
+
+    pub(super) fn at(mut self, embedding: &Tensor<2>) -> Self {
+        self.block = self.block.at(embedding);
+        self
     }
 }
 
@@ -329,7 +336,7 @@ impl Denoiser {
                 x = up.forward(x);
             }
         }
-        convolve(&self.conv_out, self.activation.forward(group_norm(&self.norm, x)), Epilogue::None)
+        convolve(&self.conv_out, self.activation.after(|epilogue| group_norm(&self.norm, x, epilogue)), Epilogue::None)
     }
 
     /// Excludes the half that reads from training: it stays what it was trained to be.
@@ -339,6 +346,15 @@ impl Denoiser {
         self.down = self.down.freeze();
         self.middle_in = self.middle_in.freeze();
         self.middle_out = self.middle_out.freeze();
+        self
+    }
+
+    /// The same network, whose layers of what attends are joined once: it is not trained any more.
+    pub(super) fn joined(mut self) -> Self {
+        let joined = |levels: Vec<Level>| levels.into_iter().map(Level::joined).collect();
+        self.down = joined(self.down);
+        self.middle_in = self.middle_in.joined();
+        self.up = joined(self.up);
         self
     }
 
@@ -367,7 +383,12 @@ impl Denoiser {
 }
 
 impl Level {
-    fn at(mut self, embedding: &Tensor<2>) -> Self {
+    pub(super) fn joined(mut self) -> Self {
+        self.units = self.units.into_iter().map(Unit::joined).collect();
+        self
+    }
+
+    pub(super) fn at(mut self, embedding: &Tensor<2>) -> Self {
         self.units = self.units.into_iter().map(|unit| unit.at(embedding)).collect();
         self
     }

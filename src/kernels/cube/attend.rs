@@ -1,4 +1,4 @@
-//! Attention among the cells of a picture as one kernel on tensor cores: the rows of weights are never stored, the largest product
+//! Attention of the cells of a picture to each other, or to tokens, as one kernel on tensor cores: the rows of weights are never stored, the largest product
 //! of a query and its sums are carried along the keys (Milakov and Gimelshein, arXiv 1805.02867; Dao et al., arXiv 2205.14135).
 //! Factors are rounded to the 10 bits of TF32, sums are in single precision.
 
@@ -13,7 +13,7 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::{PLANE, empty, plain};
-use crate::kernels::by_parts;
+use crate::kernels::{by_parts, to_tokens};
 
 /// The planes of a cube, which divide the keys among them.
 const PLANES: usize = 8;
@@ -45,12 +45,12 @@ fn largest_of_four(value: f32) -> f32 {
 
 /// Four values of a row from `at` on; in the place of what lies beyond its last cell, cells before that.
 #[cube]
-fn four<F: Float, S: Size>(joined: &Tensor<Vector<F, S>>, row: usize, at: usize, cells: usize) -> Array<f32> {
+fn four<F: Float, S: Size>(keys: &Tensor<Vector<F, S>>, row: usize, at: usize, cells: usize) -> Array<f32> {
     let width = S::value().comptime();
     let mut values = Array::<f32>::new(4usize);
     if comptime!(width == 4) {
         let from = at.min(cells - 4);
-        let all = joined[(row * cells + from) / 4];
+        let all = keys[(row * cells + from) / 4];
         #[unroll]
         for j in 0..4usize {
             values[j] = f32::cast_from(all.extract(j));
@@ -59,10 +59,25 @@ fn four<F: Float, S: Size>(joined: &Tensor<Vector<F, S>>, row: usize, at: usize,
         #[unroll]
         for j in 0..4usize {
             let from = (at + j).min(cells - 1);
-            values[j] = f32::cast_from(joined[row * cells + from].extract(0usize));
+            values[j] = f32::cast_from(keys[row * cells + from].extract(0usize));
         }
     }
     values
+}
+
+/// Where the rows of queries, keys and values lie.
+#[derive(CubeLaunch, CubeType)]
+struct Rows {
+    /// Channels of all heads.
+    channels: usize,
+    /// Queries, and rows of them from one picture to the next.
+    queries: usize,
+    query_rows: usize,
+    /// Keys, rows of them and of values from one picture to the next, and the row of the first of each.
+    keys: usize,
+    key_rows: usize,
+    first_key: usize,
+    first_value: usize,
 }
 
 /// One cube per head and `QUERIES` queries: `x` along the queries, `y` along the heads, `z` along the pictures.
@@ -72,20 +87,21 @@ fn four<F: Float, S: Size>(joined: &Tensor<Vector<F, S>>, row: usize, at: usize,
 /// factor of the sums, as they are.
 #[cube(launch)]
 fn attend_kernel<F: Float, S: Size>(
-    joined: &Tensor<Vector<F, S>>,
+    queries: &Tensor<F>,
+    tokens: &Tensor<Vector<F, S>>,
     output: &mut Tensor<F>,
-    channels: usize,
-    cells: usize,
+    rows: Rows,
     scale: f32,
     #[comptime] parts: usize,
     #[define(F)] _dtype: ElemType,
 ) {
     let head = comptime!(parts * EIGHT);
-    let width = S::value().comptime();
+    let (channels, cells, count) = (rows.channels, rows.queries, rows.keys);
     let picture = CUBE_POS_Z as usize;
     let place = CUBE_POS_Y as usize * head;
-    let queries = picture * 3 * channels + place;
-    let (keys, values) = (queries + channels, queries + 2 * channels);
+    let first_row = picture * rows.query_rows + place;
+    let keys = picture * rows.key_rows + rows.first_key + place;
+    let values = picture * rows.key_rows + rows.first_value + place;
     let unit = UNIT_POS as usize;
     let plane = unit / PLANE;
     let (g, t) = (unit % PLANE / 4, unit % 4);
@@ -100,9 +116,8 @@ fn attend_kernel<F: Float, S: Size>(
         #[unroll]
         for k in 0..4usize {
             let query = (first_query + g + k % 2 * EIGHT).min(cells - 1);
-            let at = (queries + part * EIGHT + t + k / 2 * 4) * cells + query;
-            let value = joined[at / width].extract_dynamic(at % width);
-            a[k] = Vector::<tf32, Const<1>>::new(<tf32 as Cast>::cast_from(f32::cast_from(value) * scale));
+            let value = f32::cast_from(queries[(first_row + part * EIGHT + t + k / 2 * 4) * cells + query]);
+            a[k] = Vector::<tf32, Const<1>>::new(<tf32 as Cast>::cast_from(value * scale));
         }
         asked.push(a);
         let mut sum = Array::<Vector<f32, Const<2>>>::new(2usize);
@@ -119,7 +134,7 @@ fn attend_kernel<F: Float, S: Size>(
     }
 
     let mut first = plane * KEYS;
-    while first < cells {
+    while first < count {
         let mut products = Sequence::<Array<Vector<f32, Const<2>>>>::new();
         #[unroll]
         for _ in 0..4usize {
@@ -130,8 +145,8 @@ fn attend_kernel<F: Float, S: Size>(
         }
         #[unroll]
         for part in 0..parts {
-            let low = four::<F, S>(joined, keys + part * EIGHT + t, first + 4 * g, cells);
-            let high = four::<F, S>(joined, keys + part * EIGHT + t + 4, first + 4 * g, cells);
+            let low = four::<F, S>(tokens, keys + part * EIGHT + t, first + 4 * g, count);
+            let high = four::<F, S>(tokens, keys + part * EIGHT + t + 4, first + 4 * g, count);
             #[unroll]
             for j in 0..4usize {
                 let mut b = Array::<Vector<tf32, Const<1>>>::new(2usize);
@@ -149,7 +164,7 @@ fn attend_kernel<F: Float, S: Size>(
                 #[unroll]
                 for c in 0..2usize {
                     let mut value = products.index(j)[half].extract(c);
-                    if first + 4 * (2 * t + c) + j >= cells {
+                    if first + 4 * (2 * t + c) + j >= count {
                         // So far below that it weighs nothing where no product is a number above `LOWEST`, either: 0 by 0 is no number.
                         value = f32::new(BEYOND);
                     }
@@ -189,8 +204,8 @@ fn attend_kernel<F: Float, S: Size>(
         }
         #[unroll]
         for part in 0..parts {
-            let low = four::<F, S>(joined, values + part * EIGHT + g, first + 8 * t, cells);
-            let high = four::<F, S>(joined, values + part * EIGHT + g, first + 8 * t + 4, cells);
+            let low = four::<F, S>(tokens, values + part * EIGHT + g, first + 8 * t, count);
+            let high = four::<F, S>(tokens, values + part * EIGHT + g, first + 8 * t + 4, count);
             #[unroll]
             for j in 0..4usize {
                 let mut b = Array::<Vector<tf32, Const<1>>>::new(2usize);
@@ -259,28 +274,52 @@ fn attend_kernel<F: Float, S: Size>(
     }
 }
 
+/// Whether heads of so many values can be done.
+fn fits(head: usize) -> bool {
+    head <= HEAD && head.is_multiple_of(EIGHT)
+}
+
 /// Queries, keys and values of all heads, `[b, 3 c, h, w]`, to `[b, c, h, w]`.
 pub(super) fn attend(joined: CubeTensor, heads: usize) -> CubeTensor {
     let [batch, channels, height, width] = joined.shape().dims();
     let (channels, cells) = (channels / 3, height * width);
-    let head = channels / heads;
-    if head > HEAD || !head.is_multiple_of(EIGHT) {
+    if !fits(channels / heads) {
         return by_parts::<CubeBackend>(joined, heads);
     }
     let [joined] = plain([joined]);
     let output = empty(&joined, Shape::new([batch, channels, height, width]));
+    let rows = RowsLaunch::new(channels, cells, 3 * channels, cells, 3 * channels, channels, 2 * channels);
+    launch(joined.clone(), joined, &output, rows, heads, cells);
+    output
+}
+
+/// Queries of all heads, `[b, c, h, w]`, and keys and behind them values of tokens, `[2 c, n]`, to `[b, c, h, w]`.
+pub(super) fn attend_to(queries: CubeTensor, tokens: CubeTensor, heads: usize) -> CubeTensor {
+    let ([_, channels, height, width], [_, count]) = (queries.shape().dims(), tokens.shape().dims::<2>());
+    if !fits(channels / heads) {
+        return to_tokens::<CubeBackend>(queries, tokens, heads);
+    }
+    let [queries, tokens] = plain([queries, tokens]);
+    let output = empty(&queries, queries.shape());
+    let rows = RowsLaunch::new(channels, height * width, channels, count, 0, 0, channels);
+    launch(queries, tokens, &output, rows, heads, count);
+    output
+}
+
+fn launch(queries: CubeTensor, tokens: CubeTensor, output: &CubeTensor, rows: RowsLaunch, heads: usize, keys: usize) {
+    let [batch, channels, height, width] = output.shape().dims();
+    let head = channels / heads;
     attend_kernel::launch(
         &output.client,
-        CubeCount::Static(cells.div_ceil(QUERIES) as u32, heads as u32, batch as u32),
+        CubeCount::Static((height * width).div_ceil(QUERIES) as u32, heads as u32, batch as u32),
         CubeDim::new_1d((PLANES * PLANE) as u32),
-        if cells.is_multiple_of(4) { 4 } else { 1 },
-        joined.into_tensor_arg(),
+        if keys.is_multiple_of(4) { 4 } else { 1 },
+        queries.into_tensor_arg(),
+        tokens.into_tensor_arg(),
         output.clone().into_tensor_arg(),
-        channels,
-        cells,
+        rows,
         1.0 / (head as f32).sqrt(),
         head / EIGHT,
         dtype_to_storage_type(output.dtype),
     );
-    output
 }

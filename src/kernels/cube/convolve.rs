@@ -1,26 +1,36 @@
 //! Convolutions of one group as products of tiles: so many outputs at as many positions, summed over the taps.
 //!
-//! A frame has hundreds of products too small to fill a GPU: their time is that of one way through memory, so every plane of
+//! Most of a frame's products are too small to fill a GPU: their time is that of one way through memory, so every plane of
 //! units takes its share of the taps from where they are, straight into the fragments of its tensor cores, and only the sums meet
 //! in shared memory. Products with many tiles have a plane for each, and their factors meet in the first cache. Factors are
 //! rounded to the 10 bits of TF32, as cuDNN's convolutions do unless they are told otherwise; sums are in single precision.
 
 use burn::backend::TensorMetadata;
 use burn::backend::cubecl::dtype_to_storage_type;
-use burn::tensor::Shape;
+use burn::tensor::{DType, Shape};
+use burn_cubecl::cubecl::ir::{ElemType, FloatKind};
 use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
+use super::large::{LargeForm, Tile, join_parts_kernel, large_kernel, taps_of_step};
 use super::planes::part_of;
 use super::tiles::{APART, Bias, Form, MOST, STEP, UNITS, convolve_kernel};
-use super::{Sizes, empty, plain};
+use super::{Sizes, empty, per_cell, plain};
 use crate::kernels::{Epilogue, Window};
 
 /// Tiles that a GPU has use for. With as many small ones, larger ones read less.
 const MANY: u32 = 500;
 /// Taps from which on a plane alone would take long.
 const LONG: usize = 512;
+/// Products of two numbers from which on factors pay for their way through shared memory.
+const LARGE: usize = 1 << 26;
+/// Positions up to which a tile of few does.
+const FEW: usize = 32;
+/// Cubes that a GPU has use for, and steps that one takes at least.
+const CUBES: usize = 300;
+const SHARE: usize = 4;
 
 /// What may come before and after the sums of [`convolve`].
 #[derive(Default)]
@@ -54,6 +64,17 @@ pub(super) fn convolve(
     let output = empty(&input, Shape::new([batch, outputs, rows, columns]));
     let positions = rows * columns;
     let taps = weight.shape().num_elements() / outputs;
+    let has = match bias.shape().num_elements() {
+        _ if around.bias_per_position => Bias::Position,
+        count if count == outputs => Bias::Output,
+        _ => Bias::OutputOfPicture,
+    };
+    if around.norm.is_none()
+        && let Some(split) = split_of([batch, outputs, positions], channels, taps, input.dtype)
+    {
+        large(input, weight, bias, around.added, &output, window, epilogue, has, split);
+        return output;
+    }
     let cubes = |block: usize, (down, across): (usize, usize)| {
         [positions.div_ceil(block * across) as u32, outputs.div_ceil(block * down) as u32]
     };
@@ -72,11 +93,7 @@ pub(super) fn convolve(
         epilogue,
         block,
         divided,
-        bias: match bias.shape().num_elements() {
-            _ if around.bias_per_position => Bias::Position,
-            count if count == outputs => Bias::Output,
-            _ => Bias::OutputOfPicture,
-        },
+        bias: has,
         adds: around.added.is_some(),
         groups: around.norm.as_ref().map_or(0, |(_, groups, _)| *groups),
         part: around.norm.as_ref().map_or(1, |_| part_of(positions)),
@@ -114,4 +131,99 @@ pub(super) fn convolve(
         dtype_to_storage_type(output.dtype),
     );
     output
+}
+
+/// The tile of a cube of `large`, and how many cubes share its taps; none where `tiles` must, or does better.
+fn split_of(
+    [batch, outputs, positions]: [usize; 3],
+    channels: usize,
+    taps: usize,
+    dtype: DType,
+) -> Option<(Tile, usize)> {
+    let step = taps_of_step(dtype.size());
+    if !matches!(dtype, DType::F32 | DType::F16)
+        || !channels.is_multiple_of(step)
+        || batch * outputs * positions * taps < LARGE
+    {
+        return None;
+    }
+    let tile = if positions <= FEW {
+        Tile { planes: (8, 1), fragments: (1, 2) }
+    } else {
+        Tile { planes: (4, 2), fragments: (2, 4) }
+    };
+    let cubes = batch * outputs.div_ceil(tile.tall()) * positions.div_ceil(tile.wide());
+    Some((tile, (CUBES / cubes).clamp(1, (taps / step).div_ceil(SHARE))))
+}
+
+/// [`convolve`] by `large`.
+#[expect(clippy::too_many_arguments, reason = "all of a convolution")]
+fn large(
+    input: CubeTensor,
+    weight: CubeTensor,
+    bias: CubeTensor,
+    added: Option<CubeTensor>,
+    output: &CubeTensor,
+    window: Window,
+    epilogue: Epilogue,
+    has: Bias,
+    (tile, parts): (Tile, usize),
+) {
+    let [batch, outputs, rows, columns] = output.shape().dims();
+    let positions = rows * columns;
+    let form = LargeForm { window, epilogue, bias: has, adds: added.is_some(), tile, divided: parts > 1 };
+    // In the place of what is not added.
+    let added = added.map_or_else(|| bias.clone(), into_contiguous);
+    let dtype = dtype_to_storage_type(output.dtype);
+    let (factors, packed) = match output.dtype {
+        DType::F16 => (dtype, 2),
+        _ => (ElemType::Float(FloatKind::TF32), 1),
+    };
+    let sums = (parts > 1).then(|| {
+        let shape = Shape::new([parts * batch, outputs, rows, columns]);
+        empty_device_contiguous_dtype(output.client.clone(), output.device.clone(), shape, DType::F32)
+    });
+    let to = sums.as_ref().unwrap_or(output);
+    let count = CubeCount::Static(
+        positions.div_ceil(tile.wide()) as u32,
+        outputs.div_ceil(tile.tall()) as u32,
+        (batch * parts) as u32,
+    );
+    large_kernel::launch(
+        &output.client,
+        count,
+        CubeDim::new_1d(tile.units() as u32),
+        16 / output.dtype.size(),
+        packed,
+        if positions.is_multiple_of(2) { 2 } else { 1 },
+        input.clone().into_tensor_arg(),
+        weight.into_tensor_arg(),
+        bias.clone().into_tensor_arg(),
+        added.clone().into_tensor_arg(),
+        to.clone().into_tensor_arg(),
+        Sizes::of(&input, output),
+        parts,
+        form,
+        dtype,
+        factors,
+        dtype_to_storage_type(to.dtype),
+    );
+    if let Some(sums) = sums {
+        let (cubes, dim) = per_cell(output);
+        join_parts_kernel::launch(
+            &output.client,
+            cubes,
+            dim,
+            sums.into_tensor_arg(),
+            bias.into_tensor_arg(),
+            added.into_tensor_arg(),
+            output.clone().into_tensor_arg(),
+            outputs,
+            positions,
+            batch * outputs * positions,
+            parts,
+            form,
+            dtype,
+        );
+    }
 }

@@ -3,6 +3,7 @@
 mod attend;
 mod convolve;
 mod gradients;
+mod large;
 mod norm;
 mod planes;
 mod tiles;
@@ -50,7 +51,7 @@ impl Sizes {
 fn epilogue_of(sum: f32, #[comptime] epilogue: Epilogue) -> f32 {
     let mut value = sum;
     // By comparisons, which a NaN comes through: `max` of CUDA would make 0 of it, and a broken frame would pass.
-    if comptime!(epilogue != Epilogue::None) {
+    if comptime!(matches!(epilogue, Epilogue::Relu | Epilogue::Relu6)) {
         if value < 0.0f32 {
             value = 0.0f32;
         }
@@ -59,6 +60,9 @@ fn epilogue_of(sum: f32, #[comptime] epilogue: Epilogue) -> f32 {
         if value > 6.0f32 {
             value = 6.0f32;
         }
+    }
+    if comptime!(epilogue == Epilogue::Silu) {
+        value /= 1.0f32 + (-value).exp();
     }
     value
 }
@@ -290,26 +294,25 @@ impl Kernels for CubeBackend {
         groups: usize,
         epsilon: f64,
     ) -> FloatTensor<Self> {
-        norm::group_norm(plain([input, gamma, beta]), groups, epsilon)
+        Self::group_norm_with(input, gamma, beta, Norm { groups, epsilon, epilogue: Epilogue::None })
     }
 
-    fn layer_norm(
+    fn group_norm_with(
+        input: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        norm: Norm,
+    ) -> FloatTensor<Self> {
+        norm::group_norm(plain([input, gamma, beta]), norm)
+    }
+
+    fn cell_norm(
         input: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         epsilon: f64,
     ) -> FloatTensor<Self> {
-        norm::layer_norm(plain([input, gamma, beta]), epsilon)
-    }
-
-    fn linear(input: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
-        let ([batch, tokens, width], outputs) = (input.shape().dims(), weight.shape()[1]);
-        // The tokens are the outputs of a convolution whose taps they hold, and the layer's outputs its positions.
-        let seen = Self::float_reshape(weight, Shape::new([1, width, 1, outputs]));
-        let tokens_of = Self::float_reshape(input, Shape::new([batch * tokens, width, 1, 1]));
-        let around = Around { bias_per_position: true, ..Around::default() };
-        let mixed = convolve(seen, tokens_of, bias, Window::POINT, Epilogue::None, around);
-        Self::float_reshape(mixed, Shape::new([batch, tokens, outputs]))
+        norm::cell_norm(plain([input, gamma, beta]), epsilon)
     }
 
     fn pointwise(
@@ -366,6 +369,10 @@ impl Kernels for CubeBackend {
         attend::attend(joined, heads)
     }
 
+    fn attend_to(queries: FloatTensor<Self>, tokens: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
+        attend::attend_to(queries, tokens, heads)
+    }
+
     fn convolve(
         input: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -374,6 +381,17 @@ impl Kernels for CubeBackend {
         epilogue: Epilogue,
     ) -> FloatTensor<Self> {
         convolve(input, weight, bias, window, epilogue, Around::default())
+    }
+
+    fn convolve_onto(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        added: FloatTensor<Self>,
+        window: Window,
+    ) -> FloatTensor<Self> {
+        let around = Around { added: Some(added), ..Around::default() };
+        convolve(input, weight, bias, window, Epilogue::None, around)
     }
 
     fn join(first: FloatTensor<Self>, second: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -1,4 +1,4 @@
-//! Norms alone: of groups of channels, of the values of a token.
+//! Norms alone: of groups of channels, of the channels of a cell.
 
 use burn::backend::TensorMetadata;
 use burn::backend::cubecl::dtype_to_storage_type;
@@ -7,7 +7,8 @@ use burn_cubecl::cubecl::prelude::*;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::planes::{self, group_moments, part_of};
-use super::{PLANE, empty, per_part};
+use super::{PLANE, empty, epilogue_of, per_part};
+use crate::kernels::{Epilogue, Norm};
 
 /// Units that share the sums of a group of planes: with one picture there are few groups, each large.
 pub(super) const GROUP_UNITS: usize = 1024;
@@ -72,6 +73,7 @@ fn group_norm_kernel<F: Float>(
     output: &mut Tensor<F>,
     epsilon: f32,
     #[comptime] groups: usize,
+    #[comptime] epilogue: Epilogue,
     #[define(F)] _dtype: ElemType,
 ) {
     let per_group = input.shape(1) / groups;
@@ -84,7 +86,7 @@ fn group_norm_kernel<F: Float>(
         let channel = part % groups * per_group + index / plane;
         let normal = (f32::cast_from(input[part * count + index]) - mean) * factor;
         let value = normal * f32::cast_from(gamma[channel]) + f32::cast_from(beta[channel]);
-        output[part * count + index] = F::cast_from(value);
+        output[part * count + index] = F::cast_from(epilogue_of(value, epilogue));
         index += CUBE_DIM as usize;
     }
 }
@@ -104,6 +106,7 @@ fn normed_kernel<F: Float>(
     epsilon: f32,
     #[comptime] groups: usize,
     #[comptime] part: usize,
+    #[comptime] epilogue: Epilogue,
     #[define(F)] _dtype: ElemType,
 ) {
     let channel = CUBE_POS_Y as usize;
@@ -118,13 +121,14 @@ fn normed_kernel<F: Float>(
         let cell = (CUBE_POS_X as usize * EACH + k) * UNITS + UNIT_POS as usize;
         if cell < cells {
             let at = plane * cells + cell;
-            output[at] = F::cast_from(f32::cast_from(input[at]) * scaled + shift);
+            output[at] = F::cast_from(epilogue_of(f32::cast_from(input[at]) * scaled + shift, epilogue));
         }
     }
 }
 
-/// Mean 0 and variance 1 over groups of channels: `[b, c, h, w]`, and `gamma` and `beta` `[c]`.
-pub(super) fn group_norm([input, gamma, beta]: [CubeTensor; 3], groups: usize, epsilon: f64) -> CubeTensor {
+/// Mean 0 and variance 1 over groups of channels, and what follows: `[b, c, h, w]`, and `gamma` and `beta` `[c]`.
+pub(super) fn group_norm([input, gamma, beta]: [CubeTensor; 3], norm: Norm) -> CubeTensor {
+    let Norm { groups, epsilon, epilogue } = norm;
     let [batch, channels, rows, columns] = input.shape().dims();
     let cells = rows * columns;
     let output = empty(&input, input.shape());
@@ -141,6 +145,7 @@ pub(super) fn group_norm([input, gamma, beta]: [CubeTensor; 3], groups: usize, e
             output.clone().into_tensor_arg(),
             epsilon as f32,
             groups,
+            epilogue,
             dtype,
         );
         return output;
@@ -160,68 +165,105 @@ pub(super) fn group_norm([input, gamma, beta]: [CubeTensor; 3], groups: usize, e
         epsilon as f32,
         groups,
         part_of(cells),
+        epilogue,
         dtype,
     );
     output
 }
 
-/// One plane of units per token.
+/// Cells of a cube that norms cells, and units that share the channels of each.
+const CELLS: usize = 8;
+const SHARES: usize = 128;
+
+/// The sum of a value of the units that share a cell, in all of them. `sums` has room for a value of every plane and cell.
+#[cube]
+fn sum_of_cell(value: f32, sums: &mut Shared<[f32]>) -> f32 {
+    let planes = comptime!(CELLS * SHARES / PLANE);
+    let (plane, cell) = (UNIT_POS as usize / PLANE, UNIT_POS as usize % CELLS);
+    let mut sum = value;
+    let mut apart = comptime!(CELLS as u32).runtime();
+    while apart < comptime!(PLANE as u32) {
+        sum += plane_shuffle_xor(sum, apart);
+        apart *= 2;
+    }
+    if UNIT_POS as usize % PLANE < CELLS {
+        sums[plane * CELLS + cell] = sum;
+    }
+    sync_cube();
+    let mut total = 0.0f32;
+    #[unroll]
+    for other in 0..planes {
+        total += sums[other * CELLS + cell];
+    }
+    sync_cube();
+    total
+}
+
+/// One cube per `CELLS` cells: `x` along the cells, `y` along the pictures. A unit keeps its `each` channels.
 #[cube(launch)]
 #[expect(clippy::too_many_arguments, reason = "a kernel's arguments are its interface")]
-fn layer_norm_kernel<F: Float>(
+fn cell_norm_kernel<F: Float>(
     input: &Tensor<F>,
     gamma: &Tensor<F>,
     beta: &Tensor<F>,
     output: &mut Tensor<F>,
-    tokens: usize,
-    width: usize,
+    channels: usize,
+    cells: usize,
     epsilon: f32,
+    #[comptime] each: usize,
     #[define(F)] _dtype: ElemType,
 ) {
-    let (plane, lane) = (UNIT_POS as usize / PLANE, UNIT_POS as usize % PLANE);
-    let token = CUBE_POS_X as usize * comptime!(UNITS / PLANE) + plane;
-    if token < tokens {
-        let start = token * width;
-        let mut sum = 0.0f32;
-        let mut index = lane;
-        while index < width {
-            sum += f32::cast_from(input[start + index]);
-            index += PLANE;
+    let (share, cell) = (UNIT_POS as usize / CELLS, CUBE_POS_X as usize * CELLS + UNIT_POS as usize % CELLS);
+    // In the place of a cell beyond the last the last is read; it is not written.
+    let start = CUBE_POS_Y as usize * channels * cells + cell.min(cells - 1);
+    let mut values = Array::<f32>::new(each);
+    let mut sum = 0.0f32;
+    #[unroll]
+    for k in 0..each {
+        let channel = share + k * SHARES;
+        values[k] = f32::cast_from(input[start + channel.min(channels - 1) * cells]);
+        if channel < channels {
+            sum += values[k];
         }
-        let mean = plane_sum(sum) / width as f32;
-        let mut squares = 0.0f32;
-        let mut index = lane;
-        while index < width {
-            let apart = f32::cast_from(input[start + index]) - mean;
-            squares += apart * apart;
-            index += PLANE;
+    }
+    let mut sums = Shared::<[f32]>::new_slice(comptime!(CELLS * SHARES / PLANE * CELLS));
+    let mean = sum_of_cell(sum, &mut sums) / channels as f32;
+    let mut squares = 0.0f32;
+    #[unroll]
+    for k in 0..each {
+        values[k] -= mean;
+        if share + k * SHARES < channels {
+            squares += values[k] * values[k];
         }
-        let factor = 1.0f32 / (plane_sum(squares) / width as f32 + epsilon).sqrt();
-        let mut index = lane;
-        while index < width {
-            let normal = (f32::cast_from(input[start + index]) - mean) * factor;
-            let value = normal * f32::cast_from(gamma[index]) + f32::cast_from(beta[index]);
-            output[start + index] = F::cast_from(value);
-            index += PLANE;
+    }
+    let factor = 1.0f32 / (sum_of_cell(squares, &mut sums) / channels as f32 + epsilon).sqrt();
+    #[unroll]
+    for k in 0..each {
+        let channel = share + k * SHARES;
+        if channel < channels && cell < cells {
+            let value = values[k] * factor * f32::cast_from(gamma[channel]) + f32::cast_from(beta[channel]);
+            output[start + channel * cells] = F::cast_from(value);
         }
     }
 }
 
-/// Mean 0 and variance 1 over the values of every token: `[b, n, c]`, and `gamma` and `beta` `[c]`.
-pub(super) fn layer_norm([input, gamma, beta]: [CubeTensor; 3], epsilon: f64) -> CubeTensor {
-    let [batch, tokens, width] = input.shape().dims();
+/// Mean 0 and variance 1 over the channels of every cell: `[b, c, h, w]`, and `gamma` and `beta` `[c]`.
+pub(super) fn cell_norm([input, gamma, beta]: [CubeTensor; 3], epsilon: f64) -> CubeTensor {
+    let [batch, channels, rows, columns] = input.shape().dims();
+    let cells = rows * columns;
     let output = empty(&input, input.shape());
-    layer_norm_kernel::launch(
+    cell_norm_kernel::launch(
         &output.client,
-        CubeCount::Static((batch * tokens).div_ceil(UNITS / PLANE) as u32, 1, 1),
-        CubeDim::new_1d(UNITS as u32),
+        CubeCount::Static(cells.div_ceil(CELLS) as u32, batch as u32, 1),
+        CubeDim::new_1d((CELLS * SHARES) as u32),
         input.into_tensor_arg(),
         gamma.into_tensor_arg(),
         beta.into_tensor_arg(),
         output.clone().into_tensor_arg(),
-        batch * tokens,
-        width,
+        channels,
+        cells,
         epsilon as f32,
+        channels.div_ceil(SHARES),
         dtype_to_storage_type(output.dtype),
     );
     output

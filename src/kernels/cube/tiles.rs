@@ -144,7 +144,7 @@ fn take<F: Float, W: Size, S: Size>(
 
 /// A bit for every row, and behind them for every column, of the window at row `y` and column `x` of a padded plane that lies inside.
 #[cube]
-fn view_from(y: usize, x: usize, sizes: &Sizes, #[comptime] window: Window) -> u32 {
+pub(super) fn view_from(y: usize, x: usize, sizes: &Sizes, #[comptime] window: Window) -> u32 {
     let mut view = 0u32;
     #[unroll]
     for tap in 0..window.kernel {
@@ -160,23 +160,25 @@ fn view_from(y: usize, x: usize, sizes: &Sizes, #[comptime] window: Window) -> u
 
 /// What comes out for a sum.
 #[cube]
-fn finished<F: Float>(
+#[expect(clippy::too_many_arguments, reason = "a kernel's arguments are its interface")]
+pub(super) fn finished<F: Float>(
     sum: f32,
     bias: &Tensor<F>,
     picture: usize,
     place: usize,
     cell: usize,
     outputs: usize,
-    #[comptime] form: Form,
+    #[comptime] has: Bias,
+    #[comptime] epilogue: Epilogue,
 ) -> f32 {
     let mut at = place;
-    if comptime!(form.bias == Bias::OutputOfPicture) {
+    if comptime!(has == Bias::OutputOfPicture) {
         at += picture * outputs;
     }
-    if comptime!(form.bias == Bias::Position) {
+    if comptime!(has == Bias::Position) {
         at = cell;
     }
-    epilogue_of(sum + f32::cast_from(bias[at]), form.epilogue)
+    epilogue_of(sum + f32::cast_from(bias[at]), epilogue)
 }
 
 /// One cube per so many blocks of a picture: `x` along the positions, `y` along the outputs, `z` along the pictures.
@@ -379,7 +381,8 @@ pub(super) fn convolve_kernel<F: Float, W: Size, S: Size, O: Size>(
                     for part in 0..PLANES {
                         sum += shared[part * comptime!(block * (block + BEHIND)) + at];
                     }
-                    let mut value = finished::<F>(sum, bias, picture, place, cell + k, outputs, form);
+                    let mut value =
+                        finished::<F>(sum, bias, picture, place, cell + k, outputs, form.bias, form.epilogue);
                     if comptime!(form.adds) {
                         value += f32::cast_from(added[to].extract(k));
                     }
@@ -405,7 +408,16 @@ pub(super) fn convolve_kernel<F: Float, W: Size, S: Size, O: Size>(
                             #[unroll]
                             for k in 0..together {
                                 let sum = sums.index(i * per + some * together + k)[half].extract(c);
-                                let mut value = finished::<F>(sum, bias, picture, place, cell + k, outputs, form);
+                                let mut value = finished::<F>(
+                                    sum,
+                                    bias,
+                                    picture,
+                                    place,
+                                    cell + k,
+                                    outputs,
+                                    form.bias,
+                                    form.epilogue,
+                                );
                                 if comptime!(form.adds) {
                                     value += f32::cast_from(added[to].extract(k));
                                 }

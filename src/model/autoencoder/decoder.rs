@@ -76,7 +76,11 @@ impl Decoder {
             }
         }
         depth_to_space(
-            convolve(&self.conv_out, self.activation.forward(group_norm(&self.norm, x)), Epilogue::None),
+            convolve(
+                &self.conv_out,
+                self.activation.after(|epilogue| group_norm(&self.norm, x, epilogue)),
+                Epilogue::None,
+            ),
             self.patch,
         )
     }

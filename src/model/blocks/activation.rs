@@ -27,11 +27,11 @@ impl Activation {
         }
     }
 
-    /// Applies it to what `sum` makes, which is told what may follow its sums at once.
-    pub(in crate::model) fn after(self, sum: impl FnOnce(Epilogue) -> Tensor<4>) -> Tensor<4> {
+    /// Applies it to what `made` makes, which is told what follows at once.
+    pub(in crate::model) fn after(self, made: impl FnOnce(Epilogue) -> Tensor<4>) -> Tensor<4> {
         match self {
-            Activation::Silu => activation::silu(sum(Epilogue::None)),
-            Activation::Relu => sum(Epilogue::Relu),
+            Activation::Silu => made(Epilogue::Silu),
+            Activation::Relu => made(Epilogue::Relu),
         }
     }
 }

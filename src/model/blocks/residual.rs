@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::activation::Activation;
 use super::pointwise::{bias, mix};
-use crate::kernels::{Epilogue, convolve, group_norm};
+use crate::kernels::{Epilogue, convolve, convolve_onto, group_norm};
 
 /// Configuration of a [`ResidualBlock`].
 #[derive(Debug, Clone)]
@@ -72,7 +72,7 @@ impl ResidualBlock {
     /// If an embedding is given to a block without one, or the other way round.
     pub fn forward(&self, input: Tensor<4>, embedding: Option<Tensor<2>>) -> Tensor<4> {
         let channels = input.dims()[1];
-        let act = |norm, x| self.activation.forward(group_norm(norm, x));
+        let act = |norm, x| self.activation.after(|epilogue| group_norm(norm, x, epilogue));
         let mut x = convolve(&self.conv1, act(&self.norm1, input.clone()), Epilogue::None);
         match (&self.embedding, embedding) {
             (Some(_), Some(embedding)) => {
@@ -83,11 +83,11 @@ impl ResidualBlock {
             (None, None) => {}
             _ => panic!("residual block of {channels} channels: embedding and configuration disagree"),
         }
-        let x = convolve(&self.conv2, act(&self.norm2, x), Epilogue::None);
-        x + match &self.shortcut {
+        let kept = match &self.shortcut {
             Some(shortcut) => mix(shortcut, input),
             None => input,
-        }
+        };
+        convolve_onto(&self.conv2, act(&self.norm2, x), kept)
     }
 
     /// What the inner channels are shifted by, `[b, embedding]` to `[b, inner]`.

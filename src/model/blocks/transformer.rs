@@ -3,11 +3,11 @@
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
-use burn::tensor::{Device, Tensor, activation::gelu, assert_shape, module::attention, ops::AttentionModuleOptions};
+use burn::tensor::{Device, Tensor, activation::gelu, assert_shape};
 use serde::{Deserialize, Serialize};
 
-use super::pointwise::mix;
-use crate::kernels::{self, group_norm, linear};
+use super::pointwise::{mix, mix_onto};
+use crate::kernels::{Epilogue, attend, attend_to, cell_norm, group_norm, pointwise, pointwise_onto};
 
 /// Epsilon of the block's GroupNorm; the residual blocks around it have another.
 const GROUP_EPSILON: f64 = 1e-6;
@@ -77,25 +77,67 @@ pub struct TransformerBlock {
     gate: Linear,
     shrink: Linear,
     project_out: Conv2d,
+    #[module(skip)]
+    joined: Option<Joined>,
 }
 
-/// Splits `[b, n, heads * d]` into `[b, heads, n, d]`.
-fn split(x: Tensor<3>, heads: usize) -> Tensor<4> {
-    let [batch, count, width] = x.dims();
-    x.reshape([batch, count, heads, width / heads]).swap_dims(1, 2)
+/// A layer of a token's values as a convolution of a cell's channels.
+#[derive(Debug, Clone)]
+struct Mix {
+    /// `[o, c, 1, 1]`
+    weight: Tensor<4>,
+    /// `[o]`
+    bias: Tensor<1>,
 }
 
-fn attend(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, heads: usize) -> Tensor<3> {
-    let [batch, count, width] = query.dims();
-    let split = |x| split(x, heads);
-    let attended = attention(split(query), split(key), split(value), None, None, AttentionModuleOptions::default());
-    attended.swap_dims(1, 2).reshape([batch, count, width])
+/// All layers in that form, those that see the same as one.
+#[derive(Debug, Clone)]
+struct Joined {
+    /// Queries, keys and values of the cells.
+    own: Mix,
+    own_output: Mix,
+    /// What asks the context.
+    query: Mix,
+    /// Its keys and behind them its values, `[2 c, tokens]`.
+    context: Tensor<2>,
+    output: Mix,
+    gate: Mix,
+    shrink: Mix,
 }
 
-/// What a norm makes of the values of every token.
-fn normed_by(norm: &LayerNorm, x: Tensor<3>) -> Tensor<3> {
+impl Mix {
+    /// Of layers with the same input. What has no bias gets zeros.
+    fn of<const N: usize>(layers: [&Linear; N]) -> Self {
+        let weights = layers.map(|layer| layer.weight.val());
+        let biases = layers.iter().zip(&weights).map(|(layer, weight)| match &layer.bias {
+            Some(bias) => bias.val(),
+            None => Tensor::zeros([weight.dims()[1]], (&weight.device(), weight.dtype())),
+        });
+        let bias = Tensor::cat(biases.collect(), 0);
+        let weight = transposed(Tensor::cat(weights.to_vec(), 1));
+        let [outputs, inputs] = weight.dims();
+        Self { weight: weight.reshape([outputs, inputs, 1, 1]), bias }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        pointwise(x, self.weight.clone(), self.bias.clone(), Epilogue::None)
+    }
+
+    fn onto(&self, x: Tensor<4>, added: Tensor<4>) -> Tensor<4> {
+        pointwise_onto(x, self.weight.clone(), self.bias.clone(), added)
+    }
+}
+
+/// In row-major order: a view would be copied by every kernel that reads it.
+fn transposed(x: Tensor<2>) -> Tensor<2> {
+    let [rows, columns] = x.dims();
+    x.transpose().reshape([rows * columns]).reshape([columns, rows])
+}
+
+/// What a norm makes of the channels of every cell.
+fn normed_by(norm: &LayerNorm, x: Tensor<4>) -> Tensor<4> {
     let beta = norm.beta.as_ref().expect("layer norms are made with a shift");
-    kernels::layer_norm(norm.gamma.val(), beta.val(), LAYER_EPSILON, x)
+    cell_norm(norm.gamma.val(), beta.val(), LAYER_EPSILON, x)
 }
 
 impl Attention {
@@ -110,45 +152,15 @@ impl Attention {
         }
     }
 
-    fn forward(&self, x: Tensor<3>, source: Tensor<3>) -> Tensor<3> {
-        let (key, value) = (linear(&self.key, source.clone()), linear(&self.value, source));
-        linear(&self.output, attend(linear(&self.query, x), key, value, self.heads))
-    }
-
-    /// Attention of the cells of `[b, n, width]`, which are those of a picture of these sides, to each other.
-    fn among(&self, x: Tensor<3>, height: usize, width: usize) -> Tensor<3> {
-        let [batch, cells, channels] = x.dims();
-        let parts = [&self.query, &self.key, &self.value].map(|layer| linear(layer, x.clone())).to_vec();
-        let joined = Tensor::cat(parts, 2).swap_dims(1, 2).reshape([batch, 3 * channels, height, width]);
-        let attended = kernels::attend(joined, self.heads).reshape([batch, channels, cells]).swap_dims(1, 2);
-        linear(&self.output, attended)
+    /// Keys and values of a context, `[tokens, channels]` each.
+    fn known(&self, context: &Tensor<2>) -> [Tensor<2>; 2] {
+        [&self.key, &self.value].map(|layer| layer.forward(context.clone()))
     }
 
     /// The same for one context for ever.
-    fn store(self, context: Tensor<2>) -> StoredAttention {
-        let project = |layer: &Linear| {
-            let rows: Tensor<3> = layer.forward(context.clone().unsqueeze_dim::<3>(0));
-            Param::from_tensor(rows.squeeze_dim::<2>(0))
-        };
-        StoredAttention {
-            keys: project(&self.key),
-            values: project(&self.value),
-            query: self.query,
-            output: self.output,
-            heads: self.heads,
-        }
-    }
-}
-
-impl StoredAttention {
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let [batch, _, _] = x.dims();
-        let rows = |stored: &Param<Tensor<2>>| {
-            let [tokens, width] = stored.val().dims();
-            stored.val().unsqueeze_dim::<3>(0).expand([batch, tokens, width])
-        };
-        let (keys, values) = (rows(&self.keys), rows(&self.values));
-        linear(&self.output, attend(linear(&self.query, x), keys, values, self.heads))
+    fn store(self, context: &Tensor<2>) -> StoredAttention {
+        let [keys, values] = self.known(context).map(Param::from_tensor);
+        StoredAttention { keys, values, query: self.query, output: self.output, heads: self.heads }
     }
 }
 
@@ -160,13 +172,13 @@ impl TransformerBlockConfig {
     pub fn init(&self, device: &Device) -> TransformerBlock {
         let (channels, heads) = (self.channels, self.heads);
         assert_eq!(channels % heads, 0, "{channels} channels do not split into {heads} heads");
-        let pointwise = || Conv2dConfig::new([channels, channels], [1, 1]).init(device);
+        let convolution = || Conv2dConfig::new([channels, channels], [1, 1]).init(device);
         let layer_norm = || LayerNormConfig::new(channels).init(device);
         let ContextConfig { tokens, width, stored } = self.context;
         let inner = FEED_FORWARD * channels;
         TransformerBlock {
             norm: GroupNormConfig::new(self.groups, channels).with_epsilon(GROUP_EPSILON).init(device),
-            project_in: pointwise(),
+            project_in: convolution(),
             norm1: layer_norm(),
             own: Attention::new(channels, channels, heads, device),
             norm2: layer_norm(),
@@ -181,7 +193,8 @@ impl TransformerBlockConfig {
             norm3: layer_norm(),
             gate: LinearConfig::new(channels, 2 * inner).init(device),
             shrink: LinearConfig::new(inner, channels).init(device),
-            project_out: pointwise(),
+            project_out: convolution(),
+            joined: None,
         }
     }
 }
@@ -196,33 +209,54 @@ impl TransformerBlock {
     /// If the context is needed and missing.
     pub fn forward(&self, input: Tensor<4>, context: Option<&Tensor<2>>) -> Tensor<4> {
         assert_shape!(input, [_, self.norm.num_channels, _, _]);
-        let [batch, channels, height, width] = input.dims();
-        let x = mix(&self.project_in, group_norm(&self.norm, input.clone()));
-        let mut x: Tensor<3> = x.reshape([batch, channels, height * width]).swap_dims(1, 2);
-        let normed = normed_by(&self.norm1, x.clone());
-        x = x + self.own.among(normed, height, width);
-        let normed = normed_by(&self.norm2, x.clone());
-        x = x + match (&self.context, &self.stored) {
+        let Joined { own, own_output, query, context, output, gate, shrink } = match &self.joined {
+            Some(joined) => joined.clone(),
+            None => self.join(context),
+        };
+        let heads = self.own.heads;
+        let x = mix(&self.project_in, group_norm(&self.norm, input.clone(), Epilogue::None));
+        let attended = attend(own.forward(normed_by(&self.norm1, x.clone())), heads);
+        let x = own_output.onto(attended, x);
+        let attended = attend_to(query.forward(normed_by(&self.norm2, x.clone())), context, heads);
+        let x = output.onto(attended, x);
+        let both = gate.forward(normed_by(&self.norm3, x.clone()));
+        let inner = both.dims()[1] / 2;
+        let gated = both.clone().narrow(1, 0, inner) * gelu(both.narrow(1, inner, inner));
+        mix_onto(&self.project_out, shrink.onto(gated, x), input)
+    }
+
+    fn join(&self, context: Option<&Tensor<2>>) -> Joined {
+        let (query, output, [keys, values]) = match (&self.context, &self.stored) {
             (Some(attention), _) => {
-                let context = context.expect("this network attends to a context").clone();
-                let [tokens, values] = context.dims();
-                attention.forward(normed, context.unsqueeze_dim::<3>(0).expand([batch, tokens, values]))
+                let context = context.expect("this network attends to a context");
+                (&attention.query, &attention.output, attention.known(context))
             }
-            (None, Some(stored)) => stored.forward(normed),
+            (None, Some(stored)) => (&stored.query, &stored.output, [stored.keys.val(), stored.values.val()]),
             (None, None) => unreachable!("a block has one of both"),
         };
-        let both = linear(&self.gate, normed_by(&self.norm3, x.clone()));
-        let inner = both.dims()[2] / 2;
-        let gated = both.clone().narrow(2, 0, inner) * gelu(both.narrow(2, inner, inner));
-        x = x + linear(&self.shrink, gated);
-        let x = x.swap_dims(1, 2).reshape([batch, channels, height, width]);
-        input + mix(&self.project_out, x)
+        Joined {
+            own: Mix::of([&self.own.query, &self.own.key, &self.own.value]),
+            own_output: Mix::of([&self.own.output]),
+            query: Mix::of([query]),
+            context: transposed(Tensor::cat(vec![keys, values], 1)),
+            output: Mix::of([output]),
+            gate: Mix::of([&self.gate]),
+            shrink: Mix::of([&self.shrink]),
+        }
+    }
+
+    /// The same block, whose layers are joined once where it stores its context: it is not trained any more.
+    pub(in crate::model) fn joined(mut self) -> Self {
+        if self.stored.is_some() {
+            self.joined = Some(self.join(None));
+        }
+        self
     }
 
     /// Stores the keys and values of a context that never changes: the same output with fewer parameters.
     pub fn store_context(mut self, context: &Tensor<2>) -> Self {
         if let Some(attention) = self.context.take() {
-            self.stored = Some(attention.store(context.clone()));
+            self.stored = Some(attention.store(context));
         }
         self
     }
