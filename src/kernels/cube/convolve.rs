@@ -2,8 +2,10 @@
 //!
 //! Most of a frame's products are too small to fill a GPU: their time is that of one way through memory, so every plane of
 //! units takes its share of the taps from where they are, straight into the fragments of its tensor cores, and only the sums meet
-//! in shared memory. Products with many tiles have a plane for each, and their factors meet in the first cache. Factors are
-//! rounded to the 10 bits of TF32, as cuDNN's convolutions do unless they are told otherwise; sums are in single precision.
+//! in shared memory. Products with many tiles have a plane for each, and their factors meet in the first cache (`tiles`). Those of
+//! the paper's size would read them far too often that way: their factors meet in shared memory, and where there are few tiles,
+//! cubes share the taps of each (`large`). Factors of single precision are rounded to the 10 bits of TF32, as cuDNN's convolutions
+//! do unless they are told otherwise; halves stay what they are in `large` and become TF32 in `tiles`; sums are in single precision.
 
 use burn::backend::TensorMetadata;
 use burn::backend::cubecl::dtype_to_storage_type;
@@ -39,8 +41,6 @@ pub(super) struct Around {
     pub norm: Option<([CubeTensor; 3], usize, f64)>,
     /// Added to what comes out.
     pub added: Option<CubeTensor>,
-    /// Whether the bias has a number for every position and not for every output.
-    pub bias_per_position: bool,
 }
 
 /// Input `[b, c, h, w]`, weight `[o, c, k, k]` and bias `[o]` or `[b, o]` to `[b, o, h', w']`. A norm only where the kernel is a
@@ -65,7 +65,6 @@ pub(super) fn convolve(
     let positions = rows * columns;
     let taps = weight.shape().num_elements() / outputs;
     let has = match bias.shape().num_elements() {
-        _ if around.bias_per_position => Bias::Position,
         count if count == outputs => Bias::Output,
         _ => Bias::OutputOfPicture,
     };

@@ -328,16 +328,8 @@ pub(super) fn large_kernel<F: Float, E: Float, T: Float, W: Size, P: Size, O: Si
                         for k in 0..together {
                             let mut value = sums.index(i * columns + j)[half].extract(some * together + k);
                             if comptime!(!form.divided) {
-                                value = finished::<F>(
-                                    value,
-                                    bias,
-                                    picture,
-                                    place,
-                                    cell + k,
-                                    sizes.outputs,
-                                    form.bias,
-                                    form.epilogue,
-                                );
+                                value =
+                                    finished::<F>(value, bias, picture, place, sizes.outputs, form.bias, form.epilogue);
                                 if comptime!(form.adds) {
                                     value += f32::cast_from(added[to].extract(k));
                                 }
@@ -380,9 +372,9 @@ pub(super) fn join_parts_kernel<F: Float>(
     for part in 0..parts {
         sum += sums[part * count + index];
     }
-    let (cell, row) = (index % positions, index / positions);
+    let row = index / positions;
     let (picture, place) = (row / outputs, row % outputs);
-    let mut value = finished::<F>(sum, bias, picture, place, cell, outputs, form.bias, form.epilogue);
+    let mut value = finished::<F>(sum, bias, picture, place, outputs, form.bias, form.epilogue);
     if comptime!(form.adds) {
         value += f32::cast_from(added[index]);
     }

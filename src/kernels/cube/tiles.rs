@@ -26,7 +26,6 @@ pub(super) const MOST: usize = 16;
 pub(super) enum Bias {
     Output,
     OutputOfPicture,
-    Position,
 }
 
 /// What a kernel is compiled for.
@@ -160,13 +159,11 @@ pub(super) fn view_from(y: usize, x: usize, sizes: &Sizes, #[comptime] window: W
 
 /// What comes out for a sum.
 #[cube]
-#[expect(clippy::too_many_arguments, reason = "a kernel's arguments are its interface")]
 pub(super) fn finished<F: Float>(
     sum: f32,
     bias: &Tensor<F>,
     picture: usize,
     place: usize,
-    cell: usize,
     outputs: usize,
     #[comptime] has: Bias,
     #[comptime] epilogue: Epilogue,
@@ -174,9 +171,6 @@ pub(super) fn finished<F: Float>(
     let mut at = place;
     if comptime!(has == Bias::OutputOfPicture) {
         at += picture * outputs;
-    }
-    if comptime!(has == Bias::Position) {
-        at = cell;
     }
     epilogue_of(sum + f32::cast_from(bias[at]), epilogue)
 }
@@ -381,8 +375,7 @@ pub(super) fn convolve_kernel<F: Float, W: Size, S: Size, O: Size>(
                     for part in 0..PLANES {
                         sum += shared[part * comptime!(block * (block + BEHIND)) + at];
                     }
-                    let mut value =
-                        finished::<F>(sum, bias, picture, place, cell + k, outputs, form.bias, form.epilogue);
+                    let mut value = finished::<F>(sum, bias, picture, place, outputs, form.bias, form.epilogue);
                     if comptime!(form.adds) {
                         value += f32::cast_from(added[to].extract(k));
                     }
@@ -408,16 +401,8 @@ pub(super) fn convolve_kernel<F: Float, W: Size, S: Size, O: Size>(
                             #[unroll]
                             for k in 0..together {
                                 let sum = sums.index(i * per + some * together + k)[half].extract(c);
-                                let mut value = finished::<F>(
-                                    sum,
-                                    bias,
-                                    picture,
-                                    place,
-                                    cell + k,
-                                    outputs,
-                                    form.bias,
-                                    form.epilogue,
-                                );
+                                let mut value =
+                                    finished::<F>(sum, bias, picture, place, outputs, form.bias, form.epilogue);
                                 if comptime!(form.adds) {
                                     value += f32::cast_from(added[to].extract(k));
                                 }
