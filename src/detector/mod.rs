@@ -284,8 +284,7 @@ impl DiffusionDetector {
         move |inputs| {
             let mut inputs = inputs.iter().map(|input| input.clone().cast(dtype));
             let (image, canny) = (inputs.next().expect("a batch has pictures"), inputs.next());
-            let reconstructed = network.reconstruct(image.clone(), canny, &classes, key.steps.0, noise.clone());
-            let components = network.components(image, &classes, &reconstructed);
+            let (reconstructed, components) = network.inspect(image, canny, &classes, key.steps.0, noise.clone());
             let rows = Tensor::cat(of(reconstructed, components), 1).cast(FloatDType::F32);
             rows.unsqueeze_dims(&[1, 1])
         }

@@ -16,8 +16,8 @@ mod simd;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Slice, TensorMetadata, backend_extension};
-use burn::tensor::Shape;
 use burn::tensor::ops::{AttentionModuleOptions, ConvOptions, InterpolateMode, InterpolateOptions};
+use burn::tensor::{Device, Shape};
 
 pub use self::operations::{
     attend, attend_to, cell_norm, convolve, convolve_onto, depth_to_space, depthwise, double, filtered_mix, group_norm,
@@ -90,6 +90,22 @@ pub struct Norm {
     pub epsilon: f64,
     /// What follows.
     pub epilogue: Epilogue,
+}
+
+/// Both at once on the cores of a CPU, where what one of them does on a single core leaves room for the other; one after the other
+/// anywhere else, where a thread has its own stream.
+pub fn side_by_side<A: Send, B: Send>(
+    device: &Device,
+    first: impl FnOnce() -> A + Send,
+    second: impl FnOnce() -> B + Send,
+) -> (A, B) {
+    #[cfg(feature = "cpu")]
+    if *device == Device::flex() {
+        return rayon::join(first, second);
+    }
+    #[cfg(not(feature = "cpu"))]
+    let _ = device;
+    (first(), second())
 }
 
 /// The operations.

@@ -16,6 +16,7 @@ use super::sampler::Sampler;
 use super::score::{feature_map, latent_map, resize};
 use super::sketch::soft_sketch;
 use super::unet::{Conditions, Denoiser, Guidance};
+use crate::kernels::side_by_side;
 
 /// Weights of the anomaly components in the map; each already divided by what good parts show.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -94,6 +95,13 @@ pub struct Reconstructed {
     pub image: Tensor<4>,
     /// Features of the picture itself.
     pub seen: Stages,
+}
+
+/// What the features of a picture say without its reconstruction.
+struct Known {
+    /// Features and what they would be without a defect, where there is a [`Repair`].
+    compared: Option<(Stages, Stages)>,
+    prototypes: Option<Tensor<4>>,
 }
 
 /// What a picture steers its reconstruction with.
@@ -279,12 +287,44 @@ impl Network {
         steps: u32,
         noise: Option<Tensor<4>>,
     ) -> Reconstructed {
-        let batch = classes.len();
-        assert_shape!(image, [batch, 3, _, _]);
-        let seen = self.features.forward(image.clone());
-        let (seen_latent, latent) = self.restore(image, canny, &seen, classes, steps, noise);
+        let (seen, seen_latent) = self.seen(&image, classes);
+        let latent = self.restored(image, canny, &seen, &seen_latent, classes, steps, noise);
         let image = self.decode(latent.clone());
         Reconstructed { seen_latent, latent, image, seen }
+    }
+
+    /// [`Self::reconstruct`] and [`Self::components`] of the same picture; what needs its features alone is done beside the
+    /// reconstruction.
+    ///
+    /// # Shapes
+    /// - as both
+    pub fn inspect(
+        &self,
+        image: Tensor<4>,
+        canny: Option<Tensor<4>>,
+        classes: &[usize],
+        steps: u32,
+        noise: Option<Tensor<4>>,
+    ) -> (Reconstructed, Components) {
+        let [_, _, height, width] = image.dims();
+        let (seen, seen_latent) = self.seen(&image, classes);
+        let redraw = || {
+            let latent = self.restored(image.clone(), canny, &seen, &seen_latent, classes, steps, noise);
+            (latent.clone(), self.decode(latent))
+        };
+        let ((latent, redrawn), known) =
+            side_by_side(&image.device(), redraw, || self.known(&seen, classes, height, width));
+        let reconstructed = Reconstructed { seen_latent, latent, image: redrawn, seen };
+        let components = self.components_of(image, &reconstructed, known);
+        (reconstructed, components)
+    }
+
+    /// Features and scaled latent of a picture.
+    fn seen(&self, image: &Tensor<4>, classes: &[usize]) -> (Stages, Tensor<4>) {
+        let batch = classes.len();
+        assert_shape!(image, [batch, 3, _, _]);
+        let encode = || self.autoencoder.encode(image.clone(), self.latent_scale);
+        side_by_side(&image.device(), || self.features.forward(image.clone()), encode)
     }
 
     /// The latent of a picture, and the one that diffusion restored: a reconstruction that was not decoded.
@@ -300,12 +340,25 @@ impl Network {
         steps: u32,
         noise: Option<Tensor<4>>,
     ) -> (Tensor<4>, Tensor<4>) {
-        let batch = classes.len();
-        let steering = self.steer(image.clone(), canny, stages, classes);
-        let seen = self.autoencoder.encode(image, self.latent_scale);
-        let denoise = |x, t| self.denoise(x, &vec![t as f64; batch], &steering);
-        let restored = self.sampler.run(seen.clone(), noise, steps, denoise);
+        let seen = self.autoencoder.encode(image.clone(), self.latent_scale);
+        let restored = self.restored(image, canny, stages, &seen, classes, steps, noise);
         (seen, restored)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a picture, what is known of it, and how to redraw it")]
+    fn restored(
+        &self,
+        image: Tensor<4>,
+        canny: Option<Tensor<4>>,
+        stages: &Stages,
+        seen: &Tensor<4>,
+        classes: &[usize],
+        steps: u32,
+        noise: Option<Tensor<4>>,
+    ) -> Tensor<4> {
+        let steering = self.steer(image, canny, stages, classes);
+        let denoise = |x, t| self.denoise(x, &vec![t as f64; classes.len()], &steering);
+        self.sampler.run(seen.clone(), noise, steps, denoise)
     }
 
     /// The picture of a scaled latent, `[b, c, h/8, w/8]` to `[b, 3, h, w]`.
@@ -319,14 +372,24 @@ impl Network {
     /// ([`Self::redrawn_features`]).
     pub fn components(&self, image: Tensor<4>, classes: &[usize], reconstructed: &Reconstructed) -> Components {
         let [_, _, height, width] = image.dims();
-        let (shown, normal) = match &self.repair {
-            Some(repair) => {
-                let seen = repair.scale.standardise(&reconstructed.seen);
-                let normal = repair.network.forward(&seen);
-                (seen, normal)
-            }
-            None => self.redrawn_features(reconstructed),
-        };
+        let known = self.known(&reconstructed.seen, classes, height, width);
+        self.components_of(image, reconstructed, known)
+    }
+
+    /// What the features of a picture say alone.
+    fn known(&self, seen: &Stages, classes: &[usize], height: usize, width: usize) -> Known {
+        let compared = self.repair.as_ref().map(|repair| {
+            let seen = repair.scale.standardise(seen);
+            let normal = repair.network.forward(&seen);
+            (seen, normal)
+        });
+        let prototypes = self.prototypes.as_ref().map(|p| p.distance(seen, classes, height, width));
+        Known { compared, prototypes }
+    }
+
+    fn components_of(&self, image: Tensor<4>, reconstructed: &Reconstructed, known: Known) -> Components {
+        let [_, _, height, width] = image.dims();
+        let (shown, normal) = known.compared.unwrap_or_else(|| self.redrawn_features(reconstructed));
         let refine = self.refine.as_ref().map(|refine| {
             let latents = Compared { seen: &reconstructed.seen_latent, normal: &reconstructed.latent };
             let logits = refine.forward(image, latents, Compared { seen: &shown, normal: &normal });
@@ -336,7 +399,7 @@ impl Network {
             features: feature_map(&shown, &normal, height, width),
             latent: latent_map(reconstructed.seen_latent.clone(), reconstructed.latent.clone(), height, width),
             refine,
-            prototypes: self.prototypes.as_ref().map(|p| p.distance(&reconstructed.seen, classes, height, width)),
+            prototypes: known.prototypes,
         }
     }
 
