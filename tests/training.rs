@@ -199,7 +199,7 @@ fn lightened(network: Network, config: &dsad::model::profile::ModelConfig) -> (u
     let (network, light) = lighten(network, config);
     let size = before.iter().map(|v| v.abs()).fold(0.0, f32::max);
     // As it is, and as it judges frames: what follows from class and step count alone is computed once.
-    for after in [answer(&network), answer(&network.at(0, 2))] {
+    for after in [answer(&network), answer(&network.at(0, 2)), answer(&network.clone().joined().at(0, 2))] {
         let worst = before.iter().zip(&after).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst < 1e-4 * size, "{worst} of {size}");
     }

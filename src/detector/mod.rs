@@ -177,7 +177,7 @@ impl DiffusionDetector {
             NumberFormat::F16 => FloatDType::F16,
             NumberFormat::F32 => FloatDType::F32,
         };
-        let network = Arc::new(network.map(&mut Dense));
+        let network = Arc::new(network.map(&mut Dense).joined());
         Self {
             network,
             made: Mutex::default(),

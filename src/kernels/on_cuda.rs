@@ -7,14 +7,18 @@ use burn::tensor::{Device, FloatDType, Tolerance};
 use super::tests::*;
 use super::*;
 
-/// Convolutions whose factors meet in shared memory: positions that fill no tile, few of them, and taps that cubes share.
-const LARGE_CONVOLUTIONS: [Convolution; 6] = [
+/// Convolutions whose factors meet in shared memory: positions that fill no tile, few of them, and taps that cubes share; the last
+/// three have more tiles than a GPU needs, whose taps are not shared.
+const LARGE_CONVOLUTIONS: [Convolution; 9] = [
     (3, 1, [1, 1], 64, 70, [33, 47]),
     (3, 2, [0, 1], 64, 160, [64, 66]),
     (3, 1, [1, 1], 256, 320, [8, 7]),
     (3, 1, [1, 1], 320, 1280, [4, 4]),
     (1, 1, [0, 0], 2560, 640, [5, 6]),
     (1, 1, [0, 0], 512, 300, [37, 15]),
+    (3, 1, [1, 1], 64, 128, [96, 100]),
+    (3, 1, [1, 1], 64, 128, [97, 101]),
+    (7, 1, [3, 3], 64, 128, [96, 100]),
 ];
 
 fn device() -> Device {
@@ -57,14 +61,22 @@ fn halves_agree_with_whole_numbers() {
         let tolerance = Tolerance::rel_abs(3e-2, 3e-2);
         found.cast(FloatDType::F32).into_data().assert_approx_eq::<f32>(&whole.into_data(), tolerance);
     }
-    let mut conv = Conv2dConfig::new([128, 200], [3, 3]).init(&device);
-    conv.padding = PaddingConfig2d::Explicit(1, 1, 1, 1);
-    let input = random([1, 128, 33, 31], &device);
-    let whole = convolve(&conv, input.clone(), Epilogue::Silu).into_data();
-    conv.weight = conv.weight.map(|weight| weight.cast(half));
-    conv.bias = conv.bias.map(|bias| bias.map(|bias| bias.cast(half)));
-    let found = convolve(&conv, input.cast(half), Epilogue::Silu).cast(FloatDType::F32).into_data();
-    found.assert_approx_eq::<f32>(&whole, Tolerance::rel_abs(3e-2, 3e-2));
+    // Taps that cubes share, and more tiles than a GPU needs.
+    for [height, width] in [[33, 31], [130, 150], [131, 151]] {
+        let mut conv = Conv2dConfig::new([128, 200], [3, 3]).init(&device);
+        conv.padding = PaddingConfig2d::Explicit(1, 1, 1, 1);
+        let (input, added) = (random([1, 128, height, width], &device), random([1, 200, height, width], &device));
+        let whole =
+            [convolve(&conv, input.clone(), Epilogue::Silu), convolve_onto(&conv, input.clone(), added.clone())];
+        conv.weight = conv.weight.map(|weight| weight.cast(half));
+        conv.bias = conv.bias.map(|bias| bias.map(|bias| bias.cast(half)));
+        let (input, added) = (input.cast(half), added.cast(half));
+        let found = [convolve(&conv, input.clone(), Epilogue::Silu), convolve_onto(&conv, input, added)];
+        for (found, whole) in found.into_iter().zip(whole) {
+            let found = found.cast(FloatDType::F32).into_data();
+            found.assert_approx_eq::<f32>(&whole.into_data(), Tolerance::rel_abs(3e-2, 3e-2));
+        }
+    }
     for side in [8, 15] {
         let joined = random([1, 96, side, side], &device);
         let (whole, found) = (attend(joined.clone(), 2), attend(joined.cast(half), 2));

@@ -34,7 +34,12 @@ pub fn pointwise<const D: usize>(
 }
 
 /// [`pointwise`] with one bias for all pictures, and `added` `[b, o, h, w]` to what comes out.
+///
+/// # Panics
+/// If `added` has another shape.
 pub fn pointwise_onto(input: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, added: Tensor<4>) -> Tensor<4> {
+    let ([batch, _, height, width], [outputs, ..]) = (input.dims(), weight.dims());
+    assert_shape!(added, [batch, outputs, height, width]);
     let (input, weight, bias) = (input.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
     Tensor::from_dispatch(Dispatch::pointwise_onto(input, weight, bias, added.into_dispatch()))
 }
@@ -105,7 +110,8 @@ pub fn attend_to(queries: Tensor<4>, tokens: Tensor<2>, heads: usize) -> Tensor<
 /// Applies a convolution with one group and a square kernel to `[b, c, h, w]`, and what follows. Without a bias, zeros are added.
 ///
 /// # Panics
-/// If it has other padding on one axis than on the other.
+/// If its padding is not stated, or kernel, stride or padding are others on one axis than on the other, or it has groups or a
+/// dilation.
 pub fn convolve(conv: &Conv2d, input: Tensor<4>, epilogue: Epilogue) -> Tensor<4> {
     let (weight, bias, window) = square(conv);
     Tensor::from_dispatch(Dispatch::convolve(input.into_dispatch(), weight, bias, window, epilogue))
@@ -114,9 +120,12 @@ pub fn convolve(conv: &Conv2d, input: Tensor<4>, epilogue: Epilogue) -> Tensor<4
 /// The same, and `added` of the output's shape to what comes out.
 ///
 /// # Panics
-/// As [`convolve`].
+/// As [`convolve`], and if `added` has another shape.
 pub fn convolve_onto(conv: &Conv2d, input: Tensor<4>, added: Tensor<4>) -> Tensor<4> {
     let (weight, bias, window) = square(conv);
+    let [batch, _, height, width] = input.dims();
+    let outputs = conv.weight.dims()[0];
+    assert_shape!(added, [batch, outputs, window.positions(height), window.positions(width)]);
     Tensor::from_dispatch(Dispatch::convolve_onto(input.into_dispatch(), weight, bias, added.into_dispatch(), window))
 }
 
@@ -223,7 +232,13 @@ pub fn instance_norm(norm: &InstanceNorm, input: Tensor<4>, epilogue: Epilogue) 
 }
 
 /// Applies a norm with factor, shift and `epsilon` over the channels of every cell of `[b, c, h, w]`.
+///
+/// # Panics
+/// If the factors are not as many as the channels.
 pub fn cell_norm(gamma: Tensor<1>, beta: Tensor<1>, epsilon: f64, input: Tensor<4>) -> Tensor<4> {
+    let [_, channels, _, _] = input.dims();
+    assert_shape!(gamma, [channels]);
+    assert_shape!(beta, [channels]);
     let (input, gamma, beta) = (input.into_dispatch(), gamma.into_dispatch(), beta.into_dispatch());
     Tensor::from_dispatch(Dispatch::cell_norm(input, gamma, beta, epsilon))
 }

@@ -262,21 +262,20 @@ impl Fusion {
         let mut views = vec![picture];
         if !self.sketch.is_empty() {
             let sketch = sketch.expect("this network is guided by a sketch");
-            views.push(self.sketch.iter().fold(sketch, |x, conv| act.after(|epilogue| convolve(conv, x, epilogue))));
+            views.push(self.sketch.iter().fold(sketch, |x, conv| convolve(conv, x, act.epilogue())));
         }
         if let Some(branch) = &self.semantic {
             views.push(branch.forward(stages));
         }
-        let mixed = act.after(|epilogue| group_norm(&self.norm1, mix(&self.mix, Tensor::cat(views, 1)), epilogue));
-        let mixed =
-            act.after(|epilogue| group_norm(&self.norm2, convolve(&self.conv, mixed, Epilogue::None), epilogue));
+        let mixed = group_norm(&self.norm1, mix(&self.mix, Tensor::cat(views, 1)), act.epilogue());
+        let mixed = group_norm(&self.norm2, convolve(&self.conv, mixed, Epilogue::None), act.epilogue());
         self.gates.forward(mixed)
     }
 }
 
 impl MultiScale {
     fn forward(&self, levels: &[&Tensor<4>], activation: Activation) -> Tensor<4> {
-        let settle = |x| activation.after(|epilogue| instance_norm(&self.norm, x, epilogue));
+        let settle = |x| instance_norm(&self.norm, x, activation.epilogue());
         let mut fused = settle(mix(&self.laterals[0], levels[0].clone()));
         for (k, level) in levels.iter().enumerate().skip(1) {
             let carried = settle(convolve(&self.downs[k - 1], fused, Epilogue::None));
@@ -295,7 +294,7 @@ impl ControlNetwork {
     /// - output `[b, channels, h/8, w/8]`
     pub fn hint(&self, image: Tensor<4>, sketch: Option<Tensor<4>>, stages: &Stages) -> Tensor<4> {
         let act = self.activation;
-        let picture = self.hint.iter().fold(image, |x, conv| act.after(|epilogue| convolve(conv, x, epilogue)));
+        let picture = self.hint.iter().fold(image, |x, conv| convolve(conv, x, act.epilogue()));
         let hint = match &self.fusion {
             Some(fusion) => fusion.forward(picture, sketch, stages, act),
             None => picture,
@@ -339,7 +338,7 @@ impl ControlNetwork {
             for (target, control) in controls[targets..].iter_mut().enumerate() {
                 let sum = sources.iter().enumerate().fold(control.clone(), |sum, (source, x)| {
                     let branch = convolve(&fusion.branches[CONTROLLED * source + target], x.clone(), Epilogue::None);
-                    sum + self.activation.after(|epilogue| instance_norm(&fusion.norm, branch, epilogue))
+                    sum + instance_norm(&fusion.norm, branch, self.activation.epilogue())
                 });
                 *control = self.activation.forward(sum);
             }
@@ -365,10 +364,10 @@ impl ControlNetwork {
         (self, ControlForm::Diad { all_skips: false, zeros: Some(left) })
     }
 
-    /// The same network, whose layers of what attends are joined once: it is not trained any more.
-    pub(super) fn joined(mut self) -> Self {
-        self.down = self.down.into_iter().map(Level::joined).collect();
-        self.middle_in = self.middle_in.joined();
+    /// The same network for one context, whose layers of what attends are joined once: it is not trained any more.
+    pub(super) fn joined(mut self, context: Option<&Tensor<2>>) -> Self {
+        self.down = self.down.into_iter().map(|level| level.joined(context)).collect();
+        self.middle_in = self.middle_in.joined(context);
         self
     }
 

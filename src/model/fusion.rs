@@ -47,7 +47,7 @@ impl SemanticBranch {
             .with_output_size([height, width]);
         let coarse = mix(&self.coarse, interpolate(stages[2].clone(), options));
         let joined = join(mix(&self.fine, stages[1].clone()), coarse);
-        self.activation.after(|epilogue| group_norm(&self.norm, joined, epilogue))
+        group_norm(&self.norm, joined, self.activation.epilogue())
     }
 }
 

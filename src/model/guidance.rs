@@ -76,7 +76,7 @@ impl Branch {
     }
 
     fn forward(&self, planes: Tensor<4>) -> Tensor<4> {
-        let next = |x, conv| self.activation.after(|epilogue| convolve(conv, x, epilogue));
+        let next = |x, conv| convolve(conv, x, self.activation.epilogue());
         self.convs.iter().fold(space_to_depth(planes, self.patch), next)
     }
 }
@@ -239,7 +239,7 @@ impl GuidanceNetwork {
         if let Some(branch) = &fusion.semantic {
             views = join(views, branch.forward(stages.expect("this network is guided by features")));
         }
-        let mixed = fusion.activation.after(|epilogue| group_norm(&fusion.norm, mix(&fusion.mix, views), epilogue));
+        let mixed = group_norm(&fusion.norm, mix(&fusion.mix, views), fusion.activation.epilogue());
         let mut x = fusion.gates.forward(mixed);
         let mut levels = Vec::with_capacity(self.trunk.len());
         for level in &self.trunk {

@@ -215,6 +215,15 @@ impl Network {
         self.sampler
     }
 
+    /// The same network to judge with: the layers that see the same are one, once and not in every call. It is not trained any more,
+    /// and stays on its device.
+    pub fn joined(mut self) -> Self {
+        let context = self.context.as_ref().map(Param::val);
+        self.denoiser = self.denoiser.joined(context.as_ref());
+        self.control = self.control.map(|control| control.joined(context.as_ref()));
+        self
+    }
+
     /// The same network for reconstructions of one class in so many steps: what follows from these alone is computed once, not per
     /// frame. It shares its weights with this one.
     ///
@@ -223,11 +232,10 @@ impl Network {
         let mut network = self.clone();
         let device = self.devices().swap_remove(0);
         let class = self.guidance.as_ref().map(|guidance| guidance.class_embedding(class_rows(&[class], &device)));
-        let (denoiser, control) = (self.denoiser.clone().joined(), self.control.clone().map(ControlNetwork::joined));
         let step = |t| {
             let timestep = t as f64;
-            let control = control.clone().map(|control| control.at(timestep));
-            Step { timestep, denoiser: denoiser.clone().at(timestep, class.as_ref()), control }
+            let control = self.control.clone().map(|control| control.at(timestep));
+            Step { timestep, denoiser: self.denoiser.clone().at(timestep, class.as_ref()), control }
         };
         network.steps = self.sampler.schedule().trailing(steps).into_iter().map(step).collect();
         network

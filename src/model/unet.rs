@@ -169,9 +169,9 @@ impl Unit {
     }
 
     /// What attends, its layers joined once.
-    pub(super) fn joined(mut self) -> Self {
+    pub(super) fn joined(mut self, context: Option<&Tensor<2>>) -> Self {
         self.attention = self.attention.map(AttentionBlock::joined);
-        self.transformer = self.transformer.map(TransformerBlock::joined);
+        self.transformer = self.transformer.map(|block| block.joined(context));
         self
     }
 
@@ -336,7 +336,7 @@ impl Denoiser {
                 x = up.forward(x);
             }
         }
-        convolve(&self.conv_out, self.activation.after(|epilogue| group_norm(&self.norm, x, epilogue)), Epilogue::None)
+        convolve(&self.conv_out, group_norm(&self.norm, x, self.activation.epilogue()), Epilogue::None)
     }
 
     /// Excludes the half that reads from training: it stays what it was trained to be.
@@ -349,11 +349,11 @@ impl Denoiser {
         self
     }
 
-    /// The same network, whose layers of what attends are joined once: it is not trained any more.
-    pub(super) fn joined(mut self) -> Self {
-        let joined = |levels: Vec<Level>| levels.into_iter().map(Level::joined).collect();
+    /// The same network for one context, whose layers of what attends are joined once: it is not trained any more.
+    pub(super) fn joined(mut self, context: Option<&Tensor<2>>) -> Self {
+        let joined = |levels: Vec<Level>| levels.into_iter().map(|level| level.joined(context)).collect();
         self.down = joined(self.down);
-        self.middle_in = self.middle_in.joined();
+        self.middle_in = self.middle_in.joined(context);
         self.up = joined(self.up);
         self
     }
@@ -383,8 +383,8 @@ impl Denoiser {
 }
 
 impl Level {
-    pub(super) fn joined(mut self) -> Self {
-        self.units = self.units.into_iter().map(Unit::joined).collect();
+    pub(super) fn joined(mut self, context: Option<&Tensor<2>>) -> Self {
+        self.units = self.units.into_iter().map(|unit| unit.joined(context)).collect();
         self
     }
 

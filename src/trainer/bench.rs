@@ -305,7 +305,7 @@ impl<'a, S: FnMut(&Row)> Bench<'a, S> {
     fn parts(&mut self, count: usize) -> anyhow::Result<()> {
         let (width, height) = self.request.size;
         // As frames of two steps use it: the first of them is timed.
-        let network = self.network.at(0, 2);
+        let network = self.network.clone().joined().at(0, 2);
         let image = picture_tensor(&self.picture, width, height, &self.compute.device).repeat_dim(0, count);
         let classes = vec![0; count];
         let mut timed = |what: &str, work: &mut dyn FnMut()| self.time(what, count, work);

@@ -1,5 +1,6 @@
-//! Attention of the cells of a picture to each other, or to tokens, as one kernel on tensor cores: the rows of weights are never stored, the largest product
-//! of a query and its sums are carried along the keys (Milakov and Gimelshein, arXiv 1805.02867; Dao et al., arXiv 2205.14135).
+//! Attention of the cells of a picture to each other, or to tokens, as one kernel on tensor cores: the rows of weights are never
+//! stored, the largest product of a query and its sums are carried along the keys (Milakov and Gimelshein, arXiv 1805.02867; Dao et
+//! al., arXiv 2205.14135).
 //! Factors are rounded to the 10 bits of TF32, sums are in single precision.
 
 use burn::backend::TensorMetadata;

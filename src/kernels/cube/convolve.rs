@@ -16,7 +16,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::large::{LargeForm, Tile, join_parts_kernel, large_kernel, taps_of_step};
+use super::large::{Ending, LargeForm, Tile, join_parts_kernel, large_kernel, taps_of_step};
 use super::planes::part_of;
 use super::tiles::{APART, Bias, Form, MOST, STEP, UNITS, convolve_kernel};
 use super::{Sizes, empty, per_cell, plain};
@@ -30,6 +30,8 @@ const LONG: usize = 512;
 const LARGE: usize = 1 << 26;
 /// Positions up to which a tile of few does.
 const FEW: usize = 32;
+/// Side of a window whose taps have room in shared memory, on every NVIDIA GPU with tensor cores.
+const WIDEST: usize = 7;
 /// Cubes that a GPU has use for, and steps that one takes at least.
 const CUBES: usize = 300;
 const SHARE: usize = 4;
@@ -69,7 +71,7 @@ pub(super) fn convolve(
         _ => Bias::OutputOfPicture,
     };
     if around.norm.is_none()
-        && let Some(split) = split_of([batch, outputs, positions], channels, taps, input.dtype)
+        && let Some(split) = split_of([batch, outputs, positions], channels, window.kernel, input.dtype)
     {
         large(input, weight, bias, around.added, &output, window, epilogue, has, split);
         return output;
@@ -136,12 +138,13 @@ pub(super) fn convolve(
 fn split_of(
     [batch, outputs, positions]: [usize; 3],
     channels: usize,
-    taps: usize,
+    kernel: usize,
     dtype: DType,
 ) -> Option<(Tile, usize)> {
-    let step = taps_of_step(dtype.size());
+    let (step, taps) = (taps_of_step(dtype.size()), channels * kernel * kernel);
     if !matches!(dtype, DType::F32 | DType::F16)
         || !channels.is_multiple_of(step)
+        || kernel > WIDEST
         || batch * outputs * positions * taps < LARGE
     {
         return None;
@@ -152,7 +155,7 @@ fn split_of(
         Tile { planes: (4, 2), fragments: (2, 4) }
     };
     let cubes = batch * outputs.div_ceil(tile.tall()) * positions.div_ceil(tile.wide());
-    Some((tile, (CUBES / cubes).clamp(1, (taps / step).div_ceil(SHARE))))
+    Some((tile, (CUBES / cubes).clamp(1, (taps / step / SHARE).max(1))))
 }
 
 /// [`convolve`] by `large`.
@@ -170,7 +173,8 @@ fn large(
 ) {
     let [batch, outputs, rows, columns] = output.shape().dims();
     let positions = rows * columns;
-    let form = LargeForm { window, epilogue, bias: has, adds: added.is_some(), tile, divided: parts > 1 };
+    let ending = Ending { epilogue, bias: has, adds: added.is_some() };
+    let form = LargeForm { window, ending, tile, divided: parts > 1 };
     // In the place of what is not added.
     let added = added.map_or_else(|| bias.clone(), into_contiguous);
     let dtype = dtype_to_storage_type(output.dtype);
@@ -221,7 +225,7 @@ fn large(
             positions,
             batch * outputs * positions,
             parts,
-            form,
+            ending,
             dtype,
         );
     }

@@ -20,13 +20,19 @@ const WIDE: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct LargeForm {
     pub window: Window,
+    pub ending: Ending,
+    pub tile: Tile,
+    /// Whether cubes share the taps of a tile: their sums are then stored as they are, for `join_parts_kernel`.
+    pub divided: bool,
+}
+
+/// What follows the sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Ending {
     pub epilogue: Epilogue,
     pub bias: Bias,
     /// Whether a tensor is added to what comes out.
     pub adds: bool,
-    pub tile: Tile,
-    /// Whether cubes share the taps of a tile: their sums are then stored as they are, for `join_parts_kernel`.
-    pub divided: bool,
 }
 
 /// How the outputs and positions of a cube are divided: planes of units along both, and fragments of a plane along both.
@@ -247,6 +253,7 @@ pub(super) fn large_kernel<F: Float, E: Float, T: Float, W: Size, P: Size, O: Si
         #[unroll]
         for k in 0..of_right {
             let index = k * units + unit;
+            // Where there are more units than pieces.
             if comptime!(wide * PIECES < units) {
                 if index < comptime!(wide * PIECES) {
                     right[in_right + place_of(index % wide, index / wide)] = seen[k];
@@ -328,9 +335,16 @@ pub(super) fn large_kernel<F: Float, E: Float, T: Float, W: Size, P: Size, O: Si
                         for k in 0..together {
                             let mut value = sums.index(i * columns + j)[half].extract(some * together + k);
                             if comptime!(!form.divided) {
-                                value =
-                                    finished::<F>(value, bias, picture, place, sizes.outputs, form.bias, form.epilogue);
-                                if comptime!(form.adds) {
+                                value = finished::<F>(
+                                    value,
+                                    bias,
+                                    picture,
+                                    place,
+                                    sizes.outputs,
+                                    form.ending.bias,
+                                    form.ending.epilogue,
+                                );
+                                if comptime!(form.ending.adds) {
                                     value += f32::cast_from(added[to].extract(k));
                                 }
                             }
@@ -361,7 +375,7 @@ pub(super) fn join_parts_kernel<F: Float>(
     positions: usize,
     count: usize,
     parts: usize,
-    #[comptime] form: LargeForm,
+    #[comptime] ending: Ending,
     #[define(F)] _dtype: ElemType,
 ) {
     let index = ABSOLUTE_POS;
@@ -374,8 +388,8 @@ pub(super) fn join_parts_kernel<F: Float>(
     }
     let row = index / positions;
     let (picture, place) = (row / outputs, row % outputs);
-    let mut value = finished::<F>(sum, bias, picture, place, outputs, form.bias, form.epilogue);
-    if comptime!(form.adds) {
+    let mut value = finished::<F>(sum, bias, picture, place, outputs, ending.bias, ending.epilogue);
+    if comptime!(ending.adds) {
         value += f32::cast_from(added[index]);
     }
     output[index] = F::cast_from(value);

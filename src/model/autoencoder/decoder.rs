@@ -76,11 +76,7 @@ impl Decoder {
             }
         }
         depth_to_space(
-            convolve(
-                &self.conv_out,
-                self.activation.after(|epilogue| group_norm(&self.norm, x, epilogue)),
-                Epilogue::None,
-            ),
+            convolve(&self.conv_out, group_norm(&self.norm, x, self.activation.epilogue()), Epilogue::None),
             self.patch,
         )
     }

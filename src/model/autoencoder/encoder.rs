@@ -107,6 +107,6 @@ impl Encoder {
             }
         }
         let x = self.middle.forward(x);
-        convolve(&self.conv_out, self.activation.after(|epilogue| group_norm(&self.norm, x, epilogue)), Epilogue::None)
+        convolve(&self.conv_out, group_norm(&self.norm, x, self.activation.epilogue()), Epilogue::None)
     }
 }

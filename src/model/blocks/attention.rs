@@ -5,7 +5,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig};
 use burn::tensor::{Device, Tensor, assert_shape};
 
-use super::pointwise::{bias, mix_onto};
+use super::pointwise::{Mix, bias, mix_onto};
 use crate::kernels::{Epilogue, attend, normed_pointwise};
 
 /// Configuration of an [`AttentionBlock`].
@@ -30,15 +30,9 @@ pub struct AttentionBlock {
     value: Conv2d,
     output: Conv2d,
     heads: usize,
+    /// The convolutions for queries, keys and values as one.
     #[module(skip)]
-    joined: Option<Joined>,
-}
-
-/// The convolutions for queries, keys and values as one.
-#[derive(Debug, Clone)]
-struct Joined {
-    weight: Tensor<4>,
-    bias: Tensor<1>,
+    joined: Option<Mix>,
 }
 
 impl AttentionBlockConfig {
@@ -68,7 +62,7 @@ impl AttentionBlock {
     /// - input and output `[b, channels, h, w]`
     pub fn forward(&self, input: Tensor<4>) -> Tensor<4> {
         assert_shape!(input, [_, self.norm.num_channels, _, _]);
-        let Joined { weight, bias } = match &self.joined {
+        let Mix { weight, bias } = match &self.joined {
             Some(joined) => joined.clone(),
             None => self.join(),
         };
@@ -77,10 +71,10 @@ impl AttentionBlock {
         mix_onto(&self.output, attended, input)
     }
 
-    fn join(&self) -> Joined {
+    fn join(&self) -> Mix {
         let parts = [&self.query, &self.key, &self.value];
         let weights = parts.map(|part| part.weight.val()).to_vec();
-        Joined { weight: Tensor::cat(weights, 0), bias: Tensor::cat(parts.map(bias).to_vec(), 0) }
+        Mix { weight: Tensor::cat(weights, 0), bias: Tensor::cat(parts.map(bias).to_vec(), 0) }
     }
 
     /// The same block, whose parts are joined once: it is not trained any more.

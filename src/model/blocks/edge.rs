@@ -87,7 +87,7 @@ impl EdgeBlock {
             (None, None) => bias(expand).unsqueeze(),
             _ => panic!("edge block of {channels} channels: embedding and configuration disagree"),
         };
-        let x = activation.after(|epilogue| head(shift, epilogue));
+        let x = head(shift, activation.epilogue());
         let kept = match &self.shortcut {
             Some(shortcut) => mix(shortcut, input.clone()),
             None => input.clone(),

@@ -72,7 +72,7 @@ impl ResidualBlock {
     /// If an embedding is given to a block without one, or the other way round.
     pub fn forward(&self, input: Tensor<4>, embedding: Option<Tensor<2>>) -> Tensor<4> {
         let channels = input.dims()[1];
-        let act = |norm, x| self.activation.after(|epilogue| group_norm(norm, x, epilogue));
+        let act = |norm, x| group_norm(norm, x, self.activation.epilogue());
         let mut x = convolve(&self.conv1, act(&self.norm1, input.clone()), Epilogue::None);
         match (&self.embedding, embedding) {
             (Some(_), Some(embedding)) => {

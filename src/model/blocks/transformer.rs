@@ -6,8 +6,8 @@ use burn::nn::{GroupNorm, GroupNormConfig, LayerNorm, LayerNormConfig, Linear, L
 use burn::tensor::{Device, Tensor, activation::gelu, assert_shape};
 use serde::{Deserialize, Serialize};
 
-use super::pointwise::{mix, mix_onto};
-use crate::kernels::{Epilogue, attend, attend_to, cell_norm, group_norm, pointwise, pointwise_onto};
+use super::pointwise::{Mix, mix, mix_onto};
+use crate::kernels::{Epilogue, attend, attend_to, cell_norm, group_norm};
 
 /// Epsilon of the block's GroupNorm; the residual blocks around it have another.
 const GROUP_EPSILON: f64 = 1e-6;
@@ -42,7 +42,7 @@ pub struct TransformerBlockConfig {
     pub context: ContextConfig,
 }
 
-/// Attention whose keys and values come from `[b, tokens, width]`.
+/// Attention whose keys and values come from a context `[tokens, width]`, or from the cells themselves.
 #[derive(Module, Debug)]
 struct Attention {
     query: Linear,
@@ -81,15 +81,6 @@ pub struct TransformerBlock {
     joined: Option<Joined>,
 }
 
-/// A layer of a token's values as a convolution of a cell's channels.
-#[derive(Debug, Clone)]
-struct Mix {
-    /// `[o, c, 1, 1]`
-    weight: Tensor<4>,
-    /// `[o]`
-    bias: Tensor<1>,
-}
-
 /// All layers in that form, those that see the same as one.
 #[derive(Debug, Clone)]
 struct Joined {
@@ -105,27 +96,17 @@ struct Joined {
     shrink: Mix,
 }
 
-impl Mix {
-    /// Of layers with the same input. What has no bias gets zeros.
-    fn of<const N: usize>(layers: [&Linear; N]) -> Self {
-        let weights = layers.map(|layer| layer.weight.val());
-        let biases = layers.iter().zip(&weights).map(|(layer, weight)| match &layer.bias {
-            Some(bias) => bias.val(),
-            None => Tensor::zeros([weight.dims()[1]], (&weight.device(), weight.dtype())),
-        });
-        let bias = Tensor::cat(biases.collect(), 0);
-        let weight = transposed(Tensor::cat(weights.to_vec(), 1));
-        let [outputs, inputs] = weight.dims();
-        Self { weight: weight.reshape([outputs, inputs, 1, 1]), bias }
-    }
-
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        pointwise(x, self.weight.clone(), self.bias.clone(), Epilogue::None)
-    }
-
-    fn onto(&self, x: Tensor<4>, added: Tensor<4>) -> Tensor<4> {
-        pointwise_onto(x, self.weight.clone(), self.bias.clone(), added)
-    }
+/// Layers with the same input as one mix. What has no bias gets zeros.
+fn mix_of<const N: usize>(layers: [&Linear; N]) -> Mix {
+    let weights = layers.map(|layer| layer.weight.val());
+    let biases = layers.iter().zip(&weights).map(|(layer, weight)| match &layer.bias {
+        Some(bias) => bias.val(),
+        None => Tensor::zeros([weight.dims()[1]], (&weight.device(), weight.dtype())),
+    });
+    let bias = Tensor::cat(biases.collect(), 0);
+    let weight = transposed(Tensor::cat(weights.to_vec(), 1));
+    let [outputs, inputs] = weight.dims();
+    Mix { weight: weight.reshape([outputs, inputs, 1, 1]), bias }
 }
 
 /// In row-major order: a view would be copied by every kernel that reads it.
@@ -235,21 +216,19 @@ impl TransformerBlock {
             (None, None) => unreachable!("a block has one of both"),
         };
         Joined {
-            own: Mix::of([&self.own.query, &self.own.key, &self.own.value]),
-            own_output: Mix::of([&self.own.output]),
-            query: Mix::of([query]),
+            own: mix_of([&self.own.query, &self.own.key, &self.own.value]),
+            own_output: mix_of([&self.own.output]),
+            query: mix_of([query]),
             context: transposed(Tensor::cat(vec![keys, values], 1)),
-            output: Mix::of([output]),
-            gate: Mix::of([&self.gate]),
-            shrink: Mix::of([&self.shrink]),
+            output: mix_of([output]),
+            gate: mix_of([&self.gate]),
+            shrink: mix_of([&self.shrink]),
         }
     }
 
-    /// The same block, whose layers are joined once where it stores its context: it is not trained any more.
-    pub(in crate::model) fn joined(mut self) -> Self {
-        if self.stored.is_some() {
-            self.joined = Some(self.join(None));
-        }
+    /// The same block for one context, whose layers are joined once: it is not trained any more.
+    pub(in crate::model) fn joined(mut self, context: Option<&Tensor<2>>) -> Self {
+        self.joined = Some(self.join(context));
         self
     }
 
