@@ -187,7 +187,8 @@ pub(super) fn layers_in_one_agree(device: &Device, tolerance: f32) {
         found.into_data().assert_approx_eq::<f32>(&expected.into_data(), tolerance);
     };
     let mixed = |x, w, b| conv2d(x, w, Some(b), ConvOptions::new([1, 1], [0, 0], [1, 1], 1));
-    // Planes in several parts, the last of them short; planes smaller than a vector; more taps than all planes take at a time; tiles of every size.
+    // Planes in several parts, the last of them short; planes smaller than a vector; more taps than all planes take at a time; tiles
+    // of every size.
     for (batch, channels, outputs, [height, width]) in [
         (2, 8, 10, [5, 7]),
         (1, 72, 33, [40, 17]),
