@@ -227,7 +227,7 @@ impl Network {
     /// The same network for reconstructions of one class in so many steps: what follows from these alone is computed once, not per
     /// frame. It shares its weights with this one.
     ///
-    /// Only [`Self::reconstruct`] and [`Self::restore`] with that class and step count mean anything from then on.
+    /// Only [`Self::reconstruct`], [`Self::inspect`] and [`Self::restore`] with that class and step count mean anything from then on.
     pub fn at(&self, class: usize, steps: u32) -> Self {
         let mut network = self.clone();
         let device = self.devices().swap_remove(0);

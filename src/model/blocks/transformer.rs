@@ -59,7 +59,6 @@ struct StoredAttention {
     keys: Param<Tensor<2>>,
     values: Param<Tensor<2>>,
     output: Linear,
-    heads: usize,
 }
 
 /// `x += self(norm(x)); x += context(norm(x)); x += feed_forward(norm(x))` on the cells, between two projections, added
@@ -81,7 +80,7 @@ pub struct TransformerBlock {
     joined: Option<Joined>,
 }
 
-/// All layers in that form, those that see the same as one.
+/// The layers of tokens as mixes of a cell's channels, those that see the same as one: tokens then stay where they are in a picture.
 #[derive(Debug, Clone)]
 struct Joined {
     /// Queries, keys and values of the cells.
@@ -141,7 +140,7 @@ impl Attention {
     /// The same for one context for ever.
     fn store(self, context: &Tensor<2>) -> StoredAttention {
         let [keys, values] = self.known(context).map(Param::from_tensor);
-        StoredAttention { keys, values, query: self.query, output: self.output, heads: self.heads }
+        StoredAttention { keys, values, query: self.query, output: self.output }
     }
 }
 
@@ -169,7 +168,6 @@ impl TransformerBlockConfig {
                 keys: Param::from_tensor(Tensor::zeros([tokens, channels], device)),
                 values: Param::from_tensor(Tensor::zeros([tokens, channels], device)),
                 output: LinearConfig::new(channels, channels).init(device),
-                heads,
             }),
             norm3: layer_norm(),
             gate: LinearConfig::new(channels, 2 * inner).init(device),
