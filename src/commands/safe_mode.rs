@@ -65,8 +65,10 @@ pub fn run(config: &Path, problems: Vec<String>, stop: &AtomicBool, clock: &dyn 
                 }
                 Err(problems) => {
                     log::error!("safe mode: still refused:\n{}", problems.join("\n"));
-                    service_manager::status(&status(&problems));
+                    // First the page, then the word that it has changed.
+                    let text = status(&problems);
                     *lock(&told) = problems;
+                    service_manager::status(&text);
                 }
             }
         }
