@@ -1,5 +1,7 @@
 //! From a configured device to one that burn runs on. The only place that knows which backends are built in.
 
+#[cfg(feature = "cpu")]
+mod awake;
 #[cfg(all(feature = "cuda", feature = "kernel-cache"))]
 mod kept;
 #[cfg(not(all(feature = "cuda", feature = "kernel-cache")))]
@@ -140,6 +142,17 @@ pub fn pooled<T: Send>(device: &Device, work: impl FnOnce() -> T + Send) -> T {
     #[cfg(not(feature = "cpu"))]
     let _ = device;
     work()
+}
+
+/// [`pooled`], with another thread of the pool awake until it is done.
+pub fn attended<T: Send>(device: &Device, work: impl FnOnce() -> T + Send) -> T {
+    pooled(device, || {
+        #[cfg(feature = "cpu")]
+        if *device == Device::flex() {
+            return awake::during(work);
+        }
+        work()
+    })
 }
 
 #[cfg(feature = "cpu")]

@@ -24,7 +24,7 @@ use crate::bundle::error::BundleError;
 use crate::bundle::manifest::{MapSpec, NumberFormat};
 use crate::bundle::{Bundle, WEIGHTS, weights};
 use crate::config::device::DeviceChoice;
-use crate::device::{Compute, pooled};
+use crate::device::{Compute, attended};
 use crate::inspection::anomaly::AnomalyMap;
 use crate::inspection::detect::{ClassId, Detection, Detector, DetectorError, Gate, Plan, StepPlan, Steps};
 use crate::inspection::frame::Prepared;
@@ -405,7 +405,7 @@ impl DiffusionDetector {
             None => {
                 let mut work = self.work(key, answer.rows(&self.spec, &self.device));
                 let inputs = self.upload(inputs);
-                pooled(&self.device, || work(&inputs))
+                attended(&self.device, || work(&inputs))
             }
         });
         self.recordings = recordings;

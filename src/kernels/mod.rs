@@ -20,8 +20,9 @@ use burn::tensor::ops::{AttentionModuleOptions, ConvOptions, InterpolateMode, In
 use burn::tensor::{Device, Shape};
 
 pub use self::operations::{
-    attend, attend_to, cell_norm, convolve, convolve_onto, depth_to_space, depthwise, double, filtered_mix, group_norm,
-    instance_norm, join, nearest, normed_pointwise, pointwise, pointwise_onto, resize, smooth, space_to_depth,
+    attend, attend_to, cell_norm, convolve, convolve_onto, depth_to_space, depthwise, double, edge_block, group_norm,
+    instance_norm, join, nearest, normed_pointwise, pointwise, pointwise_onto, resize, resize_cells, smooth,
+    space_to_depth,
 };
 
 /// How the kernel of a convolution moves over the cells, the same on both axes.
@@ -243,6 +244,28 @@ pub trait Kernels: Backend {
         Self::normed_pointwise(filtered, gamma, beta, weight, bias, norm)
     }
 
+    /// [`Self::filtered_mix`], then [`Self::pointwise_onto`] of that: a whole edge block. Weights are `[o, c, 1, 1]` and
+    /// `[p, o, 1, 1]`, `added` is `[b, p, h, w]`.
+    #[fusion(dtype = input, shape = added)]
+    #[allow(clippy::too_many_arguments, reason = "four layers, whose arguments a macro takes one by one")]
+    fn edge_block(
+        input: FloatTensor<Self>,
+        filter: FloatTensor<Self>,
+        filter_bias: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        second_bias: FloatTensor<Self>,
+        added: FloatTensor<Self>,
+        window: Window,
+        norm: Norm,
+    ) -> FloatTensor<Self> {
+        let inner = Self::filtered_mix(input, filter, filter_bias, gamma, beta, weight, bias, window, norm);
+        Self::pointwise_onto(inner, second, second_bias, added)
+    }
+
     /// Attention among the cells of a picture: queries, keys and values of all heads, `[b, 3 c, h, w]`, to `[b, c, h, w]`.
     #[fusion(dtype = joined, shape = {
         let [batch, channels, height, width] = joined.dims();
@@ -316,10 +339,11 @@ pub trait Kernels: Backend {
         Self::float_reshape(down, Shape::new([batch, channels, height, width]))
     }
 
-    /// Bilinear with aligned corners: `[b, c, h', w']` to `[b, c, height, width]`.
+    /// Bilinear, with the centres of the corner cells aligned or else their outer corners: `[b, c, h', w']` to
+    /// `[b, c, height, width]`.
     #[fusion(default)]
-    fn resize(input: FloatTensor<Self>, height: usize, width: usize) -> FloatTensor<Self> {
-        let options = InterpolateOptions::new(InterpolateMode::Bilinear).with_align_corners(true);
+    fn resize(input: FloatTensor<Self>, height: usize, width: usize, align_corners: bool) -> FloatTensor<Self> {
+        let options = InterpolateOptions::new(InterpolateMode::Bilinear).with_align_corners(align_corners);
         Self::interpolate(input, [height, width], options)
     }
 

@@ -61,24 +61,40 @@ pub fn normed_pointwise(
     Tensor::from_dispatch(Dispatch::normed_pointwise(input, gamma, beta, weight, bias, norm))
 }
 
-/// The input filtered channel by channel, then [`normed_pointwise`] with a bias `[o]` or `[b, o]`.
+/// A pointwise layer: weight `[o, c, 1, 1]` and bias, `[o]` or one for every picture, `[b, o]`.
+pub type Layer<const D: usize> = (Tensor<4>, Tensor<D>);
+
+/// The input filtered channel by channel, then [`normed_pointwise`], then [`pointwise_onto`] of that.
 ///
 /// # Panics
-/// As [`group_norm`].
-pub fn filtered_mix<const D: usize>(
+/// As both.
+pub fn edge_block<const D: usize>(
     input: Tensor<4>,
-    filter: (Tensor<4>, Tensor<1>, Window),
+    (taps, filter_bias, window): (Tensor<4>, Tensor<1>, Window),
     norm: &GroupNorm,
-    weight: Tensor<4>,
-    bias: Tensor<D>,
+    (weight, bias): Layer<D>,
     epilogue: Epilogue,
+    (second, second_bias): Layer<1>,
+    added: Tensor<4>,
 ) -> Tensor<4> {
+    let ([batch, _, height, width], [outputs, ..]) = (window.filtered(&input.shape()).dims(), second.dims());
+    assert_shape!(added, [batch, outputs, height, width]);
     let (gamma, beta) = (parameter(norm, &norm.gamma), parameter(norm, &norm.beta));
-    let (weight, bias) = (weight.into_dispatch(), bias.into_dispatch());
     let norm = Norm { groups: norm.num_groups, epsilon: norm.epsilon, epilogue };
-    let (taps, filter_bias, window) = filter;
-    let (input, taps, filter_bias) = (input.into_dispatch(), taps.into_dispatch(), filter_bias.into_dispatch());
-    Tensor::from_dispatch(Dispatch::filtered_mix(input, taps, filter_bias, gamma, beta, weight, bias, window, norm))
+    Tensor::from_dispatch(Dispatch::edge_block(
+        input.into_dispatch(),
+        taps.into_dispatch(),
+        filter_bias.into_dispatch(),
+        gamma,
+        beta,
+        weight.into_dispatch(),
+        bias.into_dispatch(),
+        second.into_dispatch(),
+        second_bias.into_dispatch(),
+        added.into_dispatch(),
+        window,
+        norm,
+    ))
 }
 
 /// Attention among the cells of a picture: queries, keys and values of all heads, `[b, 3 c, h, w]`, to `[b, c, h, w]`.
@@ -166,7 +182,13 @@ pub fn smooth(input: Tensor<4>, taps: Tensor<1>) -> Tensor<4> {
 
 /// Bilinear resize with aligned corners, as the published scoring does it: `[b, c, h', w']` to `[b, c, height, width]`.
 pub fn resize(input: Tensor<4>, height: usize, width: usize) -> Tensor<4> {
-    Tensor::from_dispatch(Dispatch::resize(input.into_dispatch(), height, width))
+    Tensor::from_dispatch(Dispatch::resize(input.into_dispatch(), height, width, true))
+}
+
+/// Bilinear resize with the outer corners of the cells aligned, and not their centres (`align_corners=False`): `[b, c, h', w']` to
+/// `[b, c, height, width]`.
+pub fn resize_cells(input: Tensor<4>, height: usize, width: usize) -> Tensor<4> {
+    Tensor::from_dispatch(Dispatch::resize(input.into_dispatch(), height, width, false))
 }
 
 /// For every row of `found`, the squared distance to the nearest of `rows` less its own square: `[n, c]` and `[m, c]` to

@@ -205,6 +205,8 @@ pub(super) fn layers_in_one_agree(device: &Device, tolerance: f32) {
         let weight = random([outputs, channels, 1, 1], device);
         let (row, rows) = (random([outputs], device), random([batch, outputs], device));
         let added = random([batch, outputs, height, width], device);
+        let second = (random([channels, outputs, 1, 1], device) * 0.1, random([channels], device));
+        let kept = random([batch, channels, height, width], device);
         let plain = mixed(input.clone(), weight.clone(), row.clone());
         close(pointwise_onto(input.clone(), weight.clone(), row.clone(), added.clone()), plain + added);
         let window = Window { kernel: 3, stride: 1, before: 1, after: 1 };
@@ -217,8 +219,11 @@ pub(super) fn layers_in_one_agree(device: &Device, tolerance: f32) {
             close(normed_pointwise(&norm, input.clone(), weight.clone(), row.clone(), epilogue), expected);
             let filter = (taps.clone(), shift.clone(), window);
             let expected = mixed(behind.clone(), weight.clone(), row.clone() * 0.0);
-            let expected = applied(expected + rows.clone().reshape([batch, outputs, 1, 1]), epilogue);
-            close(filtered_mix(input.clone(), filter, &norm, weight.clone(), rows.clone(), epilogue), expected);
+            let inner = applied(expected + rows.clone().reshape([batch, outputs, 1, 1]), epilogue);
+            let expected = mixed(inner, second.0.clone(), second.1.clone()) + kept.clone();
+            let first = (weight.clone(), rows.clone());
+            let found = edge_block(input.clone(), filter, &norm, first, epilogue, second.clone(), kept.clone());
+            close(found, expected);
         }
     }
 }
@@ -318,6 +323,8 @@ pub(super) fn moves_agree(device: &Device, tolerance: f32) {
     for size in [[16, 24], [5, 31], [1, 12], [8, 12]] {
         let options = InterpolateOptions::new(InterpolateMode::Bilinear).with_align_corners(true);
         close(resize(input.clone(), size[0], size[1]), sized(options, size));
+        let options = InterpolateOptions::new(InterpolateMode::Bilinear).with_align_corners(false);
+        close(resize_cells(input.clone(), size[0], size[1]), sized(options, size));
     }
     // Taps that see every border, and one that sees nothing else.
     for count in [1, 5, 13] {
@@ -370,13 +377,14 @@ pub(super) fn no_number_stays_none(device: &Device) {
     let norm = GroupNormConfig::new(1, 1).init(device);
     for found in [
         normed_pointwise(&norm, input.clone(), weight.clone(), bias.clone(), Epilogue::Relu),
-        filtered_mix(
+        edge_block(
             input.clone(),
-            (weight, bias.clone(), Window::POINT),
+            (weight.clone(), bias.clone(), Window::POINT),
             &norm,
-            random([1, 1, 1, 1], device),
-            bias,
+            (random([1, 1, 1, 1], device), bias.clone()),
             Epilogue::Relu,
+            (weight, bias),
+            Tensor::zeros_like(&input),
         ),
         attend(input.repeat_dim(1, 24), 1),
     ] {

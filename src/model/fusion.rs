@@ -3,18 +3,13 @@
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d};
-use burn::tensor::{
-    Device, Tensor,
-    activation::sigmoid,
-    module::interpolate,
-    ops::{InterpolateMode, InterpolateOptions},
-};
+use burn::tensor::{Device, Tensor, activation::sigmoid};
 
 use super::blocks::activation::Activation;
 use super::blocks::pointwise::mix;
 use super::blocks::stage::BlockStyle;
 use super::features::Stages;
-use crate::kernels::{Epilogue, convolve, group_norm, join};
+use crate::kernels::{Epilogue, convolve, group_norm, join, resize_cells};
 
 /// Projections of the backbone's stages at strides 8 and 16.
 #[derive(Module, Debug)]
@@ -42,10 +37,7 @@ impl SemanticBranch {
         let [_, _, height, width] = stages[1].dims();
         // Doubling before the projection is the same as after it (both are linear), and the frozen features need no
         // gradient: bilinear resizing has none on CUDA.
-        let options = InterpolateOptions::new(InterpolateMode::Bilinear)
-            .with_align_corners(false)
-            .with_output_size([height, width]);
-        let coarse = mix(&self.coarse, interpolate(stages[2].clone(), options));
+        let coarse = mix(&self.coarse, resize_cells(stages[2].clone(), height, width));
         let joined = join(mix(&self.fine, stages[1].clone()), coarse);
         group_norm(&self.norm, joined, self.activation.epilogue())
     }

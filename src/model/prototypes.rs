@@ -5,8 +5,8 @@
 //! (PatchCore, arXiv 2106.08265, with a memory of fixed size instead of a tenth of the data) sees those.
 
 use burn::module::{Module, Param};
-use burn::tensor::module::{avg_pool2d, interpolate};
-use burn::tensor::ops::{AvgPoolOptions, InterpolateMode, InterpolateOptions};
+use burn::tensor::module::avg_pool2d;
+use burn::tensor::ops::AvgPoolOptions;
 use burn::tensor::{Device, FloatDType, Tensor, assert_shape};
 use serde::{Deserialize, Serialize};
 
@@ -88,10 +88,7 @@ fn patches(stages: &Stages, stride: usize, border_counts: bool) -> Tensor<3> {
     let coarse = pool(coarse, 3, 1);
     let parts = if stride == 8 {
         let [_, _, height, width] = fine.dims();
-        let options = InterpolateOptions::new(InterpolateMode::Bilinear)
-            .with_align_corners(false)
-            .with_output_size([height, width]);
-        vec![pool(fine, 3, 1), interpolate(coarse, options)]
+        vec![pool(fine, 3, 1), kernels::resize_cells(coarse, height, width)]
     } else {
         // 4x4 cells at stride 8 have the same centre as one at stride 16.
         vec![pool(fine, 4, 2), coarse]

@@ -17,9 +17,6 @@ use super::{Epilogue, Kernels, Norm, Window};
 /// Sums that are carried side by side, for the compiler to keep in vector registers.
 const LANES: usize = 16;
 
-/// Values of the input of a pointwise convolution that are worked on at a time: they stay in the second cache.
-const COLUMNS: usize = 1 << 16;
-
 /// Products below which a second thread costs more than it gains.
 const SMALL: usize = 1 << 20;
 
@@ -76,7 +73,7 @@ impl Kernels for Flex {
         epilogue: Epilogue,
     ) -> FloatTensor<Self> {
         let (dtype, shape) = (input.dtype(), input.shape());
-        mixed(Plain::new(input).values(), &shape, dtype, &[], [weight, bias], (epilogue, &[]))
+        mixed(Plain::new(input).values(), &shape, dtype, &[], [weight, bias], None, (epilogue, &[]))
     }
 
     fn pointwise_onto(
@@ -88,7 +85,7 @@ impl Kernels for Flex {
         let (dtype, shape) = (input.dtype(), input.shape());
         let added = Plain::new(added);
         let after = (Epilogue::None, added.values());
-        mixed(Plain::new(input).values(), &shape, dtype, &[], [weight, bias], after)
+        mixed(Plain::new(input).values(), &shape, dtype, &[], [weight, bias], None, after)
     }
 
     fn normed_pointwise(
@@ -104,10 +101,10 @@ impl Kernels for Flex {
         let (input, plane) = (Plain::new(input), height * width);
         let moments = moments_of_planes(&input, plane);
         let normed = norm_factors(&moments, plane, [gamma, beta], norm.groups, norm.epsilon);
-        mixed(input.values(), &shape, dtype, &normed, [weight, bias], (norm.epilogue, &[]))
+        mixed(input.values(), &shape, dtype, &normed, [weight, bias], None, (norm.epilogue, &[]))
     }
 
-    fn filtered_mix(
+    fn edge_block(
         input: FloatTensor<Self>,
         filter: FloatTensor<Self>,
         filter_bias: FloatTensor<Self>,
@@ -115,6 +112,9 @@ impl Kernels for Flex {
         beta: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        second_bias: FloatTensor<Self>,
+        added: FloatTensor<Self>,
         window: Window,
         norm: Norm,
     ) -> FloatTensor<Self> {
@@ -122,7 +122,8 @@ impl Kernels for Flex {
         let [_, _, height, width] = shape.dims();
         let (behind, planes) = filtered(input, filter, filter_bias, window, Epilogue::None, plane_moments);
         let normed = norm_factors(&planes, height * width, [gamma, beta], norm.groups, norm.epsilon);
-        mixed(&behind, &shape, dtype, &normed, [weight, bias], (norm.epilogue, &[]))
+        let (added, second) = (Plain::new(added), Some([second, second_bias]));
+        mixed(&behind, &shape, dtype, &normed, [weight, bias], second, (norm.epilogue, added.values()))
     }
 
     fn convolve(
@@ -147,9 +148,9 @@ impl Kernels for Flex {
             output.chunks_mut(outputs * rows * columns).zip(input.values().chunks(channels * height * width));
         for (output, input) in pictures {
             let parts = bands(output, rows * columns, tall * columns);
-            parts.into_par_iter().enumerate().for_each_init(Vec::new, |packed, (part, mut output)| {
+            parts.into_par_iter().enumerate().for_each_init(Vec::new, |padded, (part, mut output)| {
                 let (first, output) = (part * tall, &mut output[..]);
-                Convolve { weight, bias, input, size, window, first, columns, output, packed, epilogue }.run();
+                Convolve { weight, bias, input, size, window, first, columns, output, padded, epilogue }.run();
             });
         }
         tensor(output, Shape::new([batch, outputs, rows, columns]), dtype)
@@ -173,15 +174,19 @@ impl Kernels for Flex {
         tensor(output, Shape::new([batch, channels, height, width]), dtype)
     }
 
-    fn resize(input: FloatTensor<Self>, height: usize, width: usize) -> FloatTensor<Self> {
+    fn resize(input: FloatTensor<Self>, height: usize, width: usize, align_corners: bool) -> FloatTensor<Self> {
         let dtype = input.dtype();
         let [batch, channels, rows, columns] = input.shape().dims();
         let input = Plain::new(input);
         // The two cells that a position lies between, and how far it is from the first.
         let places = |cells: usize, positions: usize| -> Vec<(usize, usize, f32)> {
-            let ratio = if positions > 1 { (cells - 1) as f64 / (positions - 1) as f64 } else { 0.0 };
+            let (apart, first) = match align_corners {
+                true if positions > 1 => ((cells - 1) as f64 / (positions - 1) as f64, 0.0),
+                true => (0.0, 0.0),
+                false => (cells as f64 / positions as f64, 0.5 * (cells as f64 / positions as f64 - 1.0)),
+            };
             let place = |position: usize| {
-                let exact = position as f64 * ratio;
+                let exact = (first + position as f64 * apart).max(0.0);
                 let low = (exact as usize).min(cells - 1);
                 (low, (low + 1).min(cells - 1), (exact - low as f64) as f32)
             };
@@ -311,38 +316,43 @@ fn filtered<T: Send>(
 }
 
 /// The channels of `[b, c, h, w]` mixed, after each is multiplied and added to by its pair of `normed`, one for every plane, and
-/// what follows: weight `[o, c, 1, 1]` and bias `[o]` or `[b, o]`, then the epilogue and what is added after it, if anything.
+/// what follows: weight `[o, c, 1, 1]` and bias `[o]` or `[b, o]`, the epilogue, a second weight `[p, o, 1, 1]` and bias `[p]`, if
+/// there is one, and what is added at last, if anything.
 fn mixed(
     input: &[f32],
     shape: &Shape,
     dtype: DType,
     normed: &[(f32, f32)],
     [weight, bias]: [FlexTensor; 2],
+    second: Option<[FlexTensor; 2]>,
     (epilogue, added): (Epilogue, &[f32]),
 ) -> FlexTensor {
     let [batch, channels, height, width] = shape.dims();
-    let outputs = weight.shape()[0];
+    let inner = weight.shape()[0];
     let (weight, bias) = (Plain::new(weight), Plain::new(bias));
+    let second = second.map(|layer| layer.map(Plain::new));
+    let second = second.as_ref().map_or((&[][..], &[][..]), |[weight, bias]| (weight.values(), bias.values()));
+    let outputs = if second.1.is_empty() { inner } else { second.1.len() };
     let (weight, plane) = (weight.values(), height * width);
-    // As many columns at a time as stay in the cache with all their channels, and a multiple of the threads.
-    let parts = match channels * outputs * plane {
+    // A few for every thread: one that comes late takes fewer of them.
+    let parts = match (weight.len() + second.0.len()) * plane {
         ..SMALL => 1,
-        _ => (channels * plane).div_ceil(COLUMNS).next_multiple_of(rayon::current_num_threads()),
+        _ => 2 * rayon::current_num_threads(),
     };
     let columns = plane.div_ceil(parts).next_multiple_of(2 * LANES);
     let mut output = zeros(batch * outputs * plane);
     let pictures = output.chunks_mut(outputs * plane).zip(input.chunks(channels * plane));
     for (picture, (output, input)) in pictures.enumerate() {
-        let bias = match bias.values().len() == outputs {
+        let bias = match bias.values().len() == inner {
             true => bias.values(),
-            false => &bias.values()[picture * outputs..][..outputs],
+            false => &bias.values()[picture * inner..][..inner],
         };
         let normed = normed.get(picture * channels..(picture + 1) * channels).unwrap_or_default();
         let added = added.get(picture * outputs * plane..).unwrap_or_default();
         let parts = bands(output, plane, columns);
         parts.into_par_iter().enumerate().for_each_init(Vec::new, |packed, (part, mut output)| {
             let (first, output) = (part * columns, &mut output[..]);
-            Mix { weight, bias, input, plane, first, output, packed, normed, epilogue, added }.run();
+            Mix { weight, bias, input, plane, first, output, second, packed, normed, epilogue, added }.run();
         });
     }
     tensor(output, Shape::new([batch, outputs, height, width]), dtype)

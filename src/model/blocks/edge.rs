@@ -9,8 +9,8 @@ use burn::tensor::{Device, Tensor, assert_shape};
 
 use super::activation::Activation;
 use super::depthwise::{Depthwise, DepthwiseConfig};
-use super::pointwise::{bias, mix, mix_onto};
-use crate::kernels::filtered_mix;
+use super::pointwise::{bias, mix};
+use crate::kernels::edge_block;
 
 /// Configuration of an [`EdgeBlock`].
 #[derive(Debug, Clone)]
@@ -71,14 +71,6 @@ impl EdgeBlock {
     pub fn forward(&self, input: Tensor<4>, embedding: Option<Tensor<2>>) -> Tensor<4> {
         let [batch, channels, _, _] = input.dims();
         let Self { depthwise, norm, expand, project, activation, .. } = self;
-        let weight = expand.weight.val();
-        let head = |shift: Tensor<2>, epilogue| {
-            let filter = depthwise.filter();
-            match shift.dims()[0] {
-                1 => filtered_mix(input.clone(), filter, norm, weight.clone(), shift.squeeze_dim::<1>(0), epilogue),
-                _ => filtered_mix(input.clone(), filter, norm, weight.clone(), shift, epilogue),
-            }
-        };
         let shift = match (&self.embedding, embedding) {
             (Some(_), Some(embedding)) => {
                 assert_shape!(embedding, [batch, _]);
@@ -87,12 +79,16 @@ impl EdgeBlock {
             (None, None) => bias(expand).unsqueeze(),
             _ => panic!("edge block of {channels} channels: embedding and configuration disagree"),
         };
-        let x = head(shift, activation.epilogue());
         let kept = match &self.shortcut {
             Some(shortcut) => mix(shortcut, input.clone()),
             None => input.clone(),
         };
-        mix_onto(project, x, kept)
+        let (filter, weight, epilogue) = (depthwise.filter(), expand.weight.val(), activation.epilogue());
+        let second = (project.weight.val(), bias(project));
+        match shift.dims()[0] {
+            1 => edge_block(input, filter, norm, (weight, shift.squeeze_dim::<1>(0)), epilogue, second, kept),
+            _ => edge_block(input, filter, norm, (weight, shift), epilogue, second, kept),
+        }
     }
 
     /// What the inner channels are shifted by, `[b, embedding]` to `[b, inner]`.

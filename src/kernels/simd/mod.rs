@@ -1,0 +1,326 @@
+//! Inner loops of the CPU kernels, compiled for every width of vectors and chosen at run time: the release is built for any
+//! x86-64 or AArch64 processor, and loops that the compiler vectorises for all of those use a quarter of a modern one.
+
+mod windows;
+
+use std::ops::Range;
+
+use pulp::{Arch, Simd, WithSimd};
+
+pub(super) use self::windows::{Convolve, Filter};
+use super::Epilogue;
+
+/// Outputs that are summed side by side, and vectors of each: as many sums as 16 registers hold besides their operands.
+const ROWS: usize = 6;
+const VECTORS: usize = 2;
+
+#[inline(always)]
+fn applied<S: Simd>(simd: S, value: S::f32s, epilogue: Epilogue) -> S::f32s {
+    // By comparisons, which a NaN comes through.
+    let (zero, six) = (simd.splat_f32s(0.0), simd.splat_f32s(6.0));
+    let above = |value| simd.select_f32s(simd.less_than_f32s(value, zero), zero, value);
+    match epilogue {
+        Epilogue::None => value,
+        Epilogue::Relu => above(value),
+        Epilogue::Relu6 => {
+            let value = above(value);
+            simd.select_f32s(simd.less_than_f32s(six, value), six, value)
+        }
+        Epilogue::Silu => {
+            let mut lanes = [0.0; 16];
+            store(simd, &mut lanes, value);
+            for lane in &mut lanes[..S::F32_LANES] {
+                *lane /= 1.0 + (-*lane).exp();
+            }
+            load::<S>(&lanes)
+        }
+    }
+}
+
+/// So many values, whatever they are.
+fn room(values: &mut Vec<f32>, count: usize) -> &mut [f32] {
+    if values.len() < count {
+        values.resize(count, 0.0);
+    }
+    &mut values[..count]
+}
+
+/// The vector at the beginning of `values`.
+#[inline(always)]
+fn load<S: Simd>(values: &[f32]) -> S::f32s {
+    S::as_simd_f32s(&values[..S::F32_LANES]).0[0]
+}
+
+#[inline(always)]
+fn store<S: Simd>(simd: S, target: &mut [f32], value: S::f32s) {
+    if target.len() >= S::F32_LANES {
+        S::as_mut_simd_f32s(&mut target[..S::F32_LANES]).0[0] = value;
+    } else {
+        simd.partial_store_f32s(target, value);
+    }
+}
+
+/// `output[o][n] = epilogue(bias[o] + sum over c of weight[o][c] input[c][n])` for some columns `n`, and the same once more of that,
+/// if a second layer follows.
+pub(super) struct Mix<'a> {
+    /// `[o, c]`
+    pub weight: &'a [f32],
+    /// `[o]`
+    pub bias: &'a [f32],
+    /// `[c, columns of the whole plane]`
+    pub input: &'a [f32],
+    /// Cells of the plane.
+    pub plane: usize,
+    /// First column.
+    pub first: usize,
+    /// These columns of every output.
+    pub output: &'a mut [&'a mut [f32]],
+    /// Weight `[p, o]` and bias `[p]` of a layer behind the epilogue, whose outputs are `output`; empty: none.
+    pub second: (&'a [f32], &'a [f32]),
+    /// Room for a few columns of the input, and of what the first of two layers makes of them.
+    pub packed: &'a mut Vec<f32>,
+    /// By what every channel is multiplied before, and what is added to it; empty: nothing.
+    pub normed: &'a [(f32, f32)],
+    /// What follows the sum.
+    pub epilogue: Epilogue,
+    /// `[o, cells of the plane]`, or `[p, cells of the plane]`, added at last; empty: nothing.
+    pub added: &'a [f32],
+}
+
+/// What comes after a sum.
+#[derive(Clone, Copy)]
+struct After<'a> {
+    epilogue: Epilogue,
+    /// Added to the outputs, from the first of these columns on; rows lie a plane apart. Empty: nothing.
+    added: &'a [f32],
+    plane: usize,
+}
+
+impl<'a> After<'a> {
+    fn epilogue(epilogue: Epilogue) -> Self {
+        Self { epilogue, added: &[], plane: 0 }
+    }
+
+    /// The same for the outputs from `row` on.
+    fn below(self, row: usize) -> Self {
+        Self { added: self.added.get(row * self.plane..).unwrap_or_default(), ..self }
+    }
+}
+
+impl Mix<'_> {
+    /// Computes the columns.
+    pub(super) fn run(self) {
+        Arch::new().dispatch(self);
+    }
+}
+
+impl WithSimd for Mix<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { weight, bias, input, plane, first, output, second, packed, normed, epilogue, added } = self;
+        let channels = input.len() / plane;
+        let columns = output.first().map_or(0, |row| row.len());
+        let width = VECTORS * S::F32_LANES;
+        // A panel of a few columns, all channels of it one after the other: rows of a plane lie so far apart that they push each
+        // other out of the cache. What is between two layers stays in it.
+        let between = if second.1.is_empty() { 0 } else { bias.len() };
+        let (panel, between) = room(packed, (channels + between) * width).split_at_mut(channels * width);
+        for from in (0..columns).step_by(width) {
+            let count = width.min(columns - from);
+            let rows = input.chunks_exact(plane).map(|row| &row[first + from..][..count]);
+            for (channel, (line, values)) in panel.chunks_exact_mut(width).zip(rows).enumerate() {
+                gather(simd, line, values, normed.get(channel));
+            }
+            let (added, columns) = (added.get(first + from..).unwrap_or_default(), from..from + count);
+            let panel = |line: usize| values::<S>(&panel[line * width..]);
+            if between.is_empty() {
+                sums(simd, weight, bias, panel, output, columns, After { epilogue, added, plane });
+                continue;
+            }
+            let mut lines: Vec<&mut [f32]> = between.chunks_exact_mut(width).collect();
+            sums(simd, weight, bias, panel, &mut lines, 0..width, After::epilogue(epilogue));
+            let panel = |line: usize| values::<S>(&between[line * width..]);
+            sums(simd, second.0, second.1, panel, output, columns, After { epilogue: Epilogue::None, added, plane });
+        }
+    }
+}
+
+/// A row of a panel, what is beyond its last column left as it is: nobody stores the sums of that.
+#[inline(always)]
+fn gather<S: Simd>(simd: S, line: &mut [f32], values: &[f32], factors: Option<&(f32, f32)>) {
+    if values.len() < line.len() {
+        let (factor, shift) = factors.copied().unwrap_or((1.0, 0.0));
+        line.iter_mut().zip(values).for_each(|(target, value)| *target = value * factor + shift);
+        return;
+    }
+    let (line, values) = (S::as_mut_simd_f32s(line).0, S::as_simd_f32s(values).0);
+    match factors {
+        None => line.copy_from_slice(values),
+        Some((factor, shift)) => {
+            let (factor, shift) = (simd.splat_f32s(*factor), simd.splat_f32s(*shift));
+            line.iter_mut().zip(values).for_each(|(target, value)| *target = simd.mul_add_f32s(*value, factor, shift));
+        }
+    }
+}
+
+/// The vectors at the beginning of `values`.
+#[inline(always)]
+fn values<S: Simd>(values: &[f32]) -> [S::f32s; VECTORS] {
+    let (values, _) = S::as_simd_f32s(&values[..VECTORS * S::F32_LANES]);
+    std::array::from_fn(|k| values[k])
+}
+
+/// The sums of all outputs over what `panel` has at each place of a row of weights, and what follows, into some columns of each.
+#[inline(always)]
+fn sums<S: Simd>(
+    simd: S,
+    weight: &[f32],
+    bias: &[f32],
+    panel: impl Fn(usize) -> [S::f32s; VECTORS] + Copy,
+    output: &mut [&mut [f32]],
+    columns: Range<usize>,
+    after: After<'_>,
+) {
+    let places = weight.len() / bias.len();
+    for (block, output) in output.chunks_mut(ROWS).enumerate() {
+        let (weight, bias) = (&weight[block * ROWS * places..], &bias[block * ROWS..]);
+        let (columns, after) = (columns.clone(), after.below(block * ROWS));
+        match output.len() {
+            ROWS => block_sums::<S, ROWS>(simd, weight, bias, panel, output, columns, after, places),
+            5 => block_sums::<S, 5>(simd, weight, bias, panel, output, columns, after, places),
+            4 => block_sums::<S, 4>(simd, weight, bias, panel, output, columns, after, places),
+            3 => block_sums::<S, 3>(simd, weight, bias, panel, output, columns, after, places),
+            2 => block_sums::<S, 2>(simd, weight, bias, panel, output, columns, after, places),
+            _ => block_sums::<S, 1>(simd, weight, bias, panel, output, columns, after, places),
+        }
+    }
+}
+
+/// The sums of `N` rows of weights over a panel.
+#[inline(always)]
+fn products<S: Simd, const N: usize>(
+    simd: S,
+    weight: &[f32],
+    first: [f32; N],
+    panel: impl Fn(usize) -> [S::f32s; VECTORS],
+    places: usize,
+) -> [[S::f32s; VECTORS]; N] {
+    let weights: [&[f32]; N] = std::array::from_fn(|row| &weight[row * places..][..places]);
+    let mut sums: [[S::f32s; VECTORS]; N] = std::array::from_fn(|row| [simd.splat_f32s(first[row]); VECTORS]);
+    for place in 0..places {
+        let values = panel(place);
+        for row in 0..N {
+            let weight = simd.splat_f32s(weights[row][place]);
+            for k in 0..VECTORS {
+                sums[row][k] = simd.mul_add_f32s(weight, values[k], sums[row][k]);
+            }
+        }
+    }
+    sums
+}
+
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "one inner loop, written once for every number of rows")]
+fn block_sums<S: Simd, const N: usize>(
+    simd: S,
+    weight: &[f32],
+    bias: &[f32],
+    panel: impl Fn(usize) -> [S::f32s; VECTORS],
+    output: &mut [&mut [f32]],
+    columns: Range<usize>,
+    after: After<'_>,
+    places: usize,
+) {
+    let bias = std::array::from_fn(|row| bias[row]);
+    let sums = products::<S, N>(simd, weight, bias, panel, places);
+    for (row, (output, sums)) in output.iter_mut().zip(sums).enumerate() {
+        let output = &mut output[columns.clone()];
+        for (k, sum) in sums.into_iter().enumerate() {
+            let at = k * S::F32_LANES;
+            let target = output.get_mut(at..).unwrap_or_default();
+            let mut value = applied(simd, sum, after.epilogue);
+            if !after.added.is_empty() && !target.is_empty() {
+                let added = &after.added[row * after.plane + at..];
+                let added = match target.len() < S::F32_LANES {
+                    true => simd.partial_load_f32s(&added[..target.len()]),
+                    false => load::<S>(added),
+                };
+                value = simd.add_f32s(value, added);
+            }
+            store(simd, target, value);
+        }
+    }
+}
+
+/// `output[n] = min over m of sizes[m] - 2 found[n] rows[m]`: with the size of a row its square, the squared distance to the
+/// nearest row, less the square of `found[n]`. Infinite if none is less.
+pub(super) struct Nearest<'a> {
+    /// `[n, c]`
+    pub found: &'a [f32],
+    /// `[m, c]`
+    pub rows: &'a [f32],
+    /// `[m]`
+    pub sizes: &'a [f32],
+    /// `[n]`
+    pub output: &'a mut [f32],
+    /// Room for what is found, channel by channel.
+    pub packed: &'a mut Vec<f32>,
+}
+
+impl Nearest<'_> {
+    /// Finds the nearest.
+    pub(super) fn run(self) {
+        Arch::new().dispatch(self);
+    }
+}
+
+impl WithSimd for Nearest<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { found, rows, sizes, output, packed } = self;
+        let (channels, width) = (rows.len() / sizes.len(), VECTORS * S::F32_LANES);
+        let whole = sizes.len() / ROWS * ROWS;
+        for (output, found) in output.chunks_mut(width).zip(found.chunks(width * channels)) {
+            let packed = room(packed, width * channels);
+            for (place, values) in found.chunks_exact(channels).enumerate() {
+                for (line, value) in packed.chunks_exact_mut(width).zip(values) {
+                    line[place] = *value;
+                }
+            }
+            let mut least = [simd.splat_f32s(f32::INFINITY); VECTORS];
+            for first in (0..whole).step_by(ROWS) {
+                nearer::<S, ROWS>(simd, &rows[first * channels..], &sizes[first..], packed, channels, &mut least);
+            }
+            for first in whole..sizes.len() {
+                nearer::<S, 1>(simd, &rows[first * channels..], &sizes[first..], packed, channels, &mut least);
+            }
+            for (k, least) in least.into_iter().enumerate() {
+                store(simd, output.get_mut(k * S::F32_LANES..).unwrap_or_default(), least);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn nearer<S: Simd, const N: usize>(
+    simd: S,
+    rows: &[f32],
+    sizes: &[f32],
+    packed: &[f32],
+    channels: usize,
+    least: &mut [S::f32s; VECTORS],
+) {
+    let width = VECTORS * S::F32_LANES;
+    let sums = products::<S, N>(simd, rows, [0.0; N], |place| values::<S>(&packed[place * width..]), channels);
+    let twice = simd.splat_f32s(-2.0);
+    for (sums, size) in sums.iter().zip(sizes) {
+        for (least, sum) in least.iter_mut().zip(sums) {
+            let distance = simd.mul_add_f32s(twice, *sum, simd.splat_f32s(*size));
+            *least = simd.select_f32s(simd.less_than_f32s(distance, *least), distance, *least);
+        }
+    }
+}
