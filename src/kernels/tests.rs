@@ -93,7 +93,7 @@ fn agree<const D: usize>(
 }
 
 pub(super) fn depthwise_agrees(device: &Device) {
-    // Also more cells in a plane than units work on it, and pictures smaller than the kernel.
+    // Also more cells in a plane than units work on it, pictures smaller than the kernel, and rows longer than all vectors of a step.
     let sizes = [
         (3, 1, 1, 1, [10, 8]),
         (5, 1, 2, 2, [10, 8]),
@@ -102,6 +102,10 @@ pub(super) fn depthwise_agrees(device: &Device) {
         (2, 2, 0, 0, [10, 8]),
         (3, 1, 1, 1, [20, 24]),
         (5, 1, 2, 2, [2, 1]),
+        (3, 1, 1, 1, [21, 37]),
+        (5, 2, 1, 2, [23, 71]),
+        (3, 2, 1, 1, [9, 33]),
+        (3, 3, 1, 1, [13, 40]),
     ];
     for (kernel, stride, before, after, [height, width]) in sizes {
         let window = Window { kernel, stride, before, after };
@@ -274,9 +278,10 @@ pub(super) type Convolution = (usize, usize, [usize; 2], usize, usize, [usize; 2
 
 /// Also panels that reach beyond a row, more outputs than are summed side by side, padding on one side, and so many positions that
 /// they are shared out in larger tiles.
-pub(super) const SMALL_CONVOLUTIONS: [Convolution; 5] = [
+pub(super) const SMALL_CONVOLUTIONS: [Convolution; 6] = [
     (3, 1, [1, 1], 5, 13, [9, 37]),
     (3, 2, [0, 1], 3, 8, [12, 70]),
+    (3, 2, [1, 1], 5, 9, [11, 67]),
     (7, 1, [3, 3], 2, 1, [6, 4]),
     (3, 1, [1, 1], 16, 40, [50, 56]),
     (3, 1, [1, 1], 4, 40, [81, 131]),

@@ -324,3 +324,79 @@ fn nearer<S: Simd, const N: usize>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pulp::{Scalar, Scalar128b, Scalar256b};
+
+    use super::super::Window;
+    use super::*;
+
+    fn values(count: usize) -> Vec<f32> {
+        (0..count).map(|index| (index as f32 * 0.7 + count as f32).sin()).collect()
+    }
+
+    /// With vectors of so many values; of more than those of NEON and AVX, what this machine has.
+    fn on<K: WithSimd<Output = ()>>(width: usize, kernel: K) {
+        match width {
+            1 => kernel.with_simd(Scalar),
+            4 => kernel.with_simd(Scalar128b),
+            8 => kernel.with_simd(Scalar256b),
+            _ => Arch::new().dispatch(kernel),
+        }
+    }
+
+    fn all_widths_agree(count: usize, run: impl Fn(usize, &mut [f32])) {
+        let of = |width| {
+            let mut output = vec![0.0; count];
+            run(width, &mut output);
+            output
+        };
+        let expected = of(1);
+        assert!(expected.iter().any(|value| *value != 0.0));
+        for width in [4, 8, 16] {
+            let found = of(width);
+            let apart = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(apart < 1e-4, "{width}: {apart}");
+        }
+    }
+
+    #[test]
+    fn the_same_whatever_the_width_of_vectors() {
+        let (epilogue, plane) = (Epilogue::Silu, 83);
+        let (input, weight, bias) = (values(5 * plane), values(13 * 5), values(13));
+        let (second, second_bias, added) = (values(3 * 13), values(3), values(13 * plane));
+        let normed = [(0.5, 0.1), (2.0, -0.3), (1.0, 0.0), (0.2, 0.2), (-1.0, 0.4)];
+        for (outputs, second) in [(13, (&[][..], &[][..])), (3, (&second[..], &second_bias[..]))] {
+            all_widths_agree(outputs * plane, |width, output| {
+                let output: &mut Vec<&mut [f32]> = &mut output.chunks_mut(plane).map(|row| &mut row[2..]).collect();
+                let (packed, weight, bias) = (&mut Vec::new(), &weight[..], &bias[..]);
+                let (input, normed, added, first) = (&input[..], &normed[..], &added[..], 2);
+                on(width, Mix { weight, bias, input, plane, first, output, second, packed, normed, epilogue, added });
+            });
+        }
+        let (found, rows, sizes) = (values(41 * 5), values(15 * 5), values(15));
+        all_widths_agree(41, |width, output| {
+            let (found, rows, sizes, packed) = (&found[..], &rows[..], &sizes[..], &mut Vec::new());
+            on(width, Nearest { found, rows, sizes, output, packed });
+        });
+        for (kernel, stride, before, after) in [(3, 1, 1, 1), (5, 2, 1, 2), (3, 3, 0, 1)] {
+            let window = Window { kernel, stride, before, after };
+            for (height, width) in [(9, 7), (21, 15), (8, 80)] {
+                let (lines, columns) = (window.positions(height), window.positions(width));
+                let (taps, input) = (values(7 * 2 * kernel * kernel), values(2 * height * width));
+                all_widths_agree(lines * columns, |lanes, output| {
+                    let (weight, input, padded) = (&taps[..kernel * kernel], &input[..height * width], &mut Vec::new());
+                    on(lanes, Filter { weight, bias: 0.5, input, width, output, columns, window, padded, epilogue });
+                });
+                all_widths_agree(7 * lines * columns, |lanes, output| {
+                    let output: &mut Vec<&mut [f32]> = &mut output.chunks_mut(lines * columns).collect();
+                    let (weight, bias, input) = (&taps[..], &bias[..7], &input[..]);
+                    let (size, first, padded) = ((height, width), 0, &mut Vec::new());
+                    let of = Convolve { weight, bias, input, size, window, first, columns, output, padded, epilogue };
+                    on(lanes, of);
+                });
+            }
+        }
+    }
+}
