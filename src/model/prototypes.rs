@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::features::Stages;
 use super::score::resize;
-use crate::kernels;
+use crate::kernels::{self, Epilogue, Window, depthwise};
 
 /// Configuration of [`Prototypes`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,12 +76,24 @@ impl Metric {
     }
 }
 
+/// The mean of what a window sees, with zeros beyond the border: a filter, as burn's pooling is slow on the CPU.
+fn mean(stage: Tensor<4>, window: Window) -> Tensor<4> {
+    let [_, channels, _, _] = stage.dims();
+    let (kind, cells) = ((&stage.device(), stage.dtype()), window.kernel * window.kernel);
+    let taps = Tensor::ones([channels, 1, window.kernel, window.kernel], kind);
+    // Divided at last: a ninth has no exact half-precision form.
+    depthwise(stage, taps, Tensor::zeros([channels], kind), window, Epilogue::None) / cells as f64
+}
+
 fn patches(stages: &Stages, stride: usize, border_counts: bool) -> Tensor<3> {
     let pool = |stage: &Tensor<4>, side: usize, stride: usize| {
+        if border_counts {
+            return mean(stage.clone(), Window { kernel: side, stride, before: 1, after: 1 });
+        }
         let options = AvgPoolOptions::<2>::new([side, side])
             .with_stride([stride, stride])
             .with_padding([1, 1])
-            .with_count_include_pad(border_counts);
+            .with_count_include_pad(false);
         avg_pool2d(stage.clone(), options)
     };
     let [_, fine, coarse] = stages;
