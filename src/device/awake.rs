@@ -1,5 +1,8 @@
 //! A thread of the pool that does not sleep while a frame is computed on the CPU. A frame is hundreds of kernels, one after the other;
 //! many take less time than it takes to wake a thread, so that a second one would come when the first has done it alone.
+//!
+//! One frame at a time, as in a station: a thread that waits within a part of another frame may stay awake for this one, and that other
+//! frame waits as long.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -40,9 +43,37 @@ fn stay(done: &AtomicBool) {
     }
     while !done.load(Ordering::Acquire) {
         if rayon::yield_now() != Some(rayon::Yield::Executed) {
-            // Whoever captures or serves on this core goes first.
+            // Others run on this core between two looks.
             thread::yield_now();
         }
     }
     ENGAGED.set(false);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    #[test]
+    fn a_frame_ends_and_leaves_nobody_engaged() {
+        for threads in [1, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("pool");
+            pool.install(|| {
+                assert_eq!(during(|| during(|| rayon::join(|| 1, || 2))), (1, 2));
+                assert!(!ENGAGED.get());
+                assert!(catch_unwind(|| during(|| panic!("broken"))).is_err());
+                assert!(!ENGAGED.get());
+                let done = Done(Arc::default());
+                let seen = Arc::clone(&done.0);
+                let broken = move || {
+                    let _done = done;
+                    panic!("broken")
+                };
+                assert!(catch_unwind(AssertUnwindSafe(broken)).is_err());
+                assert!(seen.load(Ordering::Acquire));
+            });
+        }
+    }
 }

@@ -226,26 +226,8 @@ pub trait Kernels: Backend {
         Self::pointwise(normal, weight, bias, norm.epilogue)
     }
 
-    /// [`Self::depthwise`] by `filter`, then [`Self::normed_pointwise`]: how an edge block begins.
-    #[fusion(dtype = input, shape = Window::POINT.convolved(&window.filtered(input), weight[0]))]
-    #[allow(clippy::too_many_arguments, reason = "three layers, whose arguments a macro takes one by one")]
-    fn filtered_mix(
-        input: FloatTensor<Self>,
-        filter: FloatTensor<Self>,
-        filter_bias: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        beta: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        window: Window,
-        norm: Norm,
-    ) -> FloatTensor<Self> {
-        let filtered = Self::depthwise(input, filter, filter_bias, window);
-        Self::normed_pointwise(filtered, gamma, beta, weight, bias, norm)
-    }
-
-    /// [`Self::filtered_mix`], then [`Self::pointwise_onto`] of that: a whole edge block. Weights are `[o, c, 1, 1]` and
-    /// `[p, o, 1, 1]`, `added` is `[b, p, h, w]`.
+    /// [`Self::depthwise`] by `filter`, then [`Self::normed_pointwise`], then [`Self::pointwise_onto`] of that: a whole edge block.
+    /// Weights are `[o, c, 1, 1]` and `[p, o, 1, 1]`, `added` is `[b, p, h, w]`.
     #[fusion(dtype = input, shape = added)]
     #[allow(clippy::too_many_arguments, reason = "four layers, whose arguments a macro takes one by one")]
     fn edge_block(
@@ -262,7 +244,8 @@ pub trait Kernels: Backend {
         window: Window,
         norm: Norm,
     ) -> FloatTensor<Self> {
-        let inner = Self::filtered_mix(input, filter, filter_bias, gamma, beta, weight, bias, window, norm);
+        let filtered = Self::depthwise(input, filter, filter_bias, window);
+        let inner = Self::normed_pointwise(filtered, gamma, beta, weight, bias, norm);
         Self::pointwise_onto(inner, second, second_bias, added)
     }
 
@@ -339,7 +322,7 @@ pub trait Kernels: Backend {
         Self::float_reshape(down, Shape::new([batch, channels, height, width]))
     }
 
-    /// Bilinear, with the centres of the corner cells aligned or else their outer corners: `[b, c, h', w']` to
+    /// Bilinear, with the centres of the corner cells aligned (`align_corners`) or else their outer corners: `[b, c, h', w']` to
     /// `[b, c, height, width]`.
     #[fusion(default)]
     fn resize(input: FloatTensor<Self>, height: usize, width: usize, align_corners: bool) -> FloatTensor<Self> {

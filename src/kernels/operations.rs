@@ -67,7 +67,7 @@ pub type Layer<const D: usize> = (Tensor<4>, Tensor<D>);
 /// The input filtered channel by channel, then [`normed_pointwise`], then [`pointwise_onto`] of that.
 ///
 /// # Panics
-/// As both.
+/// As both, and if the second layer has not as many inputs as the first has outputs.
 pub fn edge_block<const D: usize>(
     input: Tensor<4>,
     (taps, filter_bias, window): (Tensor<4>, Tensor<1>, Window),
@@ -77,7 +77,9 @@ pub fn edge_block<const D: usize>(
     (second, second_bias): Layer<1>,
     added: Tensor<4>,
 ) -> Tensor<4> {
-    let ([batch, _, height, width], [outputs, ..]) = (window.filtered(&input.shape()).dims(), second.dims());
+    let ([batch, _, height, width], [inner, ..]) = (window.filtered(&input.shape()).dims(), weight.dims());
+    let [outputs, ..] = second.dims();
+    assert_shape!(second, [outputs, inner, 1, 1]);
     assert_shape!(added, [batch, outputs, height, width]);
     let (gamma, beta) = (parameter(norm, &norm.gamma), parameter(norm, &norm.beta));
     let norm = Norm { groups: norm.num_groups, epsilon: norm.epsilon, epilogue };

@@ -209,7 +209,7 @@ pub(super) fn layers_in_one_agree(device: &Device, tolerance: f32) {
         let weight = random([outputs, channels, 1, 1], device);
         let (row, rows) = (random([outputs], device), random([batch, outputs], device));
         let added = random([batch, outputs, height, width], device);
-        let second = (random([channels, outputs, 1, 1], device) * 0.1, random([channels], device));
+        let second = (random([channels, outputs, 1, 1], device) / (outputs as f64).sqrt(), random([channels], device));
         let kept = random([batch, channels, height, width], device);
         let plain = mixed(input.clone(), weight.clone(), row.clone());
         close(pointwise_onto(input.clone(), weight.clone(), row.clone(), added.clone()), plain + added);
@@ -278,10 +278,11 @@ pub(super) type Convolution = (usize, usize, [usize; 2], usize, usize, [usize; 2
 
 /// Also panels that reach beyond a row, more outputs than are summed side by side, padding on one side, and so many positions that
 /// they are shared out in larger tiles.
-pub(super) const SMALL_CONVOLUTIONS: [Convolution; 6] = [
+pub(super) const SMALL_CONVOLUTIONS: [Convolution; 7] = [
     (3, 1, [1, 1], 5, 13, [9, 37]),
     (3, 2, [0, 1], 3, 8, [12, 70]),
     (3, 2, [1, 1], 5, 9, [11, 67]),
+    (3, 2, [1, 1], 16, 40, [101, 111]),
     (7, 1, [3, 3], 2, 1, [6, 4]),
     (3, 1, [1, 1], 16, 40, [50, 56]),
     (3, 1, [1, 1], 4, 40, [81, 131]),
@@ -396,6 +397,22 @@ pub(super) fn no_number_stays_none(device: &Device) {
         let found = found.into_data().try_into_vec::<f32>().expect("f32");
         assert!(found.iter().all(|value| value.is_nan()), "{found:?}");
     }
+    // Of what is added last, and of what a window sees, that alone.
+    let cell = |side: usize| {
+        let place = Tensor::full([1; 4], f32::NAN, device);
+        random([1, 1, side, side], device).slice_assign([0..1, 0..1, 1..2, 0..1], place)
+    };
+    let ones = || (Tensor::ones([1, 1, 1, 1], device), Tensor::zeros([1], device));
+    let filter = (Tensor::ones([1, 1, 1, 1], device), Tensor::zeros([1], device), Window::POINT);
+    let found = edge_block(random([1, 1, 3, 3], device), filter, &norm, ones(), Epilogue::Relu, ones(), cell(3));
+    let at = |found: Tensor<4>| {
+        let found = found.into_data().try_into_vec::<f32>().expect("f32");
+        (0..found.len()).filter(|at| found[*at].is_nan()).collect::<Vec<_>>()
+    };
+    assert_eq!(at(found), [3]);
+    let padding = PaddingConfig2d::Explicit(1, 1, 1, 1);
+    let conv = Conv2dConfig::new([1, 1], [3, 3]).with_padding(padding).init(device);
+    assert_eq!(at(convolve(&conv, cell(4), Epilogue::Relu)), [0, 1, 4, 5, 8, 9]);
     // Of values alone, in a part of the keys.
     let mut joined = random([1, 24, 5, 7], device);
     joined = joined.slice_assign([0..1, 16..24, 4..5, 0..7], Tensor::full([1, 8, 1, 7], f32::NAN, device));

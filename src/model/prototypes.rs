@@ -81,7 +81,7 @@ fn mean(stage: Tensor<4>, window: Window) -> Tensor<4> {
     let [_, channels, _, _] = stage.dims();
     let (kind, cells) = ((&stage.device(), stage.dtype()), window.kernel * window.kernel);
     let taps = Tensor::ones([channels, 1, window.kernel, window.kernel], kind);
-    // Divided at last: a ninth has no exact half-precision form.
+    // Divided at last: a ninth has no exact half-precision form, and sums of features have room in one.
     depthwise(stage, taps, Tensor::zeros([channels], kind), window, Epilogue::None) / cells as f64
 }
 
@@ -194,9 +194,21 @@ pub fn nearest(found: Tensor<2>, rows: Tensor<2>) -> Tensor<2> {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{TensorData, Tolerance};
+    use burn::tensor::{Distribution, TensorData, Tolerance};
 
     use super::*;
+
+    #[test]
+    fn a_mean_counts_the_border_as_pooling_does() {
+        let device = Device::flex();
+        for (side, stride, [height, width]) in [(3, 1, [8, 20]), (4, 2, [8, 20]), (3, 1, [7, 5]), (4, 2, [9, 7])] {
+            let stage = Tensor::<4>::random([2, 3, height, width], Distribution::Default, &device);
+            let options = AvgPoolOptions::<2>::new([side, side]).with_stride([stride, stride]).with_padding([1, 1]);
+            let expected = avg_pool2d(stage.clone(), options).into_data();
+            let found = mean(stage, Window { kernel: side, stride, before: 1, after: 1 }).into_data();
+            found.assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-6));
+        }
+    }
 
     #[test]
     fn the_nearest_row_counts() {

@@ -348,7 +348,7 @@ impl Kernels for CubeBackend {
         convolve(input, weight, bias, Window::POINT, norm.epilogue, around)
     }
 
-    fn filtered_mix(
+    fn edge_block(
         input: FloatTensor<Self>,
         filter: FloatTensor<Self>,
         filter_bias: FloatTensor<Self>,
@@ -356,13 +356,17 @@ impl Kernels for CubeBackend {
         beta: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        second_bias: FloatTensor<Self>,
+        added: FloatTensor<Self>,
         window: Window,
         norm: Norm,
     ) -> FloatTensor<Self> {
         let [gamma, beta] = plain([gamma, beta]);
         let (filtered, moments) = planes::filtered(input, filter, filter_bias, window);
         let around = Around { norm: Some(([moments, gamma, beta], norm.groups, norm.epsilon)), ..Around::default() };
-        convolve(filtered, weight, bias, Window::POINT, norm.epilogue, around)
+        let inner = convolve(filtered, weight, bias, Window::POINT, norm.epilogue, around);
+        Self::pointwise_onto(inner, second, second_bias, added)
     }
 
     fn attend(joined: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {

@@ -51,6 +51,12 @@ fn load<S: Simd>(values: &[f32]) -> S::f32s {
     S::as_simd_f32s(&values[..S::F32_LANES]).0[0]
 }
 
+/// The same, with zeros where there are fewer values.
+#[inline(always)]
+fn load_some<S: Simd>(simd: S, values: &[f32]) -> S::f32s {
+    if values.len() >= S::F32_LANES { load::<S>(values) } else { simd.partial_load_f32s(values) }
+}
+
 #[inline(always)]
 fn store<S: Simd>(simd: S, target: &mut [f32], value: S::f32s) {
     if target.len() >= S::F32_LANES {
@@ -125,43 +131,37 @@ impl WithSimd for Mix<'_> {
         let width = VECTORS * S::F32_LANES;
         // A panel of a few columns, all channels of it one after the other: rows of a plane lie so far apart that they push each
         // other out of the cache. What is between two layers stays in it.
-        let between = if second.1.is_empty() { 0 } else { bias.len() };
-        let (panel, between) = room(packed, (channels + between) * width).split_at_mut(channels * width);
+        let inner = if second.1.is_empty() { 0 } else { bias.len() };
+        let (packed, between) = room(packed, (channels + inner) * width).split_at_mut(channels * width);
+        let mut between: Vec<&mut [f32]> = between.chunks_exact_mut(width).collect();
         for from in (0..columns).step_by(width) {
             let count = width.min(columns - from);
             let rows = input.chunks_exact(plane).map(|row| &row[first + from..][..count]);
-            for (channel, (line, values)) in panel.chunks_exact_mut(width).zip(rows).enumerate() {
+            for (channel, (line, values)) in packed.chunks_exact_mut(width).zip(rows).enumerate() {
                 gather(simd, line, values, normed.get(channel));
             }
             let (added, columns) = (added.get(first + from..).unwrap_or_default(), from..from + count);
-            let panel = |line: usize| values::<S>(&panel[line * width..]);
+            let panel = |line: usize| values::<S>(&packed[line * width..]);
             if between.is_empty() {
                 sums(simd, weight, bias, panel, output, columns, After { epilogue, added, plane });
                 continue;
             }
-            let mut lines: Vec<&mut [f32]> = between.chunks_exact_mut(width).collect();
-            sums(simd, weight, bias, panel, &mut lines, 0..width, After::epilogue(epilogue));
-            let panel = |line: usize| values::<S>(&between[line * width..]);
+            sums(simd, weight, bias, panel, &mut between, 0..width, After::epilogue(epilogue));
+            let panel = |line: usize| values::<S>(&*between[line]);
             sums(simd, second.0, second.1, panel, output, columns, After { epilogue: Epilogue::None, added, plane });
         }
     }
 }
 
-/// A row of a panel, what is beyond its last column left as it is: nobody stores the sums of that.
+/// A row of a panel; what is beyond its last column is a number that nobody stores the sums of.
 #[inline(always)]
 fn gather<S: Simd>(simd: S, line: &mut [f32], values: &[f32], factors: Option<&(f32, f32)>) {
-    if values.len() < line.len() {
-        let (factor, shift) = factors.copied().unwrap_or((1.0, 0.0));
-        line.iter_mut().zip(values).for_each(|(target, value)| *target = value * factor + shift);
-        return;
-    }
-    let (line, values) = (S::as_mut_simd_f32s(line).0, S::as_simd_f32s(values).0);
-    match factors {
-        None => line.copy_from_slice(values),
-        Some((factor, shift)) => {
-            let (factor, shift) = (simd.splat_f32s(*factor), simd.splat_f32s(*shift));
-            line.iter_mut().zip(values).for_each(|(target, value)| *target = simd.mul_add_f32s(*value, factor, shift));
-        }
+    for (k, target) in S::as_mut_simd_f32s(line).0.iter_mut().enumerate() {
+        let value = load_some(simd, values.get(k * S::F32_LANES..).unwrap_or_default());
+        *target = match factors {
+            None => value,
+            Some((factor, shift)) => simd.mul_add_f32s(value, simd.splat_f32s(*factor), simd.splat_f32s(*shift)),
+        };
     }
 }
 
@@ -243,11 +243,7 @@ fn block_sums<S: Simd, const N: usize>(
             let mut value = applied(simd, sum, after.epilogue);
             if !after.added.is_empty() && !target.is_empty() {
                 let added = &after.added[row * after.plane + at..];
-                let added = match target.len() < S::F32_LANES {
-                    true => simd.partial_load_f32s(&added[..target.len()]),
-                    false => load::<S>(added),
-                };
-                value = simd.add_f32s(value, added);
+                value = simd.add_f32s(value, load_some(simd, &added[..target.len().min(S::F32_LANES)]));
             }
             store(simd, target, value);
         }

@@ -49,7 +49,8 @@ impl Bordered {
         places
     }
 
-    /// Room for so many planes, with zeros where their borders are.
+    /// Room for so many planes, with zeros where their borders are. Only planes and windows of one shape share it: borders are taken
+    /// as the last of them left them.
     fn room<'a>(&self, padded: &'a mut Vec<f32>, planes: usize) -> &'a mut [f32] {
         if padded.len() != planes * self.len() {
             padded.clear();
@@ -112,7 +113,7 @@ pub(in super::super) struct Convolve<'a> {
     pub columns: usize,
     /// These rows of every output.
     pub output: &'a mut [&'a mut [f32]],
-    /// Room for the input with its border.
+    /// Room for the input with its border, which only bands of one convolution share.
     pub padded: &'a mut Vec<f32>,
     /// What follows the sum.
     pub epilogue: Epilogue,
