@@ -5,7 +5,7 @@ mod windows;
 
 use std::ops::Range;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Arch, Scalar128b, Simd, WithSimd};
 
 pub(super) use self::windows::{Convolve, Filter};
 use super::Epilogue;
@@ -13,6 +13,25 @@ use super::Epilogue;
 /// Outputs that are summed side by side, and vectors of each: as many sums as 16 registers hold besides their operands.
 const ROWS: usize = 6;
 const VECTORS: usize = 2;
+
+/// `a b + c`, in one rounding where the processor has that. x86-64 has it from AVX2 on; below, as on Atoms, it is a function call for
+/// every value, and a frame takes forty times as long.
+#[inline(always)]
+fn mul_add<S: Simd>(simd: S, a: S::f32s, b: S::f32s, c: S::f32s) -> S::f32s {
+    if cfg!(target_arch = "x86_64") && S::F32_LANES <= 4 {
+        simd.add_f32s(simd.mul_f32s(a, b), c)
+    } else {
+        simd.mul_add_f32s(a, b, c)
+    }
+}
+
+/// Runs the kernel with the widest vectors that this processor has; every one has four values, which the compiler finds in loops.
+fn dispatch<K: WithSimd>(kernel: K) -> K::Output {
+    match Arch::new() {
+        Arch::Scalar => kernel.with_simd(Scalar128b),
+        arch => arch.dispatch(kernel),
+    }
+}
 
 #[inline(always)]
 fn applied<S: Simd>(simd: S, value: S::f32s, epilogue: Epilogue) -> S::f32s {
@@ -116,7 +135,7 @@ impl<'a> After<'a> {
 impl Mix<'_> {
     /// Computes the columns.
     pub(super) fn run(self) {
-        Arch::new().dispatch(self);
+        dispatch(self);
     }
 }
 
@@ -160,7 +179,7 @@ fn gather<S: Simd>(simd: S, line: &mut [f32], values: &[f32], factors: Option<&(
         let value = load_some(simd, values.get(k * S::F32_LANES..).unwrap_or_default());
         *target = match factors {
             None => value,
-            Some((factor, shift)) => simd.mul_add_f32s(value, simd.splat_f32s(*factor), simd.splat_f32s(*shift)),
+            Some((factor, shift)) => mul_add(simd, value, simd.splat_f32s(*factor), simd.splat_f32s(*shift)),
         };
     }
 }
@@ -214,7 +233,7 @@ fn products<S: Simd, const N: usize>(
         for row in 0..N {
             let weight = simd.splat_f32s(weights[row][place]);
             for k in 0..VECTORS {
-                sums[row][k] = simd.mul_add_f32s(weight, values[k], sums[row][k]);
+                sums[row][k] = mul_add(simd, weight, values[k], sums[row][k]);
             }
         }
     }
@@ -268,7 +287,7 @@ pub(super) struct Nearest<'a> {
 impl Nearest<'_> {
     /// Finds the nearest.
     pub(super) fn run(self) {
-        Arch::new().dispatch(self);
+        dispatch(self);
     }
 }
 
@@ -315,7 +334,7 @@ fn nearer<S: Simd, const N: usize>(
     let twice = simd.splat_f32s(-2.0);
     for (sums, size) in sums.iter().zip(sizes) {
         for (least, sum) in least.iter_mut().zip(sums) {
-            let distance = simd.mul_add_f32s(twice, *sum, simd.splat_f32s(*size));
+            let distance = mul_add(simd, twice, *sum, simd.splat_f32s(*size));
             *least = simd.select_f32s(simd.less_than_f32s(distance, *least), distance, *least);
         }
     }
@@ -323,7 +342,7 @@ fn nearer<S: Simd, const N: usize>(
 
 #[cfg(test)]
 mod tests {
-    use pulp::{Scalar, Scalar128b, Scalar256b};
+    use pulp::{Scalar, Scalar256b};
 
     use super::super::Window;
     use super::*;
@@ -338,7 +357,7 @@ mod tests {
             1 => kernel.with_simd(Scalar),
             4 => kernel.with_simd(Scalar128b),
             8 => kernel.with_simd(Scalar256b),
-            _ => Arch::new().dispatch(kernel),
+            _ => dispatch(kernel),
         }
     }
 

@@ -1,9 +1,9 @@
 //! What a window of more than a cell sees: convolutions over all channels, and filters of each channel alone.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::super::{Epilogue, Window};
-use super::{After, VECTORS, applied, load, store, sums, values};
+use super::{After, VECTORS, applied, dispatch, load, mul_add, store, sums, values};
 
 /// A plane with zeros around it, as a window sees it. Columns that are `stride` apart lie side by side, one phase after the other,
 /// so that every load is of neighbours; with room behind, so that the last vector may reach beyond the border.
@@ -122,7 +122,7 @@ pub(in super::super) struct Convolve<'a> {
 impl Convolve<'_> {
     /// Computes the rows.
     pub(in super::super) fn run(self) {
-        Arch::new().dispatch(self);
+        dispatch(self);
     }
 }
 
@@ -177,7 +177,7 @@ pub(in super::super) struct Filter<'a> {
 impl Filter<'_> {
     /// Computes the plane.
     pub(in super::super) fn run(self) {
-        Arch::new().dispatch(self);
+        dispatch(self);
     }
 }
 
@@ -227,7 +227,7 @@ impl Plane<'_> {
                     for (row, sums) in sums.iter_mut().enumerate() {
                         let values = &seen[row * pitch..][..width];
                         for (k, sum) in sums.iter_mut().enumerate() {
-                            *sum = simd.mul_add_f32s(weight, load::<S>(&values[k * S::F32_LANES..]), *sum);
+                            *sum = mul_add(simd, weight, load::<S>(&values[k * S::F32_LANES..]), *sum);
                         }
                     }
                 }
