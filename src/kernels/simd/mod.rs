@@ -15,7 +15,7 @@ const ROWS: usize = 6;
 const VECTORS: usize = 2;
 
 /// `a b + c`, in one rounding where the processor has that. x86-64 has it from AVX2 on; below, as on Atoms, it is a function call for
-/// every value, and a frame takes forty times as long.
+/// every value, and products take forty times as long.
 #[inline(always)]
 fn mul_add<S: Simd>(simd: S, a: S::f32s, b: S::f32s, c: S::f32s) -> S::f32s {
     if cfg!(target_arch = "x86_64") && S::F32_LANES <= 4 {
