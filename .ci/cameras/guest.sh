@@ -89,7 +89,7 @@ while [ $count -lt $3 ]; do
     2) error=inject_vidioc_qbuf_error=0 ;;
     3) error=percentage_of_dropped_buffers=$((RANDOM % 91)) ;;
   esac
-  ./dsad cameras set $V $error || bad "errors: $error cannot be injected"
+  ./dsad cameras set $V $error >/dev/null || bad "errors: $error cannot be injected"
 done
 ./dsad cameras set $V percentage_of_dropped_buffers=0
 sleep 3; after=$(kept $pid); kill -TERM $pid; wait $pid; status=$?; row=$(cat errors.json)
