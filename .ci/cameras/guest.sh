@@ -80,6 +80,7 @@ start "counter that wraps" wrap_sequence_number=1 frames 150
 
 # Errors at random, one on another, with one process all the time; then the next good picture and no other.
 $watch --format YUYV --seconds 100000 > errors.json 2> errors.err & pid=$!
+while [ "$(kept $pid)" = "0 0" ] && kill -0 $pid; do sleep 0.1; done
 sleep 2; before=$(kept $pid); count=0; RANDOM=4
 while [ $count -lt $3 ]; do
   count=$((count + 1))
@@ -114,8 +115,9 @@ say replug "\"times\":$2,\"descriptors_and_mappings\":[\"$before\",\"$after\"],\
 [ "$(field "$row" longest_recovery_s | cut -d. -f1)" -lt 2 ] || bad "replug: came back too late: $row"
 
 # The whole daemon: every picture that the camera gave is one event, over a damaged picture, another product with its own
-# brightness, an unplugged cable and a stop. The emulated processor judges one in seconds, so most are overruns.
-rm -f events.ndjson
+# brightness, an unplugged cable and a stop. The emulated processor judges one in seconds, so most are overruns. The host's folder
+# cannot be mapped, as the database needs.
+mkdir /tmp/line && cp -r *.toml bundle dsad /tmp/line/ && cd /tmp/line
 ifconfig lo 127.0.0.1 up
 brightness() { ./dsad cameras | sed -n 's/^ *brightness = \([0-9]*\).*/\1/p'; }
 ./dsad run --config station.toml --json > daemon.json 2> daemon.err & pid=$!
