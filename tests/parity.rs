@@ -1,5 +1,7 @@
-//! The map that `trainer test` measures is the map that the daemon judges by, bit for bit.
+//! The map that `trainer test` measures is the map that the daemon judges by, bit for bit, and the verdict is the same.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -16,30 +18,25 @@ use dsad::device;
 use dsad::inspection::detect::{ClassId, Detector, Gate, Plan, StepChoice, StepPlan, Steps};
 use dsad::inspection::frame::CameraId;
 use dsad::inspection::recipe::Recipe;
+use dsad::inspection::verdict::Verdict;
 use dsad::trainer::dataset::discover::discover;
-use dsad::trainer::evaluate::Protocol;
+use dsad::trainer::evaluate::{Judged, Protocol};
 use dsad::trainer::judge::{Rules, TrainerClock, judge};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cli::lines;
-use crate::support::{DSAD, RecordingSink, Unrecorded, envelopes, run, state, tiny_bundle};
+use crate::support::{DSAD, RecordingSink, TRAINER, Unrecorded, envelopes, run, state, tiny_bundle};
 
-#[test]
-fn trainer_and_daemon_make_the_same_map() {
-    let (dir, parts) = tiny_bundle();
+/// Judges every test picture of washers in `parts` as the trainer does and as the daemon does; how many there were.
+fn judged_alike(parts: &Path) -> usize {
+    let (dir, _) = tiny_bundle();
     let steps = StepChoice::Fixed(Steps(2));
 
     // The trainer's way: what `trainer test` computes its table from.
     let bundle = Bundle::open(dir, &KeyList::empty()).expect("opens");
     let compute = device::open(DeviceChoice::Cpu).expect("device");
     let mut detector = DiffusionDetector::load(&bundle, &compute, TrainerClock::start()).expect("loads");
-    let mut set = discover(&parts.join("washer")).expect("set").sets.remove(0);
-    set.test.retain(|sample| sample.defect.is_some());
-    let kind = set.test[0].path.parent().expect("folder").to_path_buf();
-    set.test.retain(|sample| sample.path.starts_with(&kind));
-    let order = pictures(&kind).expect("pictures");
-    set.test.sort_by_key(|sample| order.iter().position(|path| *path == sample.path));
-    assert_eq!(set.test.len(), order.len());
+    let set = discover(&parts.join("washer")).expect("set").sets.remove(0);
     let rules = Rules {
         preprocess: &bundle.manifest.preprocess,
         classes: &bundle.manifest.classes,
@@ -47,51 +44,84 @@ fn trainer_and_daemon_make_the_same_map() {
         steps,
         protocol: Protocol::Default,
     };
-    let measured = judge(&set, rules, &mut detector).expect("judges");
+    let measured: BTreeMap<PathBuf, Judged> =
+        judge(&set, rules, &mut detector).expect("judges").into_iter().map(|part| (part.path.clone(), part)).collect();
+    assert_eq!(measured.len(), set.test.len());
 
-    // The daemon's way: the replay camera through all four stages.
-    let clock = TrainerClock::start();
-    let camera = CameraId("replay".into());
-    let mut bundles = Bundles::default();
-    let index = bundles.open(dir, &KeyList::empty()).expect("opens");
-    let class = ClassId(set.name.clone());
-    let known = bundle.manifest.classes.contains(&class);
-    let recipe = Recipe::whole_frame("parity", known.then_some(class), steps);
-    let job = bundles.job(index, recipe, DeviceChoice::Cpu, None).expect("job");
-    let sink = RecordingSink::default();
-    let detectors =
-        bundles.detectors(DeviceChoice::Cpu, Arc::clone(&clock), [std::slice::from_ref(&job)], None, |_| {});
-    let source = Replay::open(camera.clone(), &kind, None, Arc::clone(&clock)).expect("folder");
-    let ending = pipeline::run(Parts {
-        cameras: vec![Camera::free(camera, Box::new(source), false, job)],
-        detectors,
-        envelopes: envelopes(Arc::clone(&clock)),
-        sinks: vec![Box::new(sink.clone())],
-        record: Box::new(Unrecorded),
-        workers: Vec::new(),
-        service: None,
-        desk: Arc::default(),
-        state: state(Arc::clone(&clock)),
-        watches: Vec::new(),
-        clock,
-        stop: Arc::new(AtomicBool::new(false)),
-        shutdown: Duration::from_secs(60),
-        ready: Box::new(|| {}),
-        alive: Box::new(|| {}),
-        lease: Arc::default(),
-        aside: Aside::default(),
-    });
-    assert!(matches!(ending, Ending::Drained(_)), "{ending:?}");
+    // The daemon's way: the replay camera through all four stages, a folder at a time.
+    let folders: BTreeSet<&Path> = measured.keys().map(|path| path.parent().expect("folder")).collect();
+    let mut compared = 0;
+    for folder in folders {
+        let clock = TrainerClock::start();
+        let camera = CameraId("replay".into());
+        let mut bundles = Bundles::default();
+        let index = bundles.open(dir, &KeyList::empty()).expect("opens");
+        let class = ClassId(set.name.clone());
+        let known = bundle.manifest.classes.contains(&class);
+        let recipe = Recipe::whole_frame("parity", known.then_some(class), steps);
+        let job = bundles.job(index, recipe, DeviceChoice::Cpu, None).expect("job");
+        let sink = RecordingSink::default();
+        let detectors =
+            bundles.detectors(DeviceChoice::Cpu, Arc::clone(&clock), [std::slice::from_ref(&job)], None, |_| {});
+        let source = Replay::open(camera.clone(), folder, None, Arc::clone(&clock)).expect("folder");
+        let ending = pipeline::run(Parts {
+            cameras: vec![Camera::free(camera, Box::new(source), false, job)],
+            detectors,
+            envelopes: envelopes(Arc::clone(&clock)),
+            sinks: vec![Box::new(sink.clone())],
+            record: Box::new(Unrecorded),
+            workers: Vec::new(),
+            service: None,
+            desk: Arc::default(),
+            state: state(Arc::clone(&clock)),
+            watches: Vec::new(),
+            clock,
+            stop: Arc::new(AtomicBool::new(false)),
+            shutdown: Duration::from_secs(60),
+            ready: Box::new(|| {}),
+            alive: Box::new(|| {}),
+            lease: Arc::default(),
+            aside: Aside::default(),
+        });
+        assert!(matches!(ending, Ending::Drained(_)), "{ending:?}");
 
-    let judged = sink.0.lock().expect("sink");
-    assert_eq!(judged.len(), measured.len());
-    for (inspection, measured) in judged.iter().zip(&measured) {
-        let detection = inspection.detection.as_ref().expect("judged");
-        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
-        assert!(detection.map.values.iter().any(|value| *value > 0.0), "an empty map proves nothing");
-        assert_eq!(bits(&detection.map.values), bits(&measured.map.values));
-        assert_eq!(detection.score.0.to_bits(), measured.score.to_bits());
+        let judged = sink.0.lock().expect("sink");
+        let order = pictures(folder).expect("pictures");
+        assert_eq!(judged.len(), order.len());
+        for (inspection, path) in judged.iter().zip(&order) {
+            let detection = inspection.detection.as_ref().expect("judged");
+            let measured = &measured[path];
+            let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            assert!(detection.map.values.iter().any(|value| *value > 0.0), "an empty map proves nothing");
+            assert_eq!(bits(&detection.map.values), bits(&measured.map.values), "{}", path.display());
+            assert_eq!(detection.score.0.to_bits(), measured.score.to_bits());
+            let rejected = match inspection.decision.verdict {
+                Verdict::Pass => Some(false),
+                Verdict::Fail => Some(true),
+                Verdict::Fault(_) => None,
+            };
+            assert_eq!(rejected, measured.rejected, "{}", path.display());
+            compared += 1;
+        }
     }
+    assert_eq!(compared, measured.len());
+    compared
+}
+
+#[test]
+fn trainer_and_daemon_make_the_same_map() {
+    assert_eq!(judged_alike(&tiny_bundle().1), 10);
+}
+
+#[test]
+#[ignore = "takes minutes: cargo test --test main parity -- --ignored --nocapture"]
+fn trainer_and_daemon_make_the_same_map_of_five_hundred_parts() {
+    let home = tempfile::tempdir().expect("directory");
+    let synth =
+        ["synth", "--count", "1", "--test-good", "250", "--test-defective", "250", "--size", "64", "--out", "parts"];
+    let (code, _, error) = run(TRAINER, &synth, home.path());
+    assert_eq!(code, 0, "{error}");
+    println!("{}", json!({"compared": judged_alike(&home.path().join("parts"))}));
 }
 
 #[test]

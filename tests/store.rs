@@ -26,6 +26,7 @@ use dsad::output::store::{Row, Store};
 use dsad::platform::clock::SystemClock;
 use serde_json::Value;
 
+use crate::support::doors::HandClock;
 use crate::support::{LIMITS, kept};
 
 /// An inspection of a frame of 32x32 that was seen.
@@ -294,16 +295,26 @@ pub fn files(folder: &Path) -> Vec<String> {
 
 /// Keeps inspections with their pictures, in a station that starts and ends for them.
 fn keep_pictures(dir: &Path, settings: &ArchiveSettings, inspections: Vec<Inspection>) -> Arc<archive::ArchiveHealth> {
-    let clock = clock();
+    keep_pictures_by(dir, settings, inspections, &clock(), true)
+}
+
+/// The same by this clock; `synced` says whether somebody has set it.
+fn keep_pictures_by(
+    dir: &Path,
+    settings: &ArchiveSettings,
+    inspections: impl IntoIterator<Item = Inspection>,
+    clock: &Arc<dyn Clock>,
+    synced: bool,
+) -> Arc<archive::ArchiveHealth> {
     let store = Store::open(dir, Vec::new(), LIMITS).expect("opens");
     let reader = || Reader::open(dir).expect("opens");
-    let (mut recording, clerk, queue) = record::queue(Arc::clone(&clock));
+    let (mut recording, clerk, queue) = record::queue(Arc::clone(clock));
     let (archive, keeper, health) = archive::open(settings.clone(), Some((reader(), clerk.clone())));
     let lines = Lines::new(&dir.join("events.ndjson"), u64::MAX);
     let places = Places { store: Some((store, reader())), lines, archive: Some(archive), shown: None };
-    let (worker, record) = queue.worker(places, Box::new(|| true), Arc::default());
+    let (worker, record) = queue.worker(places, Box::new(move || synced), Arc::default());
     let workers = [std::thread::spawn(move || keeper.run()), std::thread::spawn(move || worker.run())];
-    let mut envelopes = Envelopes::new("l", "s", 7, Arc::clone(&clock));
+    let mut envelopes = Envelopes::new("l", "s", 7, Arc::clone(clock));
     for inspection in inspections {
         recording.keep(envelopes.make(), Box::new(inspection)).expect("there is room");
         // One after the other: pictures are given up where many come at once.
@@ -412,4 +423,33 @@ fn the_oldest_passes_make_room_and_a_failure_goes_last() {
     let settings = limited(&folder, |limits| limits.min_free_bytes = u64::MAX);
     let health = keep_pictures(dir.path(), &settings, vec![*inspection(7, FAIL, 0.5)]);
     assert_eq!((files(&folder).len(), health.lost.load(std::sync::atomic::Ordering::Relaxed)), (0, 1));
+}
+
+#[test]
+fn by_a_clock_that_nobody_set_nothing_is_old() {
+    // An event stays for as long as its pictures do, so events that have none are looked at by themselves.
+    for passes in [0.0, 1.0] {
+        let dir = tempfile::tempdir().expect("directory");
+        let folder = dir.path().join("images");
+        let settings = limited(&folder, |limits| (limits.passes, limits.near, limits.days) = (passes, 0.9, 30));
+        let hand = HandClock::shared();
+        let clock: Arc<dyn Clock> = hand.clone();
+        for (synced, first, left) in [(false, 0, vec![0, 1]), (true, 2, vec![3])] {
+            let inspections = [first, first + 1].map(|frame| *inspection(frame, Verdict::Pass, 0.5));
+            let each = inspections.into_iter().inspect(|inspection| {
+                // Ten years pass while the station runs.
+                if inspection.frame.id.0 > first {
+                    while !numbers(dir.path()).contains(&first) {
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    hand.pass(10 * 365 * 86_400);
+                }
+            });
+            keep_pictures_by(dir.path(), &settings, each, &clock, synced);
+            if passes == 0.0 || !synced {
+                assert_eq!(numbers(dir.path()), left);
+            }
+            assert_eq!(files(&folder).len(), if passes == 0.0 { 0 } else { 3 * left.len() });
+        }
+    }
 }

@@ -1,4 +1,4 @@
-# Runs in the virtual machine: one line of JSON a check, what failed on standard error. $1: pictures per format, $2: replugs.
+# Runs in the virtual machine: one line of JSON a check, what failed on standard error. $1: pictures per format, $2: replugs, $3: errors at random.
 export RUST_LOG=error,dsad::daemon=info
 cd /host
 V=/dev/video0
@@ -78,6 +78,29 @@ start "counter that wraps" wrap_sequence_number=1 frames 150
 [ "$(field "$row" dropped)" -lt 10000 ] || bad "counter that wraps: $row"
 ./dsad cameras set $V wrap_sequence_number=0
 
+# Errors at random, one on another, with one process all the time; then the next good picture and no other.
+$watch --format YUYV --seconds 100000 > errors.json 2> errors.err & pid=$!
+while [ "$(kept $pid)" = "0 0" ] && kill -0 $pid; do sleep 0.1; done
+sleep 2; before=$(kept $pid); count=0; RANDOM=4
+while [ $count -lt $3 ]; do
+  count=$((count + 1))
+  case $((RANDOM % 4)) in
+    0) error=inject_fatal_streaming_error=0 ;;
+    1) error=inject_v4l2_buf_flag_error=0 ;;
+    2) error=inject_vidioc_qbuf_error=0 ;;
+    3) error=percentage_of_dropped_buffers=$((RANDOM % 91)) ;;
+  esac
+  ./dsad cameras set $V $error >/dev/null || bad "errors: $error cannot be injected"
+done
+./dsad cameras set $V percentage_of_dropped_buffers=0
+sleep 3; after=$(kept $pid); kill -TERM $pid; wait $pid; status=$?; row=$(cat errors.json)
+say errors "\"times\":$3,\"descriptors_and_mappings\":[\"$before\",\"$after\"],\"result\":$row"
+[ $status = 0 ] && [ "$before" = "$after" ] || bad "errors: status $status, descriptors and mappings were $before and are $after"
+[ "$(field "$row" recovered)" = "$(field "$row" lost)" ] && [ "$(field "$row" damaged)" -ge 1 ] || bad "errors: $row"
+[ "$(field "$row" longest_recovery_s | cut -d. -f1)" -lt 2 ] || bad "errors: came back too late: $row"
+row=$($watch --format YUYV --frames 150 --seconds 20)
+[ "$(field "$row" frames)" = 150 ] && [ "$(field "$row" damaged)" = 0 ] && [ "$(field "$row" lost)" = 0 ] || bad "after the errors: $row"
+
 # Unplugged and plugged in again, with one process all the time.
 $watch --format YUYV --seconds 100000 > replug.json 2> replug.err & pid=$!
 sleep 2; before=$(kept $pid); count=0
@@ -92,8 +115,9 @@ say replug "\"times\":$2,\"descriptors_and_mappings\":[\"$before\",\"$after\"],\
 [ "$(field "$row" longest_recovery_s | cut -d. -f1)" -lt 2 ] || bad "replug: came back too late: $row"
 
 # The whole daemon: every picture that the camera gave is one event, over a damaged picture, another product with its own
-# brightness, an unplugged cable and a stop. The emulated processor judges one in seconds, so most are overruns.
-rm -f events.ndjson
+# brightness, an unplugged cable and a stop. The emulated processor judges one in seconds, so most are overruns. The host's folder
+# cannot be mapped, as the database needs.
+mkdir /tmp/line && cp -r *.toml bundle dsad /tmp/line/ && cd /tmp/line
 ifconfig lo 127.0.0.1 up
 brightness() { ./dsad cameras | sed -n 's/^ *brightness = \([0-9]*\).*/\1/p'; }
 ./dsad run --config station.toml --json > daemon.json 2> daemon.err & pid=$!
