@@ -228,8 +228,7 @@ fn products<S: Simd, const N: usize>(
 ) -> [[S::f32s; VECTORS]; N] {
     let weights: [&[f32]; N] = std::array::from_fn(|row| &weight[row * places..][..places]);
     let mut sums: [[S::f32s; VECTORS]; N] = std::array::from_fn(|row| [simd.splat_f32s(first[row]); VECTORS]);
-    for place in 0..places {
-        let values = panel(place);
+    for (place, values) in (0..places).map(panel).enumerate() {
         for row in 0..N {
             let weight = simd.splat_f32s(weights[row][place]);
             for k in 0..VECTORS {
