@@ -33,27 +33,32 @@ fn dispatch<K: WithSimd>(kernel: K) -> K::Output {
     }
 }
 
+/// What follows each of the sums. By comparisons, which a NaN comes through.
 #[inline(always)]
-fn applied<S: Simd>(simd: S, value: S::f32s, epilogue: Epilogue) -> S::f32s {
-    // By comparisons, which a NaN comes through.
+fn applied<S: Simd, const N: usize, const K: usize>(
+    simd: S,
+    sums: [[S::f32s; K]; N],
+    epilogue: Epilogue,
+) -> [[S::f32s; K]; N] {
     let (zero, six) = (simd.splat_f32s(0.0), simd.splat_f32s(6.0));
     let above = |value| simd.select_f32s(simd.less_than_f32s(value, zero), zero, value);
+    let below = |value| simd.select_f32s(simd.less_than_f32s(six, value), six, value);
+    // Asked once for all of them: they stay in registers.
     match epilogue {
-        Epilogue::None => value,
-        Epilogue::Relu => above(value),
-        Epilogue::Relu6 => {
-            let value = above(value);
-            simd.select_f32s(simd.less_than_f32s(six, value), six, value)
-        }
-        Epilogue::Silu => {
-            let mut lanes = [0.0; 16];
-            store(simd, &mut lanes, value);
-            for lane in &mut lanes[..S::F32_LANES] {
-                *lane /= 1.0 + (-*lane).exp();
-            }
-            load::<S>(&lanes)
-        }
+        Epilogue::None => sums,
+        Epilogue::Relu => sums.map(|row| row.map(above)),
+        Epilogue::Relu6 => sums.map(|row| row.map(|value| below(above(value)))),
+        Epilogue::Silu => sums.map(|row| row.map(|value| silu(simd, value))),
     }
+}
+
+fn silu<S: Simd>(simd: S, value: S::f32s) -> S::f32s {
+    let mut lanes = [0.0; 16];
+    store(simd, &mut lanes, value);
+    for lane in &mut lanes[..S::F32_LANES] {
+        *lane /= 1.0 + (-*lane).exp();
+    }
+    load::<S>(&lanes)
 }
 
 /// So many values, whatever they are.
@@ -252,18 +257,25 @@ fn block_sums<S: Simd, const N: usize>(
     places: usize,
 ) {
     let bias = std::array::from_fn(|row| bias[row]);
-    let sums = products::<S, N>(simd, weight, bias, panel, places);
-    for (row, (output, sums)) in output.iter_mut().zip(sums).enumerate() {
-        let output = &mut output[columns.clone()];
-        for (k, sum) in sums.into_iter().enumerate() {
-            let at = k * S::F32_LANES;
-            let target = output.get_mut(at..).unwrap_or_default();
-            let mut value = applied(simd, sum, after.epilogue);
-            if !after.added.is_empty() && !target.is_empty() {
-                let added = &after.added[row * after.plane + at..];
-                value = simd.add_f32s(value, load_some(simd, &added[..target.len().min(S::F32_LANES)]));
+    let mut sums = applied(simd, products::<S, N>(simd, weight, bias, panel, places), after.epilogue);
+    if !after.added.is_empty() {
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let added = &after.added[row * after.plane..][..columns.len()];
+            for (k, sum) in sums.iter_mut().enumerate() {
+                let added = added.get(k * S::F32_LANES..).unwrap_or_default();
+                *sum = simd.add_f32s(*sum, load_some(simd, added));
             }
-            store(simd, target, value);
+        }
+    }
+    let whole = columns.len() == VECTORS * S::F32_LANES;
+    for (output, sums) in output.iter_mut().zip(sums) {
+        let output = &mut output[columns.clone()];
+        if whole {
+            S::as_mut_simd_f32s(output).0.copy_from_slice(&sums);
+            continue;
+        }
+        for (k, sum) in sums.into_iter().enumerate() {
+            store(simd, output.get_mut(k * S::F32_LANES..).unwrap_or_default(), sum);
         }
     }
 }

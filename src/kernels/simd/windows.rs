@@ -231,10 +231,10 @@ impl Plane<'_> {
                         }
                     }
                 }
+                let sums = applied(simd, sums, epilogue);
                 for (output, sums) in output.chunks_exact_mut(columns).zip(sums) {
                     for (k, sum) in sums.into_iter().enumerate() {
-                        let target = output.get_mut(from + k * S::F32_LANES..).unwrap_or_default();
-                        store(simd, target, applied(simd, sum, epilogue));
+                        store(simd, output.get_mut(from + k * S::F32_LANES..).unwrap_or_default(), sum);
                     }
                 }
             }
