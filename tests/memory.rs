@@ -260,6 +260,8 @@ fn what_lives_after_a_frame_stays_the_same() {
     assert!(growth < WINDOW as isize, "less than a byte a frame: {least:?}");
 }
 
+/// Windows in which allocations are counted.
+const COUNTED: usize = 3;
 /// Stages whose allocations are counted.
 const STAGES: [&str; 3] = ["capture", "prepare", "publish"];
 /// Allocations of each stage's thread when it last asked for the time.
@@ -289,7 +291,8 @@ struct Full {
     buffer: Vec<u8>,
     next: u64,
     camera: CameraId,
-    settled: Arc<Mutex<[usize; 3]>>,
+    /// Allocations of the stages when a window begins.
+    seen: Arc<Mutex<Vec<[usize; 3]>>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -300,10 +303,10 @@ impl FrameSource for Full {
             std::thread::sleep(Duration::from_millis(2));
         }
         let captured_at = self.clock.now();
-        if self.next as usize == SETTLE {
-            *self.settled.lock().unwrap() = std::array::from_fn(|stage| SEEN[stage].load(Ordering::Relaxed));
+        if (SETTLE..=SETTLE + COUNTED * WINDOW).step_by(WINDOW).any(|begin| begin == self.next as usize) {
+            self.seen.lock().unwrap().push(std::array::from_fn(|stage| SEEN[stage].load(Ordering::Relaxed)));
         }
-        if self.next as usize == SETTLE + WINDOW {
+        if self.next as usize == SETTLE + COUNTED * WINDOW {
             return Err(SourceError::Ended);
         }
         let encoding = Encoding { bt709: false, full_range: false };
@@ -329,21 +332,24 @@ fn capture_prepare_and_publish_allocate_nothing() {
     let clock: Arc<dyn Clock> = Arc::new(NotingClock(SystemClock::start()));
     // Bounded: the other kind allocates for every 31 messages.
     let (say, gone) = sync_channel(SETTLE + WINDOWS * WINDOW);
-    let settled = Arc::new(Mutex::new([0; 3]));
+    let seen = Arc::new(Mutex::new(Vec::with_capacity(COUNTED + 1)));
     let source = Full {
         gone,
         unpacker: Unpacker::default(),
         buffer: (0..320 * 240 * 2).map(|k| (k * 7 % 251) as u8).collect(),
         next: 0,
         camera: CameraId("a".into()),
-        settled: Arc::clone(&settled),
+        seen: Arc::clone(&seen),
         clock: Arc::clone(&clock),
     };
     let ending = daemon(Box::new(source), true, say, clock);
     assert!(matches!(ending, Ending::Drained(_)), "{ending:?}");
-    let settled = settled.lock().unwrap();
-    let asked: [usize; 3] = std::array::from_fn(|stage| SEEN[stage].load(Ordering::Relaxed) - settled[stage]);
-    assert_eq!(asked, [0; 3], "allocations of {STAGES:?} in {WINDOW} frames");
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), COUNTED + 1);
+    // What a frame takes it takes in every window; a pool that needs one buffer more, as a busy core is late with one, does so once.
+    let least = |stage: usize| seen.windows(2).map(|pair| pair[1][stage] - pair[0][stage]).min();
+    let asked: [_; 3] = std::array::from_fn(least);
+    assert_eq!(asked, [Some(0); 3], "allocations of {STAGES:?} in each {WINDOW} frames: {seen:?}");
 }
 
 #[test]
