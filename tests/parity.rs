@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use dsad::bundle::Bundle;
@@ -12,7 +11,6 @@ use dsad::camera::replay::{Replay, pictures};
 use dsad::commands::load::Bundles;
 use dsad::config::device::DeviceChoice;
 use dsad::daemon::pipeline::{self, Camera, Ending, Parts};
-use dsad::daemon::upkeep::Aside;
 use dsad::detector::{DiffusionDetector, prepare_picture};
 use dsad::device;
 use dsad::inspection::detect::{ClassId, Detector, Gate, Plan, StepChoice, StepPlan, Steps};
@@ -25,7 +23,7 @@ use dsad::trainer::judge::{Rules, TrainerClock, judge};
 use serde_json::{Value, json};
 
 use crate::cli::lines;
-use crate::support::{DSAD, RecordingSink, TRAINER, Unrecorded, envelopes, run, state, tiny_bundle};
+use crate::support::{DSAD, RecordingSink, TRAINER, run, station_of, tiny_bundle};
 
 /// Judges every test picture of washers in `parts` as the trainer does and as the daemon does; how many there were.
 fn judged_alike(parts: &Path) -> usize {
@@ -65,23 +63,9 @@ fn judged_alike(parts: &Path) -> usize {
             bundles.detectors(DeviceChoice::Cpu, Arc::clone(&clock), [std::slice::from_ref(&job)], None, |_| {});
         let source = Replay::open(camera.clone(), folder, None, Arc::clone(&clock)).expect("folder");
         let ending = pipeline::run(Parts {
-            cameras: vec![Camera::free(camera, Box::new(source), false, job)],
-            detectors,
-            envelopes: envelopes(Arc::clone(&clock)),
             sinks: vec![Box::new(sink.clone())],
-            record: Box::new(Unrecorded),
-            workers: Vec::new(),
-            service: None,
-            desk: Arc::default(),
-            state: state(Arc::clone(&clock)),
-            watches: Vec::new(),
-            clock,
-            stop: Arc::new(AtomicBool::new(false)),
             shutdown: Duration::from_secs(60),
-            ready: Box::new(|| {}),
-            alive: Box::new(|| {}),
-            lease: Arc::default(),
-            aside: Aside::default(),
+            ..station_of(vec![Camera::free(camera, Box::new(source), false, job)], detectors, clock)
         });
         assert!(matches!(ending, Ending::Drained(_)), "{ending:?}");
 

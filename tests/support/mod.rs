@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use dsad::config::record::StoreLimits;
-use dsad::daemon::pipeline::{Camera, Parts, Worker};
+use dsad::daemon::pipeline::{Camera, MakeDetectors, Parts, Worker};
 use dsad::daemon::publish;
 use dsad::daemon::state::StationState;
 use dsad::daemon::upkeep::Aside;
@@ -188,9 +188,14 @@ pub fn kept(dir: &Path, outlets: Vec<Outlet>, clock: &Arc<dyn Clock>) -> Kept {
 
 /// A station of these cameras with one detector, which nobody hears of and nothing is added to.
 pub fn station(cameras: Vec<Camera>, detector: impl Detector + 'static, clock: Arc<dyn Clock>) -> Parts {
+    station_of(cameras, Box::new(move || Ok(vec![Box::new(detector) as Box<dyn Detector>])), clock)
+}
+
+/// The same with detectors that are made where they judge.
+pub fn station_of(cameras: Vec<Camera>, detectors: MakeDetectors, clock: Arc<dyn Clock>) -> Parts {
     Parts {
         cameras,
-        detectors: Box::new(move || Ok(vec![Box::new(detector) as Box<dyn Detector>])),
+        detectors,
         envelopes: envelopes(Arc::clone(&clock)),
         sinks: Vec::new(),
         record: Box::new(Unrecorded),
