@@ -24,10 +24,18 @@ impl Expected {
             return Some(format!("the expected map has {} cells, the map {cells}", map.len()));
         }
         let off = |a: f32, b: f32| if a.is_finite() { (a - b).abs() } else { f32::INFINITY };
-        let worst = detection.map.values.iter().zip(map).map(|(a, b)| off(*a, *b)).fold(0.0, f32::max);
+        let cells: Vec<f32> = detection.map.values.iter().zip(map).map(|(a, b)| off(*a, *b)).collect();
+        let (at, worst) =
+            cells.iter().enumerate().fold((0, 0.0), |most, (at, off)| if *off > most.1 { (at, *off) } else { most });
         let score = off(detection.score.0, *score);
-        (worst > *tolerance || score > *tolerance)
-            .then(|| format!("the map differs by {worst}, the score by {score}, allowed is {tolerance}"))
+        (worst > *tolerance || score > *tolerance).then(|| {
+            let (row, column) = (at / detection.map.width, at % detection.map.width);
+            let (beyond, all) = (cells.iter().filter(|off| **off > *tolerance).count(), cells.len());
+            format!(
+                "the map differs by {worst} in row {row}, column {column}, by more than is allowed in {beyond} of {all} cells, \
+                 the score by {score}, allowed is {tolerance}"
+            )
+        })
     }
 
     /// The same, and the verdict that these thresholds make of it at the calibrated point.
