@@ -21,7 +21,7 @@ use burn::tensor::{Device, Shape};
 
 pub use self::operations::{
     attend, attend_to, cell_norm, convolve, convolve_onto, depth_to_space, depthwise, double, edge_block, group_norm,
-    instance_norm, join, nearest, normed_pointwise, pointwise, pointwise_onto, resize, resize_cells, smooth,
+    instance_norm, join, nearest, normed_pointwise, pointwise, pointwise_onto, product, resize, resize_cells, smooth,
     space_to_depth,
 };
 
@@ -330,13 +330,21 @@ pub trait Kernels: Backend {
         Self::interpolate(input, [height, width], options)
     }
 
-    /// The least of `sizes[m] - 2 found[n] rows[m]` for every `n`: found `[n, c]`, rows `[m, c]` and sizes `[m]` to `[n, 1]`.
+    /// The squared distance of every row of `found` `[n, c]` to the nearest of `rows` `[m, c]`, `[n, 1]`.
     #[fusion(dtype = found, shape = Shape::new([found[0], 1]))]
-    fn nearest(found: FloatTensor<Self>, rows: FloatTensor<Self>, sizes: FloatTensor<Self>) -> FloatTensor<Self> {
-        let count = sizes.shape().num_elements();
+    fn nearest(found: FloatTensor<Self>, rows: FloatTensor<Self>) -> FloatTensor<Self> {
+        // |a - b|^2 = |a|^2 + |b|^2 - 2 a b
+        let square = |x: &FloatTensor<Self>| Self::float_sum_dim(Self::float_mul(x.clone(), x.clone()), 1);
+        let (own, sizes) = (square(&found), Self::float_transpose(square(&rows)));
         let products = Self::float_matmul(found, Self::float_transpose(rows));
-        let sizes = Self::float_reshape(sizes, Shape::new([1, count]));
-        Self::float_min_dim(Self::float_sub(sizes, Self::float_mul_scalar(products, 2.0.into())), 1)
+        let least = Self::float_min_dim(Self::float_sub(sizes, Self::float_mul_scalar(products, 2.0.into())), 1);
+        Self::float_clamp_min(Self::float_add(own, least), 0.0.into())
+    }
+
+    /// The product of matrices `[n, c]` and `[c, m]`, whose factors are not rounded.
+    #[fusion(dtype = found, shape = Shape::new([found[0], factor[1]]))]
+    fn product(found: FloatTensor<Self>, factor: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(found, factor)
     }
 
     /// Squares of `factor x factor` cells become channels: `[b, c, h, w]` to `[b, c f f, h/f, w/f]`.

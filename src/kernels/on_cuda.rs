@@ -110,3 +110,9 @@ fn convolutions_and_moves_agree_with_burn() {
     convolution_agrees(&device(), 3e-2, &LARGE_CONVOLUTIONS);
     moves_agree(&device(), 3e-3);
 }
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn rows_agree_with_burn() {
+    rows_agree(&device(), 1e-4);
+}

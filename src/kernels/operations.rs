@@ -193,12 +193,14 @@ pub fn resize_cells(input: Tensor<4>, height: usize, width: usize) -> Tensor<4> 
     Tensor::from_dispatch(Dispatch::resize(input.into_dispatch(), height, width, false))
 }
 
-/// For every row of `found`, the squared distance to the nearest of `rows` less its own square: `[n, c]` and `[m, c]` to
-/// `[n, 1]`.
+/// The squared distance of every row of `found` to the nearest of `rows`: `[n, c]` and `[m, c]` to `[n, 1]`.
 pub fn nearest(found: Tensor<2>, rows: Tensor<2>) -> Tensor<2> {
-    let sizes = rows.clone().square().sum_dim(1).squeeze_dim::<1>(1);
-    let (found, rows, sizes) = (found.into_dispatch(), rows.into_dispatch(), sizes.into_dispatch());
-    Tensor::from_dispatch(Dispatch::nearest(found, rows, sizes))
+    Tensor::from_dispatch(Dispatch::nearest(found.into_dispatch(), rows.into_dispatch()))
+}
+
+/// A product of matrices whose factors are not rounded, as those of burn may be on a GPU: `[n, c]` and `[c, m]` to `[n, m]`.
+pub fn product(found: Tensor<2>, factor: Tensor<2>) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::product(found.into_dispatch(), factor.into_dispatch()))
 }
 
 /// Moves squares of `factor x factor` cells into channels: `[b, c, h, w]` to `[b, c f f, h/f, w/f]`.

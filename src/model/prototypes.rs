@@ -70,9 +70,9 @@ impl Metric {
 
     /// Patches `[n, channels]` in the coordinates of a class's prototypes.
     fn project(&self, found: Tensor<2>, group: usize) -> Tensor<2> {
-        // In f32 whatever the network computes in: the nearest of rows that are close together is asked for.
+        // In f32 whatever the network computes in, and nothing rounded: the nearest of rows that are close together is asked for.
         let of = |param: &Param<Tensor<3>>| param.val().narrow(0, group, 1).squeeze_dim::<2>(0).cast(FloatDType::F32);
-        (found.cast(FloatDType::F32) - of(&self.center)).matmul(of(&self.factor))
+        kernels::product(found.cast(FloatDType::F32) - of(&self.center), of(&self.factor))
     }
 }
 
@@ -184,12 +184,9 @@ impl Prototypes {
 
 /// Euclidean distance of each row of `found` to the nearest of `rows`: `[n, c]` and `[m, c]` to `[n, 1]`.
 pub fn nearest(found: Tensor<2>, rows: Tensor<2>) -> Tensor<2> {
-    // |a - b|^2 = |a|^2 + |b|^2 - 2 a b
-    // In f32 whatever the network computes in: the difference of large squares is small.
+    // In f32 whatever the network computes in: squares of features have no room in 16 bits.
     let dtype = found.dtype();
-    let (found, rows) = (found.cast(FloatDType::F32), rows.cast(FloatDType::F32));
-    let own = found.clone().square().sum_dim(1);
-    (kernels::nearest(found, rows) + own).clamp_min(0.0).sqrt().cast(dtype)
+    kernels::nearest(found.cast(FloatDType::F32), rows.cast(FloatDType::F32)).sqrt().cast(dtype)
 }
 
 #[cfg(test)]

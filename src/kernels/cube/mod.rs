@@ -6,11 +6,11 @@ mod gradients;
 mod large;
 mod norm;
 mod planes;
+mod rows;
 mod tiles;
 
 use burn::backend::TensorMetadata;
 use burn::backend::cubecl::dtype_to_storage_type;
-use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::Shape;
 use burn_cubecl::CubeBackend;
@@ -190,43 +190,6 @@ fn smooth_kernel<F: Float>(
         sum += f32::cast_from(taps[k]) * f32::cast_from(input[at]);
     }
     output[ABSOLUTE_POS] = F::cast_from(sum);
-}
-
-/// Units that share a row of products.
-const ROW_UNITS: usize = 128;
-
-/// One cube per row of products.
-#[cube(launch)]
-fn nearest_kernel<F: Float>(
-    products: &Tensor<F>,
-    sizes: &Tensor<F>,
-    output: &mut Tensor<F>,
-    #[define(F)] _dtype: ElemType,
-) {
-    let count = products.shape(1);
-    let place = CUBE_POS as usize;
-    let unit = UNIT_POS as usize;
-    let mut least = f32::cast_from(sizes[0]) - 2.0f32 * f32::cast_from(products[place * count]);
-    let mut index = unit;
-    while index < count {
-        least = least.min(f32::cast_from(sizes[index]) - 2.0f32 * f32::cast_from(products[place * count + index]));
-        index += CUBE_DIM as usize;
-    }
-    let mut shared = Shared::<[f32]>::new_slice(ROW_UNITS);
-    shared[unit] = least;
-    sync_cube();
-    let mut half = CUBE_DIM as usize / 2;
-    while half > 0 {
-        if unit < half {
-            let other = shared[unit + half];
-            shared[unit] = shared[unit].min(other);
-        }
-        sync_cube();
-        half /= 2;
-    }
-    if unit == 0 {
-        output[place] = F::cast_from(shared[0]);
-    }
 }
 
 /// Memory for an output, in row-major order: the default pads rows.
@@ -422,15 +385,11 @@ impl Kernels for CubeBackend {
         seen
     }
 
-    fn nearest(found: FloatTensor<Self>, rows: FloatTensor<Self>, sizes: FloatTensor<Self>) -> FloatTensor<Self> {
-        let products = Self::float_matmul(found, Self::float_transpose(rows));
-        let [products, sizes] = plain([products, sizes]);
-        let count = products.shape()[0];
-        let least = empty(&products, Shape::new([count, 1]));
-        let (cubes, dim) = per_part(count, ROW_UNITS);
-        let dtype = dtype_to_storage_type(least.dtype);
-        let (products, sizes) = (products.into_tensor_arg(), sizes.into_tensor_arg());
-        nearest_kernel::launch(&least.client, cubes, dim, products, sizes, least.clone().into_tensor_arg(), dtype);
-        least
+    fn nearest(found: FloatTensor<Self>, rows: FloatTensor<Self>) -> FloatTensor<Self> {
+        rows::nearest(found, rows)
+    }
+
+    fn product(found: FloatTensor<Self>, factor: FloatTensor<Self>) -> FloatTensor<Self> {
+        rows::product(found, factor)
     }
 }

@@ -212,14 +212,21 @@ impl Kernels for Flex {
         tensor(output, Shape::new([batch, channels, height, width]), dtype)
     }
 
-    fn nearest(found: FloatTensor<Self>, rows: FloatTensor<Self>, sizes: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn nearest(found: FloatTensor<Self>, rows: FloatTensor<Self>) -> FloatTensor<Self> {
         let dtype = found.dtype();
         let [count, channels] = found.shape().dims();
-        let (found, rows, sizes) = (Plain::new(found), Plain::new(rows), Plain::new(sizes));
+        let (found, rows) = (Plain::new(found), Plain::new(rows));
+        let square = |row: &[f32]| row.iter().map(|value| value * value).sum::<f32>();
+        let sizes: Vec<f32> = rows.values().chunks(channels).map(square).collect();
         let mut output = zeros(count);
         let parts = output.par_chunks_mut(4 * LANES).zip(found.values().par_chunks(4 * LANES * channels));
         parts.for_each_init(Vec::new, |packed, (output, found)| {
-            Nearest { found, rows: rows.values(), sizes: sizes.values(), output, packed }.run();
+            Nearest { found, rows: rows.values(), sizes: &sizes, output, packed }.run();
+            for (least, row) in output.iter_mut().zip(found.chunks(channels)) {
+                // By a comparison, which a NaN comes through.
+                let squared = *least + square(row);
+                *least = if squared < 0.0 { 0.0 } else { squared };
+            }
         });
         tensor(output, Shape::new([count, 1]), dtype)
     }
