@@ -16,7 +16,7 @@ use dsad::detector::{DetectorSpec, DiffusionDetector};
 use dsad::device;
 use dsad::inspection::detect::{Detector, Plan, StepPlan, Steps};
 use dsad::model::lighten::lighten;
-use dsad::model::network::Network;
+use dsad::model::network::{Network, class_rows};
 use dsad::model::profile::{ModelConfig, Profile};
 use dsad::preprocess::spec::Normalisation;
 use dsad::trainer::judge::TrainerClock;
@@ -120,7 +120,7 @@ fn picture(count: usize, device: &Device, dtype: FloatDType) -> Tensor<4> {
 fn guided(network: &Network, device: &Device, dtype: FloatDType) -> Tensor<4> {
     let image = picture(1, device, dtype);
     let stages = network.features.forward(image.clone());
-    let steering = network.steer(image, None, &stages, &[0]);
+    let steering = network.steer(image, None, &stages, class_rows(&[0], device));
     network.denoise(noise(1, device, dtype), &[749.0], &steering)
 }
 
@@ -149,7 +149,7 @@ fn frames(arguments: &Arguments, device: &Device) {
         let network = judging(network.clone());
         let image = picture(1, device, dtype);
         let stages = network.features.forward(image.clone());
-        let steering = network.steer(image, None, &stages, &[0]);
+        let steering = network.steer(image, None, &stages, class_rows(&[0], device));
         let latent = noise(1, device, dtype);
         time("guided call", device, 20, || drop(network.denoise(latent.clone(), &[749.0], &steering)));
     }

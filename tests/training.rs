@@ -9,7 +9,7 @@ use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor};
 use dsad::bundle::weights::TensorFile;
 use dsad::model::lighten::lighten;
-use dsad::model::network::Network;
+use dsad::model::network::{Network, class_rows};
 use dsad::preprocess::spec::{Geometry, Normalisation, PreprocessSpec, SketchPlane};
 use dsad::trainer::import::build::{Built, build};
 use dsad::trainer::import::release::{write_autoencoder, write_diad};
@@ -57,7 +57,7 @@ fn four_guided_steps_are_pytorchs() {
     let (known, fixture) = (Fixture::open("../checkpoints/expected"), expected());
     let image = known.tensor::<4>("image");
     let stages = network.features.forward(image.clone());
-    let steering = network.steer(image, None, &stages, &[0]);
+    let steering = network.steer(image, None, &stages, class_rows(&[0], &known.device));
     let noise = Some(fixture.tensor("sample.noise"));
     let latent =
         network.sampler().run(known.tensor("latent"), noise, 4, |x, t| network.denoise(x, &[t as f64], &steering));

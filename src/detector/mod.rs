@@ -3,9 +3,11 @@
 //! `trainer test` and the daemon both use it, so a good test result says something about the daemon.
 
 mod answer;
+#[cfg(test)]
+mod on_cuda;
 mod pace;
 mod picture;
-mod recording;
+pub(crate) mod recording;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -105,7 +107,7 @@ pub struct DiffusionDetector {
     clock: Arc<dyn Clock>,
     from_noise: bool,
     /// Where the device replays what it has done before.
-    recordings: Option<Recordings>,
+    recordings: Option<Recordings<Key, Tensor<4>>>,
     pace: Pace,
 }
 
@@ -400,6 +402,7 @@ impl DiffusionDetector {
         let mut recordings = self.recordings.take();
         let all = self.planes(batch, (steps, class, answer), |key, inputs| match &mut recordings {
             Some(recordings) => {
+                let inputs = self.upload(inputs);
                 recordings.run(key, inputs, &self.device, || self.work(key, answer.rows(&self.spec, &self.device)))
             }
             None => {

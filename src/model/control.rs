@@ -10,7 +10,7 @@
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{GroupNorm, GroupNormConfig, Initializer, InstanceNorm, InstanceNormConfig, PaddingConfig2d};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, assert_shape};
 use serde::{Deserialize, Serialize};
 
 use super::blocks::activation::Activation;
@@ -314,10 +314,13 @@ impl ControlNetwork {
         context: Option<&Tensor<2>>,
         hint: Tensor<4>,
     ) -> Guidance {
+        let batch = timesteps.len();
+        assert_shape!(latent, [batch, _, _, _]);
         let Self { time, conv_in, down, middle_in, middle_out, .. } = self;
-        let reading = Reading { time: time.as_ref(), conv_in, down, middle_in, middle_out };
+        let reading = Reading { conv_in, down, middle_in, middle_out };
         let conditions = Conditions { context, ..Conditions::default() };
-        let Read { skips, middle, .. } = reading.forward(latent, timesteps, &conditions, Some(hint));
+        let embedding = time.as_ref().map(|time| time.forward(timesteps));
+        let Read { skips, middle, .. } = reading.forward(latent, embedding, &conditions, Some(hint));
         let first = skips.len() - self.zeros.len();
         let mut controls: Vec<Tensor<4>> =
             self.zeros.iter().zip(&skips[first..]).map(|(zero, skip)| mix(zero, skip.clone())).collect();

@@ -113,7 +113,8 @@ pub struct Steering {
     hint: Option<Tensor<4>>,
 }
 
-fn class_rows(classes: &[usize], device: &Device) -> Tensor<1, Int> {
+/// Indices of classes, as [`Network::steer`] and [`Network::restore`] take them.
+pub fn class_rows(classes: &[usize], device: &Device) -> Tensor<1, Int> {
     let rows: Vec<i32> = classes.iter().map(|&class| class as i32).collect();
     Tensor::from_data(TensorData::new(rows, [classes.len()]), device)
 }
@@ -246,16 +247,20 @@ impl Network {
     /// # Shapes
     /// - image `[b, 3, h, w]`, canny plane `[b, 1, h, w]` where the configuration asks for it, stages of the picture;
     ///   `classes` has `b` indices, 0 is the null class
-    pub fn steer(&self, image: Tensor<4>, canny: Option<Tensor<4>>, stages: &Stages, classes: &[usize]) -> Steering {
+    pub fn steer(
+        &self,
+        image: Tensor<4>,
+        canny: Option<Tensor<4>>,
+        stages: &Stages,
+        classes: Tensor<1, Int>,
+    ) -> Steering {
         let sketch = match self.sketch {
             Some(SketchOperator::Soft) => Some(soft_sketch(image.clone())),
             Some(SketchOperator::Canny) => canny,
             None => None,
         };
-        let device = image.device();
         let guidance = self.guidance.as_ref().map(|network| {
-            let rows = class_rows(classes, &device);
-            (network.forward(image.clone(), sketch.clone(), Some(stages)), network.class_embedding(rows))
+            (network.forward(image.clone(), sketch.clone(), Some(stages)), network.class_embedding(classes))
         });
         let hint = self.control.as_ref().map(|network| network.hint(image, sketch, stages));
         Steering { guidance, hint }
@@ -296,7 +301,8 @@ impl Network {
         noise: Option<Tensor<4>>,
     ) -> Reconstructed {
         let (seen, seen_latent) = self.seen(&image, classes);
-        let latent = self.restored(image, canny, &seen, &seen_latent, classes, steps, noise);
+        let rows = class_rows(classes, &image.device());
+        let latent = self.restored(image, canny, &seen, &seen_latent, rows, steps, noise);
         let image = self.decode(latent.clone());
         Reconstructed { seen_latent, latent, image, seen }
     }
@@ -317,7 +323,8 @@ impl Network {
         let [_, _, height, width] = image.dims();
         let (seen, seen_latent) = self.seen(&image, classes);
         let redraw = || {
-            let latent = self.restored(image.clone(), canny, &seen, &seen_latent, classes, steps, noise);
+            let rows = class_rows(classes, &image.device());
+            let latent = self.restored(image.clone(), canny, &seen, &seen_latent, rows, steps, noise);
             (latent.clone(), self.decode(latent))
         };
         let ((latent, redrawn), known) =
@@ -338,13 +345,13 @@ impl Network {
     /// The latent of a picture, and the one that diffusion restored: a reconstruction that was not decoded.
     ///
     /// # Shapes
-    /// - as [`Self::reconstruct`], with the stages of the picture; two latents `[b, c, h/8, w/8]`
+    /// - as [`Self::reconstruct`], with the stages of the picture; `b` classes as [`class_rows`] gives them; two latents `[b, c, h/8, w/8]`
     pub fn restore(
         &self,
         image: Tensor<4>,
         canny: Option<Tensor<4>>,
         stages: &Stages,
-        classes: &[usize],
+        classes: Tensor<1, Int>,
         steps: u32,
         noise: Option<Tensor<4>>,
     ) -> (Tensor<4>, Tensor<4>) {
@@ -360,12 +367,13 @@ impl Network {
         canny: Option<Tensor<4>>,
         stages: &Stages,
         seen: &Tensor<4>,
-        classes: &[usize],
+        classes: Tensor<1, Int>,
         steps: u32,
         noise: Option<Tensor<4>>,
     ) -> Tensor<4> {
+        let batch = image.dims()[0];
         let steering = self.steer(image, canny, stages, classes);
-        let denoise = |x, t| self.denoise(x, &vec![t as f64; classes.len()], &steering);
+        let denoise = |x, t| self.denoise(x, &vec![t as f64; batch], &steering);
         self.sampler.run(seen.clone(), noise, steps, denoise)
     }
 

@@ -81,8 +81,6 @@ pub(super) struct Reader {
 
 /// A [`Reader`] in place.
 pub(super) struct Reading<'a> {
-    /// None where every block has an embedding of its own.
-    pub(super) time: Option<&'a TimestepEmbedding>,
     pub(super) conv_in: &'a Conv2d,
     pub(super) down: &'a [Level],
     pub(super) middle_in: &'a Unit,
@@ -97,17 +95,15 @@ pub(super) struct Read {
 }
 
 impl Reading<'_> {
-    /// `added` joins the output of the first convolution.
+    /// `added` joins the output of the first convolution. The timesteps' embedding is `[b, 4 * width]`, none where every block has
+    /// one of its own.
     pub(super) fn forward(
         &self,
         latent: Tensor<4>,
-        timesteps: &[f64],
+        embedding: Option<Tensor<2>>,
         conditions: &Conditions<'_>,
         added: Option<Tensor<4>>,
     ) -> Read {
-        let batch = timesteps.len();
-        assert_shape!(latent, [batch, _, _, _]);
-        let embedding = self.time.map(|time| embedding(time, timesteps, conditions.class));
         let mut x = convolve(self.conv_in, latent, Epilogue::None);
         if let Some(added) = added {
             x = x + added;
@@ -129,11 +125,10 @@ impl Reading<'_> {
     }
 }
 
-fn embedding(time: &TimestepEmbedding, timesteps: &[f64], class: Option<&Tensor<2>>) -> Tensor<2> {
-    let embedding = time.forward(timesteps);
+fn embedding(timesteps: Tensor<2>, class: Option<&Tensor<2>>) -> Tensor<2> {
     match class {
-        Some(class) => embedding + class.clone(),
-        None => embedding,
+        Some(class) => timesteps + class.clone(),
+        None => timesteps,
     }
 }
 
@@ -317,9 +312,44 @@ impl Denoiser {
     /// # Panics
     /// If shapes disagree.
     pub fn forward(&self, latent: Tensor<4>, timesteps: &[f64], conditions: &Conditions<'_>) -> Tensor<4> {
-        let Self { time, conv_in, down, middle_in, middle_out, .. } = self;
-        let reading = Reading { time: time.as_ref(), conv_in, down, middle_in, middle_out };
-        let Read { mut skips, middle: mut x, embedding } = reading.forward(latent, timesteps, conditions, None);
+        let batch = timesteps.len();
+        assert_shape!(latent, [batch, _, _, _]);
+        let timesteps = self.time.as_ref().map(|time| time.forward(timesteps));
+        self.forward_embedded(latent, timesteps, conditions)
+    }
+
+    /// The sinusoids of `b` timesteps, `[b, width]`: the part of [`Self::forward_of_sinusoids`] that needs no device.
+    ///
+    /// # Panics
+    /// Of a denoiser for a single timestep.
+    pub fn sinusoids(&self, timesteps: &[f64]) -> Vec<f32> {
+        self.time.as_ref().expect("it is for all timesteps").sinusoids(timesteps)
+    }
+
+    /// [`Self::forward`] with the timesteps as [`Self::sinusoids`] gives them.
+    ///
+    /// # Panics
+    /// As both.
+    pub fn forward_of_sinusoids(
+        &self,
+        latent: Tensor<4>,
+        sinusoids: Tensor<2>,
+        conditions: &Conditions<'_>,
+    ) -> Tensor<4> {
+        let timesteps = self.time.as_ref().expect("it is for all timesteps").of_sinusoids(sinusoids);
+        self.forward_embedded(latent, Some(timesteps), conditions)
+    }
+
+    fn forward_embedded(
+        &self,
+        latent: Tensor<4>,
+        timesteps: Option<Tensor<2>>,
+        conditions: &Conditions<'_>,
+    ) -> Tensor<4> {
+        let Self { conv_in, down, middle_in, middle_out, .. } = self;
+        let reading = Reading { conv_in, down, middle_in, middle_out };
+        let embedding = timesteps.map(|timesteps| embedding(timesteps, conditions.class));
+        let Read { mut skips, middle: mut x, embedding } = reading.forward(latent, embedding, conditions, None);
         if let Some(guidance) = conditions.guidance {
             x = x + guidance.middle.clone();
             let first = skips.len() - guidance.skips.len();
@@ -363,7 +393,7 @@ impl Denoiser {
     /// Neither has any effect on what it predicts from then on, and it is not trained any more.
     pub(super) fn at(mut self, timestep: f64, class: Option<&Tensor<2>>) -> Self {
         let Some(time) = self.time.take() else { return self };
-        let embedding = embedding(&time, &[timestep], class);
+        let embedding = embedding(time.forward(&[timestep]), class);
         let at = |levels: Vec<Level>| levels.into_iter().map(|level| level.at(&embedding)).collect();
         self.down = at(self.down);
         self.middle_in = self.middle_in.at(&embedding);

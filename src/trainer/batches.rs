@@ -79,6 +79,24 @@ pub struct Batch {
     pub draws: Vec<[f64; 3]>,
 }
 
+/// Share of pictures whose class is replaced by the null class, so that a recipe without a class works too.
+const CLASS_DROP: f64 = 0.2;
+
+impl Batch {
+    /// Shape of the pictures' latents.
+    pub fn latent_shape(&self) -> [usize; 4] {
+        let cells = self.height / 8 * (self.width / 8);
+        [self.size, self.noise.len() / (self.size * cells), self.height / 8, self.width / 8]
+    }
+
+    /// Index of every picture's class: 0, the null class, for some, and for all where there are no classes.
+    pub fn classes(&self, any: bool) -> impl Iterator<Item = f64> {
+        let index =
+            move |(set, draw): (&usize, &[f64; 3])| if any && draw[2] >= CLASS_DROP { (set + 1) as f64 } else { 0.0 };
+        self.sets.iter().zip(&self.draws).map(index)
+    }
+}
+
 /// Random square patches of latent cells (DeCo-Diff: sides 1 to 16 with falling odds, up to 70 % of the cells).
 fn latent_patches(width: usize, height: usize, rng: &mut impl Rng) -> Vec<f32> {
     let draw: f64 = rng.random();

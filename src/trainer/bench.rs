@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use burn::module::Module;
-use burn::optim::{AdamWConfig, ModuleOptimizer};
 use serde::Serialize;
 
 use super::augment::Augmentation;
@@ -16,14 +15,13 @@ use super::backbone;
 use super::batches::{Batch, make};
 use super::calibrate::Calibrated;
 use super::config::TrainConfig;
-use super::ema::Ema;
 use super::export::{Export, export};
 use super::judge::TrainerClock;
+use super::learner::Learner;
 use super::objective::{AutoencoderObjective, DenoiserObjective, Objective, RefineObjective};
 use super::paper::data::prepared;
 use super::paper::model::{map as paper_map, preprocess};
 use super::pictures::{Picture, picture_tensor};
-use super::stage::descend;
 use super::stages::Stages;
 use super::start::{self, Scratch, Start};
 use super::usage::{forget_peak_rss, peak_rss_mb};
@@ -37,7 +35,7 @@ use crate::inspection::anomaly::Pooling;
 use crate::inspection::calibration::{Calibration, CalibrationEntry};
 use crate::inspection::detect::{Detector, Plan, StepChoice, StepPlan, Steps};
 use crate::model::lighten::lighten;
-use crate::model::network::{MapWeights, Network};
+use crate::model::network::{MapWeights, Network, class_rows};
 use crate::model::profile::{ModelConfig, Profile};
 use crate::model::refine::Compared;
 use crate::model::score::{feature_map, resize};
@@ -307,14 +305,15 @@ impl<'a, S: FnMut(&Row)> Bench<'a, S> {
         // As frames of two steps use it: the first of them is timed.
         let network = self.network.clone().joined().at(0, 2);
         let image = picture_tensor(&self.picture, width, height, &self.compute.device).repeat_dim(0, count);
-        let classes = vec![0; count];
+        let (device, rows) = (&self.compute.device, vec![0; count]);
+        let classes = class_rows(&rows, device);
         let mut timed = |what: &str, work: &mut dyn FnMut()| self.time(what, count, work);
         timed("features", &mut || drop(network.features.forward(image.clone())))?;
         let stages = network.features.forward(image.clone());
         timed("encode", &mut || drop(network.autoencoder.encode(image.clone(), 1.0)))?;
         let latent = network.autoencoder.encode(image.clone(), 1.0);
-        timed("guidance", &mut || drop(network.steer(image.clone(), None, &stages, &classes)))?;
-        let steering = network.steer(image.clone(), None, &stages, &classes);
+        timed("guidance", &mut || drop(network.steer(image.clone(), None, &stages, classes.clone())))?;
+        let steering = network.steer(image.clone(), None, &stages, classes.clone());
         let first = network.sampler().schedule().trailing(2)[0] as f64;
         timed("denoise", &mut || drop(network.denoise(latent.clone(), &vec![first; count], &steering)))?;
         timed("decode", &mut || drop(network.decode(latent.clone())))?;
@@ -332,7 +331,7 @@ impl<'a, S: FnMut(&Row)> Bench<'a, S> {
             timed("refine", &mut || drop(resize(logits(), height, width)))?;
         }
         if let Some(prototypes) = &network.prototypes {
-            timed("prototypes", &mut || drop(prototypes.distance(&stages, &classes, height, width)))?;
+            timed("prototypes", &mut || drop(prototypes.distance(&stages, &rows, height, width)))?;
         }
         timed("feature map", &mut || drop(feature_map(&stages, &normal, height, width)))
     }
@@ -381,24 +380,16 @@ impl<'a, S: FnMut(&Row)> Bench<'a, S> {
         let batch = |stage: usize| make(&pictures, &stages.batch(stage), 0);
         let last = batch(2);
         self.time("making a batch", last.size, || drop(batch(2)))?;
-        self.step(&AutoencoderObjective { config }, &batch(0), config)?;
+        self.step(&AutoencoderObjective { config: config.clone() }, &batch(0), config)?;
         self.step(&DenoiserObjective { classes: false }, &batch(1), config)?;
-        self.step(&RefineObjective { config, classes: false }, &last, config)
+        self.step(&RefineObjective { config: config.clone(), classes: false }, &last, config)
     }
 
     fn step<O: Objective>(&mut self, objective: &O, batch: &Batch, config: &TrainConfig) -> anyhow::Result<()> {
-        let (network, device) = (self.network.clone(), &self.compute.device);
-        let trained = objective.extract(&network).to_device(&device.clone().autodiff()).train();
-        let mut ema = Ema::new(&trained, config.ema_decay);
-        let mut trained = Some(trained);
-        let mut optimizer: ModuleOptimizer = AdamWConfig::new().with_weight_decay(config.weight_decay as f32).init();
+        let network = self.network.clone();
+        let mut learner = Learner::new(objective, &network, config.learner(), &self.compute.device);
         self.time(&format!("training step: {}", objective.name()), batch.size, || {
-            if let Some(part) = trained.take() {
-                let loss = objective.loss(&network, &part, batch, device);
-                let part = descend(&loss, part, &mut optimizer, 1e-5);
-                ema.update(&part, 1);
-                trained = Some(part);
-            }
+            learner.step(objective.inputs(&network, batch.clone()), 1, 1e-5);
         })
     }
 }

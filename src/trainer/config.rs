@@ -6,6 +6,7 @@ use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::grid::Grid;
+use super::learner::LearnerSettings;
 use crate::config::problem::did_you_mean;
 use crate::inspection::detect::Steps;
 use crate::model::profile::{ModelConfig, Profile};
@@ -89,6 +90,11 @@ pub struct TrainConfig {
 }
 
 impl TrainConfig {
+    /// How parameters follow their gradients.
+    pub fn learner(&self) -> LearnerSettings {
+        LearnerSettings { weight_decay: self.weight_decay, ema_decay: self.ema_decay }
+    }
+
     /// The configuration that ships for a profile.
     pub fn of(profile: Profile) -> anyhow::Result<Self> {
         Self::with(profile, &toml::Table::new())

@@ -6,7 +6,7 @@
 //! | `dataset`, `pictures`, `appearance`, `outliers` | what it is trained on |
 //! | `augment`, `batches` | how that is varied and spoilt |
 //! | `cost`, `setup`, `usage` | what is chosen and what it costs, told before it starts |
-//! | `objective`, `stage`, `stages`, `ema`, `checkpoint` | the three stages and their step loop |
+//! | `objective`, `learner`, `stage`, `stages`, `checkpoint` | the three stages and their step loop |
 //! | `backbone` | the frozen feature extractor's weights |
 //! | `pretrain`, `base` | networks that know pictures in general, to start from |
 //! | `prototypes`, `select`, `calibrate`, `export`, `report` | from trained networks to a bundle |
@@ -31,7 +31,6 @@ pub mod commands;
 pub mod config;
 pub mod cost;
 pub mod dataset;
-pub mod ema;
 pub mod evaluate;
 pub mod export;
 pub mod fit;
@@ -39,6 +38,7 @@ pub mod gallery;
 pub mod grid;
 pub mod import;
 pub mod judge;
+pub mod learner;
 pub mod metric;
 pub mod objective;
 pub mod outliers;

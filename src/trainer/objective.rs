@@ -1,7 +1,7 @@
 //! The three things that are trained, one after the other: each knows its module, its loss, and nothing of the loop.
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData};
 
 use super::batches::Batch;
 use super::config::TrainConfig;
@@ -9,16 +9,25 @@ use crate::model::autoencoder::Autoencoder;
 use crate::model::features::Stages;
 use crate::model::guidance::GuidanceNetwork;
 use crate::model::loss::{dice, feature_distance, focal, l1};
-use crate::model::network::Network;
+use crate::model::network::{Network, Reconstructed};
 use crate::model::refine::{Compared, RefineHead};
 use crate::model::repair::{Repair, RepairNetwork};
 use crate::model::sketch::soft_sketch;
 use crate::model::unet::{Conditions, Denoiser, Guidance};
 
+/// What a step's loss follows from, besides the networks.
+#[derive(Debug)]
+pub struct Inputs {
+    /// Steps of the reconstruction, where the stage has one: another number is another computation.
+    pub steps: u32,
+    /// A batch as the device gets it, in the order in which [`Objective::loss`] takes it apart; whole numbers are floats, too.
+    pub arrays: Vec<TensorData>,
+}
+
 /// A loss of one stage. `network` is off the gradient graph, `trained` on it.
-pub trait Objective {
+pub trait Objective: Clone + Send + 'static {
     /// The part of the network that learns.
-    type Trained: Module + Clone;
+    type Trained: Module + Clone + Send + 'static;
 
     /// Name of the stage, in logs and checkpoints.
     fn name(&self) -> &'static str;
@@ -29,43 +38,45 @@ pub trait Objective {
     /// Puts the trained part back, off the graph.
     fn install(&self, network: Network, trained: Self::Trained) -> Network;
 
-    /// The loss of a batch, `[1]`.
-    fn loss(&self, network: &Network, trained: &Self::Trained, batch: &Batch, device: &Device) -> Tensor<1>;
+    /// What the loss of a batch follows from. All that is drawn is decided here: a step may be recorded once and replayed.
+    fn inputs(&self, network: &Network, batch: Batch) -> Inputs;
+
+    /// The loss of the arrays of [`Self::inputs`] on the device, `[1]`.
+    fn loss(&self, network: &Network, trained: &Self::Trained, inputs: &[Tensor<4>], steps: u32) -> Tensor<1>;
 }
 
-fn upload(values: &[f32], shape: [usize; 4], device: &Device) -> Tensor<4> {
-    Tensor::from_data(TensorData::new(values.to_vec(), shape), device)
+/// Good pictures, or what the camera sees.
+fn images(values: Vec<f32>, [size, height, width]: [usize; 3]) -> TensorData {
+    TensorData::new(values, [size, 3, height, width])
 }
 
-/// The pictures of the batch on `device`: good, and as the camera sees them.
-fn images(batch: &Batch, device: &Device) -> (Tensor<4>, Tensor<4>) {
-    let shape = [batch.size, 3, batch.height, batch.width];
-    (upload(&batch.clean, shape, device), upload(&batch.seen, shape, device))
+fn column(values: impl Iterator<Item = f64>) -> TensorData {
+    let values: Vec<f32> = values.map(|value| value as f32).collect();
+    let size = values.len();
+    TensorData::new(values, [size, 1, 1, 1])
 }
 
-/// Half of the rows and columns, at a place drawn in 0 to 1, where half is still a picture to the backbone.
-fn part(image: &Tensor<4>, draw: [f64; 3]) -> Tensor<4> {
-    let [_, _, height, width] = image.dims();
-    let span = |length: usize, draw: f64| {
-        let half = if length < 128 { length } else { length / 64 * 32 };
-        let start = (draw * (length - half + 1) as f64) as usize;
-        start..start + half
-    };
-    image.clone().slice([0..image.dims()[0], 0..3, span(height, draw[0]), span(width, draw[1])])
+/// The numbers of a [`column`] as indices.
+fn indices(column: &Tensor<4>) -> Tensor<1, Int> {
+    let [size, ..] = column.dims();
+    column.clone().reshape([size]).int()
 }
 
-fn column(values: impl Iterator<Item = f32>, size: usize, device: &Device) -> Tensor<4> {
-    upload(&values.collect::<Vec<_>>(), [size, 1, 1, 1], device)
+/// Half of the rows, or columns, from a place drawn in 0 to 1, where half is still a picture to the backbone.
+fn span(length: usize, draw: f64) -> TensorData {
+    let half = if length < 128 { length } else { length / 64 * 32 };
+    let start = (draw * (length - half + 1) as f64) as usize;
+    column((start..start + half).map(|place| place as f64))
 }
 
 /// Pictures through the latent and back. Defects must survive: what the autoencoder erases, nothing after it can see.
-#[derive(Debug)]
-pub struct AutoencoderObjective<'a> {
+#[derive(Debug, Clone)]
+pub struct AutoencoderObjective {
     /// Weights of the terms.
-    pub config: &'a TrainConfig,
+    pub config: TrainConfig,
 }
 
-impl Objective for AutoencoderObjective<'_> {
+impl Objective for AutoencoderObjective {
     type Trained = Autoencoder;
 
     fn name(&self) -> &'static str {
@@ -81,20 +92,34 @@ impl Objective for AutoencoderObjective<'_> {
         network
     }
 
-    fn loss(&self, network: &Network, trained: &Autoencoder, batch: &Batch, device: &Device) -> Tensor<1> {
-        let (_, seen) = images(batch, device);
+    fn inputs(&self, _: &Network, batch: Batch) -> Inputs {
+        let shape = [batch.size, batch.height, batch.width];
+        let (latent, [rows, columns, _]) = (batch.latent_shape(), batch.draws[0]);
+        let arrays = vec![
+            images(batch.seen, shape),
+            TensorData::new(batch.noise, latent),
+            span(batch.height, rows),
+            span(batch.width, columns),
+        ];
+        Inputs { steps: 0, arrays }
+    }
+
+    fn loss(&self, network: &Network, trained: &Autoencoder, inputs: &[Tensor<4>], _: u32) -> Tensor<1> {
+        let [seen, noise, rows, columns] = take(inputs);
         let posterior = trained.posterior(seen.clone());
-        let shape = posterior.mean.dims();
-        let latent = posterior.sample(upload(&batch.noise, shape, device));
-        let shown = trained.decode(latent, 1.0);
+        let shown = trained.decode(posterior.sample(noise), 1.0);
         // Features on one part of the picture at a time: they are most of this stage's work, and look locally anyway.
-        let part = |image: &Tensor<4>| part(image, batch.draws[0]);
+        let part = |image: &Tensor<4>| image.clone().select(2, indices(&rows)).select(3, indices(&columns));
         let expected = network.features.forward(part(&seen));
         let features = network.features.forward(part(&shown));
         l1(shown, seen)
             + feature_distance(&features, &expected) * self.config.feature_weight
             + posterior.kl() * self.config.kl_weight
     }
+}
+
+fn take<const N: usize>(inputs: &[Tensor<4>]) -> [Tensor<4>; N] {
+    inputs.to_vec().try_into().expect("as many arrays as the objective made")
 }
 
 /// What the second stage trains together.
@@ -109,14 +134,12 @@ pub struct GuidedDenoiser {
 /// A synthetic defect in the *picture* gives `d = (z_seen - z0) / sqrt(1 - alpha_bar_T)`, so that at the first step, where
 /// inference starts, `x_T` is exactly the latent of the defective picture, and at later steps what is left of the defect.
 /// Corruption of the *latent* gives `d = m (n - k z0)` on random patches `m`, `n` noise or another picture's latent.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct DenoiserObjective {
     /// Whether the bundle has classes; without them every picture is of the null class.
     pub classes: bool,
 }
 
-/// Share of pictures whose class is replaced by the null class, so that a recipe without a class works too.
-const CLASS_DROP: f64 = 0.2;
 /// Share of pictures whose guidance is dropped: the denoiser must not lean on it alone.
 const GUIDANCE_DROP: f64 = 0.15;
 /// Weight of corrupted cells over the others in the loss: they are few.
@@ -140,52 +163,63 @@ impl Objective for DenoiserObjective {
         network
     }
 
-    fn loss(&self, network: &Network, trained: &GuidedDenoiser, batch: &Batch, device: &Device) -> Tensor<1> {
+    fn inputs(&self, network: &Network, batch: Batch) -> Inputs {
         let size = batch.size;
-        let (clean, seen) = images(batch, device);
-        let scale = network.latent_scale();
-        let normal = network.autoencoder.encode(clean, scale);
-        let observed = network.autoencoder.encode(seen.clone(), scale);
-        let shape = normal.dims();
+        let shape = [size, batch.height, batch.width];
+        let latent = batch.latent_shape();
         let schedule = network.sampler().schedule();
         let last = schedule.timesteps() - 1;
-        let sigma = |t: usize| (1.0 - schedule.alpha_bar(t)).sqrt();
         // Half of the pictures are at the level at which inference starts: one step is trained for directly.
         let level = |draw: f64| if draw < 0.5 { last } else { ((draw - 0.5) * 2.0 * last as f64) as usize };
         let levels: Vec<usize> = batch.draws.iter().map(|draw| level(draw[0])).collect();
-        let per_picture = |value: &dyn Fn(usize) -> f64| column((0..size).map(|k| value(k) as f32), size, device);
-        let noise = {
-            let own = upload(&batch.noise, shape, device);
-            let source: Vec<i32> = (0..size).map(|k| batch.swap[k].unwrap_or(k) as i32).collect();
-            let others = normal.clone().select(0, Tensor::from_data(TensorData::new(source, [size]), device));
-            let swapped = per_picture(&|k| f64::from(u8::from(batch.swap[k].is_some())));
-            own.clone() + (others - own) * swapped
-        };
-        let mask = upload(&batch.latent_mask, [size, 1, shape[2], shape[3]], device);
-        let kept = per_picture(&|k| {
-            let alpha_bar = schedule.alpha_bar(levels[k]);
-            (1.0 - alpha_bar.sqrt()) / (1.0 - alpha_bar).sqrt()
-        });
+        let timesteps: Vec<f64> = levels.iter().map(|&t| t as f64).collect();
+        let per_picture = |value: &dyn Fn(usize) -> f64| column((0..size).map(value));
+        let flag = |of: &dyn Fn(usize) -> bool| column((0..size).map(|k| f64::from(u8::from(of(k)))));
+        let sinusoids = network.denoiser.sinusoids(&timesteps);
+        let width = sinusoids.len() / size;
+        let arrays = vec![
+            per_picture(&|k| batch.swap[k].unwrap_or(k) as f64),
+            flag(&|k| batch.swap[k].is_some()),
+            flag(&|k| batch.latent[k]),
+            per_picture(&|k| {
+                let alpha_bar = schedule.alpha_bar(levels[k]);
+                (1.0 - alpha_bar.sqrt()) / (1.0 - alpha_bar).sqrt()
+            }),
+            per_picture(&|k| (1.0 - schedule.alpha_bar(levels[k])).sqrt()),
+            flag(&|k| batch.draws[k][1] >= GUIDANCE_DROP),
+            column(batch.classes(self.classes)),
+            TensorData::new(sinusoids, [size, width, 1, 1]),
+            images(batch.clean, shape),
+            images(batch.seen, shape),
+            TensorData::new(batch.noise, latent),
+            TensorData::new(batch.latent_mask, [size, 1, latent[2], latent[3]]),
+        ];
+        Inputs { steps: 0, arrays }
+    }
+
+    fn loss(&self, network: &Network, trained: &GuidedDenoiser, inputs: &[Tensor<4>], _: u32) -> Tensor<1> {
+        let [source, swapped, which, kept, sigma, keep, classes, sinusoids, clean, seen, noise, mask] = take(inputs);
+        let scale = network.latent_scale();
+        let normal = network.autoencoder.encode(clean, scale);
+        let observed = network.autoencoder.encode(seen.clone(), scale);
+        let schedule = network.sampler().schedule();
+        let last_sigma = (1.0 - schedule.alpha_bar(schedule.timesteps() - 1)).sqrt();
+        let others = normal.clone().select(0, indices(&source));
+        let noise = noise.clone() + (others - noise) * swapped;
         let by_latent = (noise - normal.clone() * kept) * mask;
-        let by_picture = (observed - normal.clone()) / sigma(last);
-        let which = per_picture(&|k| f64::from(u8::from(batch.latent[k])));
+        let by_picture = (observed - normal.clone()) / last_sigma;
         let deviation = by_picture.clone() + (by_latent - by_picture) * which;
-        let latent = normal + deviation.clone() * per_picture(&|k| sigma(levels[k]));
+        let latent = normal + deviation.clone() * sigma;
         let stages = network.features.forward(seen.clone());
         let sketch = soft_sketch(seen.clone());
         let guidance = trained.guidance.forward(seen, Some(sketch), Some(&stages));
-        let keep = per_picture(&|k| f64::from(u8::from(batch.draws[k][1] >= GUIDANCE_DROP)));
         let guidance = Guidance {
             middle: guidance.middle * keep.clone(),
             skips: guidance.skips.into_iter().map(|skip| skip * keep.clone()).collect(),
         };
-        let classes: Vec<i32> = (0..size)
-            .map(|k| if self.classes && batch.draws[k][2] >= CLASS_DROP { batch.sets[k] as i32 + 1 } else { 0 })
-            .collect();
-        let class = trained.guidance.class_embedding(Tensor::from_data(TensorData::new(classes, [size]), device));
-        let timesteps: Vec<f64> = levels.iter().map(|&t| t as f64).collect();
+        let class = trained.guidance.class_embedding(indices(&classes));
         let conditions = Conditions { class: Some(&class), context: None, guidance: Some(&guidance) };
-        let predicted = trained.denoiser.forward(latent, &timesteps, &conditions);
+        let predicted = trained.denoiser.forward_of_sinusoids(latent, sinusoids.flatten(1, 3), &conditions);
         let weight = deviation.clone().abs().mean_dim(1).greater_elem(0.05).float() * DEFECT_WEIGHT + 1.0;
         let error = (predicted - deviation).square() * weight.clone();
         error.mean() / weight.mean()
@@ -203,15 +237,15 @@ pub struct Judges {
 ///
 /// Both learn from the same features of the frozen backbone, most of this stage's work. The refine head sees what the
 /// repair says at the time, but does not teach it.
-#[derive(Debug)]
-pub struct RefineObjective<'a> {
+#[derive(Debug, Clone)]
+pub struct RefineObjective {
     /// The step counts.
-    pub config: &'a TrainConfig,
+    pub config: TrainConfig,
     /// Whether the bundle has classes.
     pub classes: bool,
 }
 
-impl Objective for RefineObjective<'_> {
+impl Objective for RefineObjective {
     type Trained = Judges;
 
     fn name(&self) -> &'static str {
@@ -228,29 +262,39 @@ impl Objective for RefineObjective<'_> {
         network
     }
 
-    fn loss(&self, network: &Network, trained: &Judges, batch: &Batch, device: &Device) -> Tensor<1> {
-        let size = batch.size;
-        let (clean, seen) = images(batch, device);
-        let classes: Vec<usize> = (0..size)
-            .map(|k| if self.classes && batch.draws[k][2] >= CLASS_DROP { batch.sets[k] + 1 } else { 0 })
-            .collect();
+    fn inputs(&self, _: &Network, batch: Batch) -> Inputs {
+        let shape = [batch.size, batch.height, batch.width];
         // All step counts are met, the small ones more often: they cost less, and the lines ask for them.
         let listed = &self.config.steps;
         let steps = listed[(batch.draws[0][0].powi(2) * listed.len() as f64) as usize % listed.len()];
-        let refine = |refine: &RefineHead, latents: (Tensor<4>, Tensor<4>), features: (&Stages, &Stages)| {
-            let latents = Compared { seen: &latents.0, normal: &latents.1 };
+        let arrays = vec![
+            column(batch.classes(self.classes)),
+            TensorData::new(batch.mask, [batch.size, 1, batch.height / 4, batch.width / 4]),
+            images(batch.clean, shape),
+            images(batch.seen, shape),
+        ];
+        Inputs { steps: steps.0, arrays }
+    }
+
+    fn loss(&self, network: &Network, trained: &Judges, inputs: &[Tensor<4>], steps: u32) -> Tensor<1> {
+        let [classes, mask, clean, seen] = take(inputs);
+        let (size, classes) = (clean.dims()[0], indices(&classes));
+        let refine = |refine: &RefineHead, latents: (&Tensor<4>, &Tensor<4>), features: (&Stages, &Stages)| {
+            let latents = Compared { seen: latents.0, normal: latents.1 };
             let features = Compared { seen: features.0, normal: features.1 };
             let logits = refine.forward(seen.clone(), latents, features);
-            let mask = upload(&batch.mask, [size, 1, batch.height / 4, batch.width / 4], device);
             let mask = mask.greater_elem(0.2).float();
             focal(logits.clone(), mask.clone()) * 10.0 + dice(logits, mask) * 0.5
         };
         let Some((scale, repair)) = network.repair.as_ref().map(|repair| &repair.scale).zip(trained.repair.as_ref())
         else {
             let head = trained.refine.as_ref().expect("this stage runs for networks with repair or a refine head");
-            let redrawn = network.reconstruct(seen.clone(), None, &classes, steps.0, None);
+            let stages = network.features.forward(seen.clone());
+            let (seen_latent, latent) = network.restore(seen.clone(), None, &stages, classes, steps, None);
+            let image = network.decode(latent.clone());
+            let redrawn = Reconstructed { seen_latent, latent, image, seen: stages };
             let (shown, normal) = network.redrawn_features(&redrawn);
-            return refine(head, (redrawn.seen_latent, redrawn.latent), (&shown, &normal));
+            return refine(head, (&redrawn.seen_latent, &redrawn.latent), (&shown, &normal));
         };
         let both = network.features.forward(Tensor::cat(vec![clean, seen.clone()], 0));
         let good = both.clone().map(|stage| stage.narrow(0, 0, size));
@@ -259,7 +303,7 @@ impl Objective for RefineObjective<'_> {
         let repaired = repair.forward(&found);
         let loss = feature_distance(&repaired, &scale.standardise(&good)) * 3.0;
         let Some(head) = &trained.refine else { return loss };
-        let latents = network.restore(seen.clone(), None, &stages, &classes, steps.0, None);
-        loss + refine(head, latents, (&found, &repaired.map(Tensor::inner)))
+        let (seen_latent, latent) = network.restore(seen.clone(), None, &stages, classes, steps, None);
+        loss + refine(head, (&seen_latent, &latent), (&found, &repaired.map(Tensor::inner)))
     }
 }

@@ -4,15 +4,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::module::Module;
 use burn::store::ModuleRecord;
 use burn::tensor::{Device, Tensor};
 use indicatif::ProgressBar;
 
 use super::batches::{BatchSpec, BatchStream, workers};
 use super::checkpoint::{RunDirectory, RunState};
-use super::ema::Ema;
+use super::learner::{Learner, LearnerSettings};
 use super::objective::Objective;
 use super::pictures::Picture;
 use crate::model::network::Network;
@@ -27,8 +26,6 @@ const LOOK_EVERY: usize = 10;
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
 /// How often a stage may go back to weights from before a loss that is no number.
 const RETURNS: usize = 3;
-/// Largest norm of all gradients together.
-const CLIP: f64 = 1.0;
 
 /// What a stage is run with.
 pub struct StageSettings<'a> {
@@ -38,10 +35,8 @@ pub struct StageSettings<'a> {
     pub seconds: f64,
     /// Peak learning rate.
     pub rate: f64,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
-    /// Weight of the moving average.
-    pub ema_decay: f64,
+    /// How parameters follow their gradients.
+    pub learner: LearnerSettings,
     /// Good pictures.
     pub pictures: &'a [Picture],
     /// What a batch is made of.
@@ -52,14 +47,6 @@ pub struct StageSettings<'a> {
     pub most: usize,
     /// Device without the gradient graph.
     pub device: &'a Device,
-}
-
-/// What a step changes.
-#[derive(Clone)]
-struct Learning<M> {
-    trained: M,
-    ema: Ema<M>,
-    optimizer: ModuleOptimizer,
 }
 
 /// Runs a stage from where `state` stands to its end and installs the average into the network.
@@ -78,31 +65,30 @@ pub fn run<O: Objective>(
     progress: &ProgressBar,
 ) -> anyhow::Result<Network> {
     let device = settings.device;
-    let trained = objective.extract(&network).to_device(&device.clone().autodiff()).train();
-    let ema = Ema::new(&trained, settings.ema_decay);
-    let optimizer: ModuleOptimizer = AdamWConfig::new().with_weight_decay(settings.weight_decay as f32).init();
-    let mut now = Learning { trained, ema, optimizer };
+    let mut learner = Learner::new(objective, &network, settings.learner, device);
     if state.step > 0
         && let Some(saved) = directory.tensors(state)
     {
-        let load = |name: &str| ModuleRecord::load(saved.join(name)).with_context(|| format!("{name} of {saved:?}"));
-        now.trained = now.trained.try_load_record(load("trained.bpk")?).context("trained.bpk")?;
-        let average = now.ema.module().clone().try_load_record(load("average.bpk")?).context("average.bpk")?;
-        now.ema.restore(average);
-        now.optimizer = now.optimizer.load(saved.join("optimizer.bpk")).context("optimizer.bpk")?;
+        let load = |(name, part): (&str, O::Trained)| {
+            let file = saved.join(name);
+            let record = ModuleRecord::load(&file);
+            let record = record.with_context(|| format!("{}: start again with --fresh", file.display()))?;
+            part.try_load_record(record).with_context(|| file.display().to_string())
+        };
+        let [trained, average, first, second] = learner.parts();
+        learner.restore([load(trained)?, load(average)?, load(first)?, load(second)?]);
     }
     // A loss is looked at after the step that it led to: what the last look found may be spoilt, what the one before found is not.
     // (A checkpoint holds the last: if that is spoilt, a run that is resumed ends with an error, and --fresh begins anew.)
-    let (mut proven, mut latest) = (now.clone(), now.clone());
+    let (mut proven, mut latest) = (learner.learned(), learner.learned());
     let mut returns = 0;
     let first = state.step;
-    let outcome: anyhow::Result<Learning<O::Trained>> = std::thread::scope(|scope| {
-        let mut now = now;
+    let outcome: anyhow::Result<Learner<O>> = std::thread::scope(|scope| {
         let mut stream = BatchStream::start(scope, settings.pictures, settings.batches, first, workers());
         if state.total.is_none() {
             state.total = settings.steps;
         }
-        let mut clock = Instant::now();
+        let (mut clock, mut from, mut known) = (Instant::now(), WARM_UP_STEPS, 0);
         let mut saved = Instant::now();
         let mut since = clock;
         let mut sum: Option<Tensor<1>> = None;
@@ -112,26 +98,25 @@ pub fn run<O: Objective>(
             // Before the number of steps is known, the rate is still rising in any case.
             let total = state.total.unwrap_or(usize::MAX);
             let rate = settings.rate * rate_factor(state.step, total);
-            let loss = objective.loss(&network, &now.trained, &batch, device);
-            now.trained = descend(&loss, now.trained, &mut now.optimizer, rate);
-            now.ema.update(&now.trained, state.step);
+            let loss = learner.step(objective.inputs(&network, batch), state.step, rate);
             state.step += 1;
-            let loss = loss.inner();
             sum = Some(match sum {
                 Some(sum) => sum + loss,
                 None => loss,
             });
             summed += 1;
             let warm = state.step - first;
-            if state.total.is_none() && warm == WARM_UP_STEPS {
+            // A step that is recorded takes as long as five: its time says nothing of those to come.
+            let recorded = std::mem::replace(&mut known, learner.recorded()) != known;
+            if state.total.is_none() && warm >= WARM_UP_STEPS && (warm == WARM_UP_STEPS || recorded) {
                 device.sync().context("device")?;
-                clock = Instant::now();
+                (clock, from) = (Instant::now(), warm);
                 since = clock;
             }
-            if state.total.is_none() && warm == WARM_UP_STEPS + MEASURED_STEPS {
+            if state.total.is_none() && warm == from + MEASURED_STEPS {
                 device.sync().context("device")?;
                 let step = clock.elapsed().as_secs_f64() / MEASURED_STEPS as f64;
-                let total = WARM_UP_STEPS + ((settings.seconds / step) as usize).max(2 * MEASURED_STEPS);
+                let total = from + ((settings.seconds / step) as usize).max(2 * MEASURED_STEPS);
                 let total = total.min(settings.most.max(state.step));
                 state.total = Some(total);
                 progress.set_length(total as u64);
@@ -142,7 +127,7 @@ pub fn run<O: Objective>(
                 summed = 0;
                 let (name, step) = (objective.name(), state.step);
                 if mean.is_finite() {
-                    proven = std::mem::replace(&mut latest, now.clone());
+                    proven = std::mem::replace(&mut latest, learner.learned());
                     state.losses[settings.index].push((step, f64::from(mean)));
                     progress.set_message(format!("loss {mean:.4}"));
                 } else {
@@ -155,14 +140,14 @@ pub fn run<O: Objective>(
                     log::warn!(
                         "{name}: the loss is {mean} at step {step}: it goes on from weights of some steps before"
                     );
-                    now = proven.clone();
+                    learner.go_back(&proven);
                     latest = proven.clone();
                 }
                 progress.set_position(step as u64);
                 state.seconds[settings.index] += since.elapsed().as_secs_f64();
                 since = Instant::now();
                 if saved.elapsed() > CHECKPOINT_EVERY && !last {
-                    save(directory, state, &network, &now)?;
+                    save(directory, state, &network, &learner)?;
                     saved = Instant::now();
                 }
                 // A device that slows down (heat, other jobs) must not stretch the budget by more than a tenth.
@@ -171,15 +156,9 @@ pub fn run<O: Objective>(
                 }
             }
         }
-        Ok(now)
+        Ok(learner)
     });
-    Ok(objective.install(network, outcome?.ema.module().clone()))
-}
-
-/// One step down the gradient of `loss`.
-pub(super) fn descend<M: Module>(loss: &Tensor<1>, trained: M, optimizer: &mut ModuleOptimizer, rate: f64) -> M {
-    let gradients = clip(&trained, GradientsParams::from_grads(loss.backward(), &trained));
-    optimizer.step(rate, trained, gradients)
+    Ok(objective.install(network, outcome?.average()))
 }
 
 /// The learning rate's course: a rise over the first 5 %, then a cosine down to 2 %.
@@ -193,17 +172,15 @@ fn rate_factor(step: usize, total: usize) -> f64 {
 }
 
 /// Saves where a stage stands.
-fn save<M: Module>(
+fn save<O: Objective>(
     directory: &RunDirectory,
     state: &mut RunState,
     network: &Network,
-    learning: &Learning<M>,
+    learner: &Learner<O>,
 ) -> anyhow::Result<()> {
     directory.save(state, |path| {
         write(network.clone(), path, "network.bpk")?;
-        write(learning.trained.clone(), path, "trained.bpk")?;
-        write(learning.ema.module().clone(), path, "average.bpk")?;
-        learning.optimizer.save(path.join("optimizer.bpk")).context("optimizer.bpk")
+        learner.parts().into_iter().try_for_each(|(name, part)| write(part, path, name))
     })
 }
 
@@ -215,55 +192,12 @@ pub fn write<M: Module>(module: M, path: &Path, name: &str) -> anyhow::Result<()
     module.into_record().save(path.join(name)).with_context(|| format!("{}", path.join(name).display()))
 }
 
-/// Scales all gradients so that their common norm is at most [`CLIP`]; burn's own clipping takes each parameter alone.
-///
-/// The norm stays on the device: reading it back would wait for every step.
-fn clip<M: Module>(module: &M, gradients: GradientsParams) -> GradientsParams {
-    let mut norm = SquaredNorm { gradients: &gradients, sum: None };
-    module.visit(&mut norm);
-    let Some(sum) = norm.sum else { return gradients };
-    let factor = (sum.sqrt() + 1e-6).recip().mul_scalar(CLIP).clamp_max(1.0);
-    let mut scale = Scale { gradients, factor };
-    module.visit(&mut scale);
-    scale.gradients
-}
-
-struct SquaredNorm<'a> {
-    gradients: &'a GradientsParams,
-    sum: Option<Tensor<1>>,
-}
-
-impl ModuleVisitor for SquaredNorm<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(gradient) = self.gradients.get::<D>(param.id) {
-            let square = gradient.square().sum();
-            self.sum = Some(match self.sum.take() {
-                Some(sum) => sum + square,
-                None => square,
-            });
-        }
-    }
-}
-
-struct Scale {
-    gradients: GradientsParams,
-    factor: Tensor<1>,
-}
-
-impl ModuleVisitor for Scale {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(gradient) = self.gradients.remove::<D>(param.id) {
-            let factor = self.factor.clone().reshape([1; D]);
-            self.gradients.register(param.id, gradient * factor);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use burn::nn::{Linear, LinearConfig};
+    use burn::tensor::Tensor;
 
     use super::*;
     use crate::model::autoencoder::Autoencoder;
@@ -272,28 +206,17 @@ mod tests {
     use crate::trainer::augment::Augmentation;
     use crate::trainer::batches::Batch;
     use crate::trainer::config::TrainConfig;
-    use crate::trainer::objective::AutoencoderObjective;
-
-    #[test]
-    fn the_common_norm_is_clipped() {
-        let device = Device::flex().autodiff();
-        let layer: Linear = LinearConfig::new(2, 2).init(&device);
-        let loss = layer.forward(Tensor::<2>::ones([1, 2], &device) * 30.0).sum();
-        let gradients = clip(&layer, GradientsParams::from_grads(loss.backward(), &layer));
-        let mut norm = SquaredNorm { gradients: &gradients, sum: None };
-        layer.visit(&mut norm);
-        let norm = norm.sum.expect("has gradients").into_scalar::<f32>().sqrt();
-        assert!((norm - 1.0).abs() < 1e-4, "{norm}");
-    }
+    use crate::trainer::objective::{AutoencoderObjective, Inputs};
 
     /// The autoencoder's objective, whose loss is no number at some calls.
-    struct Spoilt<'a> {
-        inner: AutoencoderObjective<'a>,
+    #[derive(Clone)]
+    struct Spoilt {
+        inner: AutoencoderObjective,
         at: fn(usize) -> bool,
-        calls: Cell<usize>,
+        calls: Arc<AtomicUsize>,
     }
 
-    impl Objective for Spoilt<'_> {
+    impl Objective for Spoilt {
         type Trained = Autoencoder;
 
         fn name(&self) -> &'static str {
@@ -308,10 +231,14 @@ mod tests {
             self.inner.install(network, trained)
         }
 
-        fn loss(&self, network: &Network, trained: &Autoencoder, batch: &Batch, device: &Device) -> Tensor<1> {
-            let loss = self.inner.loss(network, trained, batch, device);
-            self.calls.set(self.calls.get() + 1);
-            if (self.at)(self.calls.get()) { loss * f32::NAN } else { loss }
+        fn inputs(&self, network: &Network, batch: Batch) -> Inputs {
+            self.inner.inputs(network, batch)
+        }
+
+        fn loss(&self, network: &Network, trained: &Autoencoder, inputs: &[Tensor<4>], steps: u32) -> Tensor<1> {
+            let loss = self.inner.loss(network, trained, inputs, steps);
+            let call = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
+            if (self.at)(call) { loss * f32::NAN } else { loss }
         }
     }
 
@@ -339,15 +266,14 @@ mod tests {
             index: 0,
             seconds: 0.0,
             rate: 1e-3,
-            weight_decay: 1e-4,
-            ema_decay: 0.9,
+            learner: LearnerSettings { weight_decay: 1e-4, ema_decay: 0.9 },
             pictures: &pictures,
             batches: &batches,
             steps: Some(45),
             most: usize::MAX,
             device: &device,
         };
-        let objective = Spoilt { inner: AutoencoderObjective { config: &config }, at, calls: Cell::new(0) };
+        let objective = Spoilt { inner: AutoencoderObjective { config }, at, calls: Arc::default() };
         let network = run(&objective, network, &settings, &directory, &mut state, &ProgressBar::hidden())?;
         let latent = network.autoencoder.encode(Tensor::zeros([1, 3, 32, 32], &device), 1.0);
         let finite = latent.sum().into_scalar::<f32>().is_finite();

@@ -100,8 +100,7 @@ impl Stages<'_> {
                 index: state.stage,
                 seconds: self.minutes * 60.0 * shares[state.stage],
                 rate,
-                weight_decay: config.weight_decay,
-                ema_decay: config.ema_decay,
+                learner: config.learner(),
                 pictures: self.pictures,
                 batches: &batch,
                 steps: self.stage_steps,
@@ -111,7 +110,7 @@ impl Stages<'_> {
             let progress = ProgressBar::new(state.total.unwrap_or(0) as u64).with_style(style.clone());
             network = match state.stage {
                 0 => {
-                    let objective = AutoencoderObjective { config };
+                    let objective = AutoencoderObjective { config: config.clone() };
                     progress.set_prefix(objective.name());
                     let network = stage::run(&objective, network, &settings, run, state, &progress)?;
                     let scale = self.measure_scale(&network)?;
@@ -129,7 +128,7 @@ impl Stages<'_> {
                     {
                         repair.scale = self.measure_features(&network.features)?;
                     }
-                    let objective = RefineObjective { config, classes };
+                    let objective = RefineObjective { config: config.clone(), classes };
                     progress.set_prefix(objective.name());
                     stage::run(&objective, network, &settings, run, state, &progress)?
                 }

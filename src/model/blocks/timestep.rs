@@ -9,8 +9,8 @@ use super::activation::Activation;
 /// `[cos(t f_i), sin(t f_i)]` with `f_i = 10000^(-i / half)`, cosines first as in the public checkpoints.
 ///
 /// # Shapes
-/// - output `[b, width]` for `b` timesteps; `width` is even
-pub fn sinusoidal(timesteps: &[f64], width: usize, device: &Device) -> Tensor<2> {
+/// - output `[b, width]` for `b` timesteps, row by row; `width` is even
+pub fn sinusoidal(timesteps: &[f64], width: usize) -> Vec<f32> {
     let half = width / 2;
     let mut values = Vec::with_capacity(timesteps.len() * width);
     for &t in timesteps {
@@ -18,7 +18,7 @@ pub fn sinusoidal(timesteps: &[f64], width: usize, device: &Device) -> Tensor<2>
         values.extend((0..half).map(|i| angle(i).cos() as f32));
         values.extend((0..half).map(|i| angle(i).sin() as f32));
     }
-    Tensor::from_data(TensorData::new(values, [timesteps.len(), width]), device)
+    values
 }
 
 /// Two linear layers behind the sinusoidal embedding.
@@ -43,11 +43,24 @@ impl TimestepEmbedding {
         }
     }
 
+    /// The sinusoids of `b` timesteps, `[b, width]`.
+    pub fn sinusoids(&self, timesteps: &[f64]) -> Vec<f32> {
+        sinusoidal(timesteps, self.width)
+    }
+
     /// `b` timesteps to `[b, 4 * width]`, in the dtype of the weights.
     pub fn forward(&self, timesteps: &[f64]) -> Tensor<2> {
-        let weight = self.linear1.weight.val();
-        let waves = sinusoidal(timesteps, self.width, &weight.device()).cast(weight.dtype());
-        self.linear2.forward(self.activation.forward(self.linear1.forward(waves)))
+        let device = self.linear1.weight.val().device();
+        self.of_sinusoids(Tensor::from_data(
+            TensorData::new(self.sinusoids(timesteps), [timesteps.len(), self.width]),
+            &device,
+        ))
+    }
+
+    /// Their sinusoids `[b, width]` to `[b, 4 * width]`, in the dtype of the weights.
+    pub fn of_sinusoids(&self, sinusoids: Tensor<2>) -> Tensor<2> {
+        let sinusoids = sinusoids.cast(self.linear1.weight.val().dtype());
+        self.linear2.forward(self.activation.forward(self.linear1.forward(sinusoids)))
     }
 }
 
@@ -57,7 +70,7 @@ mod tests {
 
     #[test]
     fn cosines_come_first() {
-        let values = sinusoidal(&[0.0, 1.0], 4, &Device::flex()).into_data().try_into_vec::<f32>().expect("f32");
+        let values = sinusoidal(&[0.0, 1.0], 4);
         assert_eq!(&values[..4], &[1.0, 1.0, 0.0, 0.0]);
         assert!((values[4] - 1f32.cos()).abs() < 1e-7 && (values[6] - 1f32.sin()).abs() < 1e-7);
         assert!((values[5] - 0.01f32.cos()).abs() < 1e-7 && (values[7] - 0.01f32.sin()).abs() < 1e-7);
