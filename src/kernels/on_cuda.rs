@@ -116,3 +116,9 @@ fn convolutions_and_moves_agree_with_burn() {
 fn rows_agree_with_burn() {
     rows_agree(&device(), 1e-4);
 }
+
+#[test]
+#[ignore = "needs an NVIDIA GPU"]
+fn convolutions_have_the_gradients_of_burn() {
+    convolutions::convolution_gradients_agree(&device(), 3e-2, &[Epilogue::None]);
+}

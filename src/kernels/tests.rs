@@ -1,5 +1,7 @@
 //! Values and gradients against burn's own operations.
 
+pub(super) mod convolutions;
+
 use burn::backend::Dispatch;
 use burn::module::Param;
 use burn::nn::conv::Conv2dConfig;
