@@ -50,6 +50,8 @@ fn frame(side: usize, seed: usize) -> Prepared {
     }
 }
 
+/// Part by part of the map: with the whole in one queue burn's fusion once gave a map whose cells were in another order, where each
+/// part alone was right, and the mean of its highest cells hardly told.
 #[test]
 #[ignore = "needs an NVIDIA GPU"]
 fn a_replay_is_what_the_cpu_says() {
@@ -103,8 +105,7 @@ fn a_replay_is_what_the_cpu_says() {
                 let most = expected.iter().copied().fold(0.0, f32::max);
                 for (kind, found) in [("launched", launched), ("recorded", recorded)] {
                     let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                    println!("{part}, {class:?}, frame {seed}, {kind}: {worst} of {most}");
-                    if worst.is_nan() || worst > 0.03 * most {
+                    if worst.is_nan() || worst > 0.01 * most {
                         wrong.push(format!("{part}, {class:?}, frame {seed}, {kind}: {worst} of {most}"));
                     }
                 }

@@ -5,8 +5,6 @@
 //! (PatchCore, arXiv 2106.08265, with a memory of fixed size instead of a tenth of the data) sees those.
 
 use burn::module::{Module, Param};
-use burn::tensor::module::avg_pool2d;
-use burn::tensor::ops::AvgPoolOptions;
 use burn::tensor::{Device, FloatDType, Tensor, assert_shape};
 use serde::{Deserialize, Serialize};
 
@@ -76,25 +74,25 @@ impl Metric {
     }
 }
 
-/// The mean of what a window sees, with zeros beyond the border: a filter, as burn's pooling is slow on the CPU.
-fn mean(stage: Tensor<4>, window: Window) -> Tensor<4> {
-    let [_, channels, _, _] = stage.dims();
+/// The mean of what a window sees, with zeros beyond the border, or without what is beyond it: a filter, as burn's pooling is slow on
+/// the CPU.
+fn mean(stage: Tensor<4>, window: Window, border_counts: bool) -> Tensor<4> {
+    let [_, channels, height, width] = stage.dims();
     let (kind, cells) = ((&stage.device(), stage.dtype()), window.kernel * window.kernel);
-    let taps = Tensor::ones([channels, 1, window.kernel, window.kernel], kind);
+    let sums = |stage: Tensor<4>, channels: usize| {
+        let taps = Tensor::ones([channels, 1, window.kernel, window.kernel], kind);
+        depthwise(stage, taps, Tensor::zeros([channels], kind), window, Epilogue::None)
+    };
     // Divided at last: a ninth has no exact half-precision form, and sums of features have room in one.
-    depthwise(stage, taps, Tensor::zeros([channels], kind), window, Epilogue::None) / cells as f64
+    if border_counts {
+        return sums(stage, channels) / cells as f64;
+    }
+    sums(stage, channels) / sums(Tensor::ones([1, 1, height, width], kind), 1)
 }
 
 fn patches(stages: &Stages, stride: usize, border_counts: bool) -> Tensor<3> {
-    let pool = |stage: &Tensor<4>, side: usize, stride: usize| {
-        if border_counts {
-            return mean(stage.clone(), Window { kernel: side, stride, before: 1, after: 1 });
-        }
-        let options = AvgPoolOptions::<2>::new([side, side])
-            .with_stride([stride, stride])
-            .with_padding([1, 1])
-            .with_count_include_pad(false);
-        avg_pool2d(stage.clone(), options)
+    let pool = |stage: &Tensor<4>, kernel: usize, stride: usize| {
+        mean(stage.clone(), Window { kernel, stride, before: 1, after: 1 }, border_counts)
     };
     let [_, fine, coarse] = stages;
     let coarse = pool(coarse, 3, 1);
@@ -191,19 +189,25 @@ pub fn nearest(found: Tensor<2>, rows: Tensor<2>) -> Tensor<2> {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::module::avg_pool2d;
+    use burn::tensor::ops::AvgPoolOptions;
     use burn::tensor::{Distribution, TensorData, Tolerance};
 
     use super::*;
 
     #[test]
-    fn a_mean_counts_the_border_as_pooling_does() {
+    fn a_mean_is_that_of_pooling() {
         let device = Device::flex();
         for (side, stride, [height, width]) in [(3, 1, [8, 20]), (4, 2, [8, 20]), (3, 1, [7, 5]), (4, 2, [9, 7])] {
             let stage = Tensor::<4>::random([2, 3, height, width], Distribution::Default, &device);
-            let options = AvgPoolOptions::<2>::new([side, side]).with_stride([stride, stride]).with_padding([1, 1]);
-            let expected = avg_pool2d(stage.clone(), options).into_data();
-            let found = mean(stage, Window { kernel: side, stride, before: 1, after: 1 }).into_data();
-            found.assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-6));
+            for counts in [true, false] {
+                let options = AvgPoolOptions::<2>::new([side, side]).with_stride([stride, stride]);
+                let options = options.with_padding([1, 1]).with_count_include_pad(counts);
+                let expected = avg_pool2d(stage.clone(), options).into_data();
+                let window = Window { kernel: side, stride, before: 1, after: 1 };
+                let found = mean(stage.clone(), window, counts).into_data();
+                found.assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-6));
+            }
         }
     }
 

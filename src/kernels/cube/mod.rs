@@ -6,6 +6,7 @@ mod gradients;
 mod large;
 mod norm;
 mod planes;
+mod resize;
 mod rows;
 mod tiles;
 
@@ -383,6 +384,10 @@ impl Kernels for CubeBackend {
             seen = output;
         }
         seen
+    }
+
+    fn resize(input: FloatTensor<Self>, height: usize, width: usize, align_corners: bool) -> FloatTensor<Self> {
+        resize::resize(input, height, width, align_corners)
     }
 
     fn nearest(found: FloatTensor<Self>, rows: FloatTensor<Self>) -> FloatTensor<Self> {
