@@ -1,5 +1,5 @@
 //! Operations that the networks repeat, through burn's extension API: on the CPU in Rust, on CUDA as CubeCL kernels, all but
-//! resizing and moves of cells; gradients of depthwise convolutions and group norms likewise, the others from burn's operations.
+//! moves of cells; gradients of depthwise convolutions and group norms likewise, the others from burn's operations.
 //!
 //! burn 0.22.1 has no good form of them for training: the weight gradient of a depthwise convolution is one convolution per
 //! channel (burn-backend, ops/modules/conv.rs), and a group norm is many launches each way.
@@ -8,6 +8,7 @@
 mod backward;
 #[cfg(feature = "cuda")]
 mod cube;
+mod descent;
 #[cfg(feature = "cpu")]
 mod flex;
 mod operations;
@@ -19,10 +20,11 @@ use burn::backend::{Backend, Slice, TensorMetadata, backend_extension};
 use burn::tensor::ops::{AttentionModuleOptions, ConvOptions, InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Shape};
 
+pub use self::descent::Descent;
 pub use self::operations::{
-    attend, attend_to, cell_norm, convolve, convolve_onto, depth_to_space, depthwise, double, edge_block, group_norm,
-    instance_norm, join, nearest, normed_pointwise, pointwise, pointwise_onto, product, resize, resize_cells, smooth,
-    space_to_depth,
+    attend, attend_to, cell_norm, convolve, convolve_onto, depth_to_space, depthwise, descend, double, edge_block,
+    group_norm, instance_norm, join, nearest, normed_pointwise, pointwise, pointwise_onto, product, resize,
+    resize_cells, smooth, space_to_depth,
 };
 
 /// How the kernel of a convolution moves over the cells, the same on both axes.
@@ -324,7 +326,10 @@ pub trait Kernels: Backend {
 
     /// Bilinear, with the centres of the corner cells aligned (`align_corners`) or else their outer corners: `[b, c, h', w']` to
     /// `[b, c, height, width]`.
-    #[fusion(default)]
+    #[fusion(dtype = input, shape = {
+        let [batch, channels, _, _] = input.dims();
+        Shape::new([batch, channels, *height, *width])
+    })]
     fn resize(input: FloatTensor<Self>, height: usize, width: usize, align_corners: bool) -> FloatTensor<Self> {
         let options = InterpolateOptions::new(InterpolateMode::Bilinear).with_align_corners(align_corners);
         Self::interpolate(input, [height, width], options)
@@ -447,6 +452,22 @@ pub trait Gradients: Backend {
         groups: usize,
         epsilon: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// One step of AdamW on parameters, their average, first and second moments, `[1, 1, 1, n]` each: these anew. `course` `[4, 1, 1,
+    /// 1]` is the rate, what corrects either moment for its beginning at zero, and the weight of the average so far.
+    #[fusion(default)]
+    #[allow(clippy::too_many_arguments, reason = "a macro takes tensors one by one")]
+    fn descend(
+        parameters: FloatTensor<Self>,
+        average: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        course: FloatTensor<Self>,
+        descent: Descent,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        descent::by_parts::<Self>((parameters, average, first, second), gradient, course, descent)
+    }
 }
 
 #[cfg(test)]

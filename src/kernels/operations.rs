@@ -7,7 +7,7 @@ use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, InstanceNorm, PaddingConfig2d};
 use burn::tensor::{Tensor, assert_shape};
 
-use super::{Epilogue, Kernels, Norm, Window};
+use super::{Descent, Epilogue, Gradients, Kernels, Norm, Window};
 
 /// Filters every channel: `[b, c, h, w]` by weight `[c, 1, k, k]` and bias `[c]`.
 pub fn depthwise(
@@ -267,6 +267,22 @@ pub fn cell_norm(gamma: Tensor<1>, beta: Tensor<1>, epsilon: f64, input: Tensor<
     assert_shape!(beta, [channels]);
     let (input, gamma, beta) = (input.into_dispatch(), gamma.into_dispatch(), beta.into_dispatch());
     Tensor::from_dispatch(Dispatch::cell_norm(input, gamma, beta, epsilon))
+}
+
+/// One step of AdamW on parameters, their average, first and second moments, `[1, 1, 1, n]` each. `course` `[4, 1, 1, 1]` is the rate,
+/// what corrects either moment for its beginning at zero, and the weight of the average so far.
+///
+/// # Panics
+/// If shapes disagree.
+pub fn descend(rows: [Tensor<4>; 4], gradient: Tensor<4>, course: Tensor<4>, descent: Descent) -> [Tensor<4>; 4] {
+    let [_, _, _, count] = gradient.dims();
+    assert!(rows.iter().all(|row| row.dims() == [1, 1, 1, count]), "rows of other lengths than the gradient");
+    assert_shape!(course, [4, 1, 1, 1]);
+    let [parameters, average, first, second] = rows.map(Tensor::into_dispatch);
+    let (gradient, course) = (gradient.into_dispatch(), course.into_dispatch());
+    let (parameters, average, first, second) =
+        Dispatch::descend(parameters, average, first, second, gradient, course, descent);
+    [parameters, average, first, second].map(Tensor::from_dispatch)
 }
 
 fn parameter(norm: &GroupNorm, value: &Option<Param<Tensor<1>>>) -> FloatTensor<Dispatch> {

@@ -9,6 +9,7 @@ use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
 
 use super::objective::{Inputs, Objective};
 use crate::detector::recording::Recordings;
+use crate::kernels::{Descent, descend};
 use crate::model::network::Network;
 
 /// Weights of the moments, and what is added to the root of the second (burn's AdamW).
@@ -68,12 +69,13 @@ impl<O: Objective> Learner<O> {
         let work = || {
             let (objective, network, layout) = (self.objective.clone(), self.network.clone(), self.layout.clone());
             let weight_decay = self.settings.weight_decay;
+            let descent = Descent { moments: MOMENTS, epsilon: EPSILON, weight_decay, clip: CLIP };
             move |slots: &[Tensor<4>]| {
-                let [parameters, average, first, second, course] = std::array::from_fn(|k| slots[k].clone());
-                let trained = unflatten(&layout, parameters.clone(), true);
+                let rows = std::array::from_fn(|k| slots[k].clone());
+                let trained = unflatten(&layout, slots[0].clone(), true);
                 let loss = objective.loss(&network, &trained, &slots[5..], steps);
-                let gradient = clip(gradients(loss.backward(), &trained));
-                (descend([parameters, average, first, second], gradient, course, weight_decay), loss.inner())
+                let gradient = gradients(loss.backward(), &trained);
+                (descend(rows, gradient, slots[4].clone(), descent), loss.inner())
             }
         };
         let (rows, loss) = match &mut self.recordings {
@@ -124,25 +126,6 @@ impl<O: Objective> Learner<O> {
     pub fn restore(&mut self, parts: [O::Trained; 4]) {
         self.rows = parts.map(|part| flatten(&part));
     }
-}
-
-/// Scales the gradient so that its norm is at most [`CLIP`]. The norm stays on the device: reading it would wait for every step.
-fn clip(gradient: Tensor<4>) -> Tensor<4> {
-    let norm = gradient.clone().square().sum().sqrt();
-    let factor = (norm + 1e-6).recip().mul_scalar(CLIP).clamp_max(1.0);
-    gradient * factor.reshape([1, 1, 1, 1])
-}
-
-/// AdamW and the moving average; `course` is what [`Learner::course`] says.
-fn descend(rows: Rows, gradient: Tensor<4>, course: Tensor<4>, weight_decay: f64) -> Rows {
-    let [parameters, average, first, second] = rows;
-    let [rate, first_factor, second_factor, decay] = std::array::from_fn(|k| course.clone().narrow(0, k, 1));
-    let first = first * MOMENTS[0] + gradient.clone() * (1.0 - MOMENTS[0]);
-    let second = second * MOMENTS[1] + gradient.square() * (1.0 - MOMENTS[1]);
-    let change = first.clone() * first_factor / ((second.clone() * second_factor).sqrt() + EPSILON);
-    let parameters = parameters * (rate.clone() * -weight_decay + 1.0) - change * rate;
-    let average = average * decay.clone() + parameters.clone() * (decay * -1.0 + 1.0);
-    [parameters, average, first, second]
 }
 
 struct Flat {
@@ -236,7 +219,8 @@ mod tests {
             width: side,
             height: side,
             size: 2,
-            defect_share: 0.5,
+            // So that there is something to learn in every step.
+            defect_share: 1.0,
             families: CorruptionFamily::TRAINING.to_vec(),
             latent_share: 0.3,
             latent_channels: 8,
@@ -325,11 +309,26 @@ mod tests {
             let [mut recorded, mut launched] = [(); 2].map(|()| Learner::new(objective, &network, SETTINGS, &device));
             launched.recordings = None;
             let name = objective.name();
+            // The same weights on the CPU.
+            let cpu = Device::flex();
+            let mut here = Learner::new(objective, &network.clone().to_device(&cpu), SETTINGS, &cpu);
             for (step, inputs) in inputs(objective, &network, 12).into_iter().enumerate() {
                 let copy = Inputs { steps: inputs.steps, arrays: inputs.arrays.clone() };
+                if step == 0 {
+                    here.step(Inputs { steps: inputs.steps, arrays: inputs.arrays.clone() }, 0, RATE);
+                }
                 let found = recorded.step(inputs, step, RATE).into_scalar::<f32>();
                 let expected = launched.step(copy, step, RATE).into_scalar::<f32>();
                 assert!((found - expected).abs() <= 0.02 * expected.abs(), "{name}, step {step}: {found}, {expected}");
+                if step == 0 {
+                    // A share of the gradients.
+                    let (found, expected) = (values(&recorded.rows[2]), values(&here.rows[2]));
+                    let square =
+                        |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>();
+                    let apart = square(&mut found.iter().zip(&expected).map(|(a, b)| a - b)).sqrt();
+                    let whole = square(&mut expected.iter().copied()).sqrt();
+                    assert!(whole > 0.0 && apart <= 0.05 * whole, "{name}: gradients apart by {apart} of {whole}");
+                }
                 if step == 6 {
                     let kept = recorded.learned();
                     recorded.go_back(&kept);

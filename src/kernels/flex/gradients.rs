@@ -7,7 +7,11 @@ use pulp::Arch;
 use rayon::prelude::*;
 
 use super::{Plain, sum, tensor, total, zeros};
-use crate::kernels::{Gradients, Window};
+use crate::kernels::descent::LEAST;
+use crate::kernels::{Descent, Gradients, Window};
+
+/// Parameters that a thread takes at a time.
+const PART: usize = 1 << 14;
 
 impl Gradients for Flex {
     fn depthwise_input(
@@ -123,6 +127,51 @@ impl Gradients for Flex {
         });
         betas.extend(gammas);
         (tensor(inner, shape, dtype), tensor(betas, Shape::new([2, batch, channels]), dtype))
+    }
+
+    fn descend(
+        parameters: FloatTensor<Self>,
+        average: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        course: FloatTensor<Self>,
+        descent: Descent,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let (dtype, shape) = (parameters.dtype(), parameters.shape());
+        let [gradient, course] = [gradient, course].map(Plain::new);
+        let gradient = gradient.values();
+        let square = |values: &[f32]| Arch::new().dispatch(|| f64::from(total(values, values, |a, b| a * b)));
+        let norm = gradient.par_chunks(PART).map(square).sum::<f64>().sqrt();
+        // A norm that is no number stays none: the loss shows it, and the step is taken back.
+        let factor = descent.clip / (norm + LEAST);
+        let factor = if factor > 1.0 { 1.0 } else { factor as f32 };
+        let [rate, first_factor, second_factor, decay] = std::array::from_fn(|k| course.values()[k]);
+        let [first_weight, second_weight] = descent.moments.map(|weight| weight as f32);
+        let (kept, epsilon) = (1.0 - rate * descent.weight_decay as f32, descent.epsilon as f32);
+        // All in one pass: each is read and written once.
+        let [mut parameters, mut average, mut first, mut second] =
+            [parameters, average, first, second].map(|row| Plain::new(row).values().to_vec());
+        let rows = parameters.par_chunks_mut(PART).zip(average.par_chunks_mut(PART));
+        let moments = first.par_chunks_mut(PART).zip(second.par_chunks_mut(PART));
+        rows.zip(moments).zip(gradient.par_chunks(PART)).for_each(
+            |(((parameters, average), (first, second)), gradient)| {
+                Arch::new().dispatch(|| {
+                    let rows = parameters.iter_mut().zip(average).zip(first.iter_mut().zip(second));
+                    for (((parameter, average), (first, second)), gradient) in rows.zip(gradient) {
+                        let gradient = gradient * factor;
+                        *first = *first * first_weight + gradient * (1.0 - first_weight);
+                        *second = *second * second_weight + gradient * gradient * (1.0 - second_weight);
+                        let change = *first * first_factor / ((*second * second_factor).sqrt() + epsilon);
+                        *parameter = *parameter * kept - change * rate;
+                        *average = *average * decay + *parameter * (1.0 - decay);
+                    }
+                })
+            },
+        );
+        let [parameters, average, first, second] =
+            [parameters, average, first, second].map(|row| tensor(row, shape.clone(), dtype));
+        (parameters, average, first, second)
     }
 }
 
