@@ -1,7 +1,7 @@
 //! The computation of a frame, or of a step of training, as one recorded graph: hundreds of kernel launches become one.
 //!
-//! The only file of the project with `unsafe`: burn cannot know whether the buffers that a graph was recorded with are still
-//! there. Here they are, because the recording owns them: its slots, the network inside its closure, and its output.
+//! `unsafe`, as burn cannot know whether the buffers that a graph was recorded with are still there. Here they are, because the
+//! recording owns them: its slots, the network inside its closure, and its output; what lies between the graph guards itself.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{Device, Graph, Tensor, capture};
 
-/// Recordings kept at a time. Each holds the device memory of one frame's intermediate results.
+/// Recordings kept at a time. Each holds the device memory of its intermediate results.
 const MOST: usize = 16;
 
 type Work<T> = Box<dyn FnMut() -> T + Send>;
@@ -42,6 +42,11 @@ impl<K: Copy + Debug + Eq + Hash, T: Clone> Recordings<K, T> {
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.made.len()
+    }
+
+    /// Whether there is one of `key`.
+    pub(crate) fn has(&self, key: &K) -> bool {
+        self.made.contains_key(key)
     }
 
     /// What `work` makes of `inputs`: recorded the first time that `key` is asked for, replayed from then on.
@@ -79,7 +84,7 @@ impl<K: Copy + Debug + Eq + Hash, T: Clone> Recordings<K, T> {
         let graph = capture(device, work);
         if !graph.is_hardware() {
             log::warn!(
-                "{key:?}: the device does not record graphs: everything is launched kernel by kernel, and slower"
+                "the device does not record graphs ({key:?}): everything is launched kernel by kernel, and slower"
             );
         }
         let mut recording = Recording { graph, slots };

@@ -1,5 +1,6 @@
 //! Operations that the networks repeat, through burn's extension API: on the CPU in Rust, on CUDA as CubeCL kernels, all but
-//! moves of cells; gradients of depthwise convolutions and group norms likewise, the others from burn's operations.
+//! moves of cells and what follows the gradients; gradients of depthwise convolutions and group norms likewise, the others from burn's
+//! operations.
 //!
 //! burn 0.22.1 has no good form of them for training: the weight gradient of a depthwise convolution is one convolution per
 //! channel (burn-backend, ops/modules/conv.rs), and a group norm is many launches each way.

@@ -389,7 +389,7 @@ impl<'a, S: FnMut(&Row)> Bench<'a, S> {
         let network = self.network.clone();
         let mut learner = Learner::new(objective, &network, config.learner(), &self.compute.device);
         self.time(&format!("training step: {}", objective.name()), batch.size, || {
-            learner.step(objective.inputs(&network, batch.clone()), 1, 1e-5);
+            learner.step(objective.inputs(&network, batch.clone()), 1e-5);
         })
     }
 }

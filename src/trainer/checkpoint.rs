@@ -3,7 +3,7 @@
 //! ```text
 //! run/
 //! ├── state.json          where the run stands; names the directory below
-//! └── STAGE-STEP/         network, trained part, its average, optimiser
+//! └── STAGE-STEP/         network, trained part, its average, two moments of its gradients
 //! ```
 //!
 //! A checkpoint directory is written under another name, made durable and renamed; then `state.json` is replaced by a

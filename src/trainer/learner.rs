@@ -17,6 +17,9 @@ const MOMENTS: [f64; 2] = [0.9, 0.999];
 const EPSILON: f64 = 1e-5;
 /// Largest norm of all gradients together.
 const CLIP: f64 = 1.0;
+/// Computations that are recorded at most, each with the memory of a whole step: of the third stage's step counts the two that are met
+/// first, most of the draws. Others are launched.
+const RECORDED: usize = 2;
 
 /// Parameters, their average, and the moments of their gradients, each `[1, 1, 1, n]`.
 type Rows = [Tensor<4>; 4];
@@ -37,6 +40,8 @@ pub struct Learner<O: Objective> {
     /// Shapes and order of the parameters, off the gradient graph; its values are those of the beginning.
     layout: O::Trained,
     rows: Rows,
+    /// Steps that the rows have taken.
+    taken: usize,
     settings: LearnerSettings,
     device: Device,
     /// What a step was recorded as, by the steps of its reconstruction.
@@ -45,7 +50,7 @@ pub struct Learner<O: Objective> {
 
 /// The state of a [`Learner`] at one time.
 #[derive(Clone)]
-pub struct Learned(Rows);
+pub struct Learned(Rows, usize);
 
 impl<O: Objective> Learner<O> {
     /// Begins with what `network` holds. A step is recorded on a device that can.
@@ -56,15 +61,15 @@ impl<O: Objective> Learner<O> {
         let rows = [parameters.clone(), parameters, zeros.clone(), zeros];
         let recordings = (*device != Device::flex()).then(Recordings::default);
         let (objective, network, device) = (objective.clone(), network.clone(), device.clone());
-        Self { objective, network, layout, rows, settings, device, recordings }
+        Self { objective, network, layout, rows, taken: 0, settings, device, recordings }
     }
 
-    /// One step down the gradient of the loss of `inputs`, the `step`th from 0; the loss, `[1]`.
-    pub fn step(&mut self, inputs: Inputs, step: usize, rate: f64) -> Tensor<1> {
+    /// One step down the gradient of the loss of `inputs`; the loss, `[1]`.
+    pub fn step(&mut self, inputs: Inputs, rate: f64) -> Tensor<1> {
         let Inputs { steps, arrays } = inputs;
         let upload = |data: TensorData| Tensor::<4>::from_data(data, (&self.device, DType::F32));
         let mut slots = self.rows.to_vec();
-        slots.push(upload(self.course(step, rate)));
+        slots.push(upload(self.course(rate)));
         slots.extend(arrays.into_iter().map(upload));
         let work = || {
             let (objective, network, layout) = (self.objective.clone(), self.network.clone(), self.layout.clone());
@@ -79,10 +84,13 @@ impl<O: Objective> Learner<O> {
             }
         };
         let (rows, loss) = match &mut self.recordings {
-            Some(recordings) => recordings.run(steps, slots, &self.device, work),
-            None => work()(&slots),
+            Some(recordings) if recordings.has(&steps) || recordings.len() < RECORDED => {
+                recordings.run(steps, slots, &self.device, work)
+            }
+            _ => work()(&slots),
         };
         self.rows = rows;
+        self.taken += 1;
         // A replay writes where the last one did.
         loss * 1.0
     }
@@ -93,7 +101,8 @@ impl<O: Objective> Learner<O> {
     }
 
     /// Learning rate, what corrects the moments for their beginning at zero, and the average's weight.
-    fn course(&self, step: usize, rate: f64) -> TensorData {
+    fn course(&self, rate: f64) -> TensorData {
+        let step = self.taken;
         let [first, second] = MOMENTS.map(|weight| 1.0 / (1.0 - weight.powi(step as i32 + 1)));
         // Early steps move the average faster, so that the start is forgotten.
         let decay = self.settings.ema_decay.min((1.0 + step as f64) / (10.0 + step as f64));
@@ -103,28 +112,30 @@ impl<O: Objective> Learner<O> {
     /// The state as it is now, which later steps leave alone.
     pub fn learned(&self) -> Learned {
         // A clone would be the buffers that a replay writes.
-        Learned(self.rows.clone().map(|row| row * 1.0))
+        Learned(self.rows.clone().map(|row| row * 1.0), self.taken)
     }
 
     /// Goes back to a state.
     pub fn go_back(&mut self, learned: &Learned) {
-        self.rows = learned.0.clone();
+        (self.rows, self.taken) = (learned.0.clone(), learned.1);
     }
 
-    /// The moving average of the part, off the gradient graph: smoother than the last step, and what is kept as the result.
+    /// The moving average of the part, off the gradient graph: smoother than the last step, and what is kept as the result. Until the
+    /// next step, which may write where it is.
     pub fn average(&self) -> O::Trained {
         unflatten(&self.layout, self.rows[1].clone(), false)
     }
 
-    /// What a checkpoint keeps: the part with its parameters, their average and moments in the places of its parameters.
+    /// What a checkpoint keeps: the part with its parameters, their average and moments in the places of its parameters. Until the
+    /// next step.
     pub fn parts(&self) -> [(&'static str, O::Trained); 4] {
         let part = |k: usize| unflatten(&self.layout, self.rows[k].clone(), false);
         [("trained.bpk", part(0)), ("average.bpk", part(1)), ("first.bpk", part(2)), ("second.bpk", part(3))]
     }
 
-    /// Goes on from [`Self::parts`] of the same order.
-    pub fn restore(&mut self, parts: [O::Trained; 4]) {
-        self.rows = parts.map(|part| flatten(&part));
+    /// Goes on from [`Self::parts`] in the same order, which have taken so many steps.
+    pub fn restore(&mut self, parts: [O::Trained; 4], taken: usize) {
+        (self.rows, self.taken) = (parts.map(|part| flatten(&part)), taken);
     }
 }
 
@@ -146,7 +157,7 @@ impl ModuleVisitor for Flat {
         let value = param.val();
         let count = value.dims().iter().product::<usize>();
         let part = match &mut self.gradients {
-            // What a loss does not depend on has no gradient.
+            // What a loss does not depend on has no gradient; it decays, and its moments move it on.
             Some(gradients) => value.grad_remove(gradients).unwrap_or_else(|| value.inner().zeros_like()),
             None => value,
         };
@@ -259,7 +270,7 @@ mod tests {
             let scaled = (loss() * (CLIP / norm).min(1.0)).backward();
             let scaled = GradientsParams::from_grads(scaled, &trained);
             trained = optimizer.step(RATE, trained, scaled);
-            let found = learner.step(inputs, step, RATE).into_scalar::<f32>();
+            let found = learner.step(inputs, RATE).into_scalar::<f32>();
             let expected = expected.inner().into_scalar::<f32>();
             assert!((found - expected).abs() < 1e-4 * expected, "{found} is not {expected}");
             let parameters = values(&flatten(&trained.valid()));
@@ -280,10 +291,9 @@ mod tests {
         let network = network(&device);
         let objective = DenoiserObjective { classes: true };
         let mut learner = Learner::new(&objective, &network, SETTINGS, &device);
-        let mut inputs = inputs(&objective, &network, 3).into_iter().enumerate();
+        let mut inputs = inputs(&objective, &network, 3).into_iter();
         let mut step = |learner: &mut Learner<DenoiserObjective>| {
-            let (step, inputs) = inputs.next().expect("three");
-            learner.step(inputs, step, RATE);
+            learner.step(inputs.next().expect("three"), RATE);
         };
         step(&mut learner);
         let (kept, parameters) = (learner.learned(), learner.rows.clone().map(|row| values(&row)));
@@ -296,7 +306,8 @@ mod tests {
         let rows = learner.rows.clone().map(|row| values(&row));
         let parts = learner.parts().map(|(_, part)| part);
         let mut other = Learner::new(&objective, &network, SETTINGS, &device);
-        other.restore(parts);
+        other.restore(parts, learner.taken);
+        assert_eq!((learner.taken, other.taken), (2, 2));
         assert_eq!(other.rows.map(|row| values(&row)), rows);
     }
 
@@ -308,17 +319,17 @@ mod tests {
             let network = network(&device);
             let [mut recorded, mut launched] = [(); 2].map(|()| Learner::new(objective, &network, SETTINGS, &device));
             launched.recordings = None;
-            let name = objective.name();
+            let (name, mut kept) = (objective.name(), None);
             // The same weights on the CPU.
             let cpu = Device::flex();
             let mut here = Learner::new(objective, &network.clone().to_device(&cpu), SETTINGS, &cpu);
             for (step, inputs) in inputs(objective, &network, 12).into_iter().enumerate() {
                 let copy = Inputs { steps: inputs.steps, arrays: inputs.arrays.clone() };
                 if step == 0 {
-                    here.step(Inputs { steps: inputs.steps, arrays: inputs.arrays.clone() }, 0, RATE);
+                    here.step(Inputs { steps: inputs.steps, arrays: inputs.arrays.clone() }, RATE);
                 }
-                let found = recorded.step(inputs, step, RATE).into_scalar::<f32>();
-                let expected = launched.step(copy, step, RATE).into_scalar::<f32>();
+                let found = recorded.step(inputs, RATE).into_scalar::<f32>();
+                let expected = launched.step(copy, RATE).into_scalar::<f32>();
                 assert!((found - expected).abs() <= 0.02 * expected.abs(), "{name}, step {step}: {found}, {expected}");
                 if step == 0 {
                     // A share of the gradients.
@@ -329,9 +340,16 @@ mod tests {
                     let whole = square(&mut expected.iter().copied()).sqrt();
                     assert!(whole > 0.0 && apart <= 0.05 * whole, "{name}: gradients apart by {apart} of {whole}");
                 }
-                if step == 6 {
-                    let kept = recorded.learned();
-                    recorded.go_back(&kept);
+                // A state of before, which the replays in between have left alone.
+                if step == 4 {
+                    kept = Some(((recorded.learned(), launched.learned()), values(&recorded.rows[0])));
+                }
+                if step == 8
+                    && let Some(((of_recorded, of_launched), parameters)) = kept.take()
+                {
+                    assert_eq!(values(&of_recorded.0[0]), parameters, "{name}");
+                    recorded.go_back(&of_recorded);
+                    launched.go_back(&of_launched);
                 }
             }
             let steps = worst(&values(&recorded.rows[0]), &values(&flatten(&objective.extract(&network))));

@@ -76,7 +76,7 @@ pub fn run<O: Objective>(
             part.try_load_record(record).with_context(|| file.display().to_string())
         };
         let [trained, average, first, second] = learner.parts();
-        learner.restore([load(trained)?, load(average)?, load(first)?, load(second)?]);
+        learner.restore([load(trained)?, load(average)?, load(first)?, load(second)?], state.step);
     }
     // A loss is looked at after the step that it led to: what the last look found may be spoilt, what the one before found is not.
     // (A checkpoint holds the last: if that is spoilt, a run that is resumed ends with an error, and --fresh begins anew.)
@@ -98,7 +98,7 @@ pub fn run<O: Objective>(
             // Before the number of steps is known, the rate is still rising in any case.
             let total = state.total.unwrap_or(usize::MAX);
             let rate = settings.rate * rate_factor(state.step, total);
-            let loss = learner.step(objective.inputs(&network, batch), state.step, rate);
+            let loss = learner.step(objective.inputs(&network, batch), rate);
             state.step += 1;
             sum = Some(match sum {
                 Some(sum) => sum + loss,
@@ -116,10 +116,14 @@ pub fn run<O: Objective>(
             if state.total.is_none() && warm == from + MEASURED_STEPS {
                 device.sync().context("device")?;
                 let step = clock.elapsed().as_secs_f64() / MEASURED_STEPS as f64;
-                let total = from + ((settings.seconds / step) as usize).max(2 * MEASURED_STEPS);
+                let total = first + from + ((settings.seconds / step) as usize).max(2 * MEASURED_STEPS);
                 let total = total.min(settings.most.max(state.step));
                 state.total = Some(total);
                 progress.set_length(total as u64);
+            }
+            // So few are wanted that their time is not known yet.
+            if state.total.is_none() && state.step >= settings.most {
+                state.total = Some(state.step);
             }
             let last = state.total == Some(state.step);
             if summed >= LOOK_EVERY || last {

@@ -24,10 +24,10 @@ pub struct MemoryEstimate {
 
 /// The program itself.
 const PROGRAM: f64 = 60.0;
-/// Copies of the weights that learn, besides those of the network: the learning ones, their average, their gradients, two
-/// moments, and some on the way: 5.5, measured on the CPU as the next three are, see the test. And four for each of the two states
-/// that a stage may go back to.
-const COPIES: f64 = 5.5 + 8.0;
+/// Copies of the weights that learn, besides those of the network: the learning ones, their average, two moments, each before and
+/// after a step, their gradients, and those of the beginning: 10. And four for each of the two states that a stage may go back to.
+/// The next three are measured on the CPU, see the test.
+const COPIES: f64 = 10.0 + 8.0;
 /// Share of [`PartCost::values`] that is in memory at the peak: the first layers keep theirs longest.
 const KEPT: f64 = 0.7;
 /// Likewise of a frozen network that the way back leads through: it keeps no taps and no weights,

@@ -142,7 +142,8 @@ impl Gradients for Flex {
         let [gradient, course] = [gradient, course].map(Plain::new);
         let gradient = gradient.values();
         let square = |values: &[f32]| Arch::new().dispatch(|| f64::from(total(values, values, |a, b| a * b)));
-        let norm = gradient.par_chunks(PART).map(square).sum::<f64>().sqrt();
+        // Summed in one order, whoever was first: a run that is made again is the same.
+        let norm = gradient.par_chunks(PART).map(square).collect::<Vec<_>>().into_iter().sum::<f64>().sqrt();
         // A norm that is no number stays none: the loss shows it, and the step is taken back.
         let factor = descent.clip / (norm + LEAST);
         let factor = if factor > 1.0 { 1.0 } else { factor as f32 };
