@@ -103,8 +103,10 @@ fn exchanged(dir: &Path, next: &Path, old: Old) -> Came {
         let deed = Deed { who: "somebody".into(), from: "test".into(), ..Deed::default() };
         let said = swaps.take(&deed, &station, running);
         let (after, begun) = (count(), Instant::now());
-        // Where nothing is judged any more a while must do.
-        while count() < after + 12 && begun.elapsed() < Duration::from_secs(if said.is_ok() { 60 } else { 5 }) {
+        // What was taken up before the exchange is told after it. Where nothing is judged any more a while must do.
+        let judged = || said.is_err() || seen.lock().expect("sink").iter().any(|told| told.model_hash == hash);
+        let enough = || count() >= after + 12 && judged();
+        while !enough() && begun.elapsed() < Duration::from_secs(if said.is_ok() { 60 } else { 5 }) {
             std::thread::sleep(Duration::from_millis(20));
         }
         *tell.lock().expect("came") = Some((said, hash, after, standing.now()));
