@@ -216,7 +216,7 @@ impl Kernels for Flex {
         let dtype = found.dtype();
         let [count, channels] = found.shape().dims();
         let (found, rows) = (Plain::new(found), Plain::new(rows));
-        let square = |row: &[f32]| row.iter().map(|value| value * value).sum::<f32>();
+        let square = |row: &[f32]| total(row, row, |a, b| a * b);
         let sizes: Vec<f32> = rows.values().chunks(channels).map(square).collect();
         let mut output = zeros(count);
         let parts = output.par_chunks_mut(4 * LANES).zip(found.values().par_chunks(4 * LANES * channels));

@@ -34,31 +34,47 @@ fn dispatch<K: WithSimd>(kernel: K) -> K::Output {
 }
 
 /// What follows each of the sums. By comparisons, which a NaN comes through.
+///
+/// In loops: a closure that `map` calls is compiled for any processor, and every vector goes to it and back through memory.
 #[inline(always)]
 fn applied<S: Simd, const N: usize, const K: usize>(
     simd: S,
-    sums: [[S::f32s; K]; N],
+    mut sums: [[S::f32s; K]; N],
     epilogue: Epilogue,
 ) -> [[S::f32s; K]; N] {
     let (zero, six) = (simd.splat_f32s(0.0), simd.splat_f32s(6.0));
-    let above = |value| simd.select_f32s(simd.less_than_f32s(value, zero), zero, value);
-    let below = |value| simd.select_f32s(simd.less_than_f32s(six, value), six, value);
     // Asked once for all of them: they stay in registers.
     match epilogue {
-        Epilogue::None => sums,
-        Epilogue::Relu => sums.map(|row| row.map(above)),
-        Epilogue::Relu6 => sums.map(|row| row.map(|value| below(above(value)))),
-        Epilogue::Silu => sums.map(|row| row.map(|value| silu(simd, value))),
+        Epilogue::None => {}
+        Epilogue::Relu => {
+            for row in &mut sums {
+                for value in row {
+                    *value = simd.select_f32s(simd.less_than_f32s(*value, zero), zero, *value);
+                }
+            }
+        }
+        Epilogue::Relu6 => {
+            for row in &mut sums {
+                for value in row {
+                    let above = simd.select_f32s(simd.less_than_f32s(*value, zero), zero, *value);
+                    *value = simd.select_f32s(simd.less_than_f32s(six, above), six, above);
+                }
+            }
+        }
+        Epilogue::Silu => {
+            for row in &mut sums {
+                for value in row {
+                    let mut lanes = [0.0; 16];
+                    store(simd, &mut lanes, *value);
+                    for lane in &mut lanes[..S::F32_LANES] {
+                        *lane /= 1.0 + (-*lane).exp();
+                    }
+                    *value = load::<S>(&lanes);
+                }
+            }
+        }
     }
-}
-
-fn silu<S: Simd>(simd: S, value: S::f32s) -> S::f32s {
-    let mut lanes = [0.0; 16];
-    store(simd, &mut lanes, value);
-    for lane in &mut lanes[..S::F32_LANES] {
-        *lane /= 1.0 + (-*lane).exp();
-    }
-    load::<S>(&lanes)
+    sums
 }
 
 /// So many values, whatever they are.
