@@ -231,7 +231,9 @@ impl Plane<'_> {
                         }
                     }
                 }
-                let sums = applied(simd, sums, epilogue);
+                for sums in &mut sums {
+                    *sums = applied(simd, *sums, epilogue);
+                }
                 for (output, sums) in output.chunks_exact_mut(columns).zip(sums) {
                     for (k, sum) in sums.into_iter().enumerate() {
                         store(simd, output.get_mut(from + k * S::F32_LANES..).unwrap_or_default(), sum);
