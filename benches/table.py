@@ -2,12 +2,15 @@
 """The tables of README.md and docs/performance.md, from what was measured: nobody copies a figure by hand.
 
     python3 benches/table.py OURS [RIVAL]
+    python3 benches/table.py --turns OURS RIVAL
     python3 benches/table.py --test
 
-OURS are the lines of `trainer bench --json`, RIVAL those of benches/edge.py, both in files; benches/edge.sh makes them and calls this.
+OURS are the lines of `trainer bench --json`, RIVAL those of benches/edge.py, both in files; benches/edge.sh makes them and calls this. With --turns
+each file holds several runs, made in turn.
 """
 
 import json
+import statistics
 import sys
 
 
@@ -74,6 +77,19 @@ def tables(ours, rival):
     return "\n\n".join(out)
 
 
+def turns(ours, rival):
+    """Whole frames of several runs in turn; the ratio of the least of each, and of the medians."""
+    ours = sorted(row["frame_ms"] for row in ours if "frame_ms" in row)
+    # What the last line of a run names is its fastest form.
+    runs = [row for row in rival if "steps" in row]
+    rows = [["**dsad**", ", ".join(number(ms) for ms in ours), ""]]
+    for what in dict.fromkeys(row["what"] for row in runs):
+        theirs = sorted(row["ms"] for row in runs if row["what"] == what)
+        ratios = ours[0] / theirs[0], statistics.median(ours) / statistics.median(theirs)
+        rows.append([what, ", ".join(number(ms) for ms in theirs), ", ".join(f"{ratio:.2f}" for ratio in ratios)])
+    return table(["what", "ms, runs in turn, sorted", "dsad / it, least of each, medians"], rows)
+
+
 def test():
     ours = [
         {"what": "start to ready, cold", "ready_s": 0.7},
@@ -107,10 +123,16 @@ def test():
     ]:
         assert text.count(row) == 1, f"{row}\n{text}"
     assert "| **dsad**, frame at 2 steps | **61.5** |  |" in tables(ours, [])
+    runs = [{"what": "ONNX Runtime float32", "steps": 2, "ms": ms} for ms in (44.0, 40.0, 36.0)]
+    text = turns([*ours, {"frame_ms": 30.0}, {"frame_ms": 34.0}], [*rival, *runs])
+    assert "| **dsad** | 30.0, 34.0, 61.5 |  |" in text
+    assert "| ONNX Runtime float32 | 36.0, 40.0, 44.0 | 0.83, 0.85 |" in text
 
 
 if sys.argv[1:] == ["--test"]:
     test()
+elif sys.argv[1:2] == ["--turns"] and len(sys.argv) == 4:
+    print(turns(read(sys.argv[2]), read(sys.argv[3])))
 elif len(sys.argv) in (2, 3):
     print(tables(read(sys.argv[1]), read(sys.argv[2]) if len(sys.argv) == 3 else []))
 else:
