@@ -6,13 +6,22 @@
 # Needs python3 with what benches/edge.py names. EDGE_TRAINER names a release build of trainer; without it cargo makes one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+usage() {
+  echo "usage: benches/edge.sh [BUNDLE] [DEVICE] [--train] [--turns N]" >&2
+  exit 2
+}
 train=()
 turns=0
 places=()
 while [ $# -gt 0 ]; do
   case $1 in
     --train) train=(--train) ;;
-    --turns) turns=$2; shift ;;
+    --turns)
+      turns=${2:-}
+      [[ $turns =~ ^[1-9][0-9]*$ ]] || usage
+      shift
+      ;;
+    -*) usage ;;
     *) places+=("$1") ;;
   esac
   shift
@@ -33,11 +42,11 @@ fi
 "$trainer" bench --bundle "$bundle" --device "$device" --rival "$rival" --json "${train[@]}" | tee "$ours"
 python3 benches/table.py "$ours" "$rival"
 [ "$turns" -gt 0 ] || exit 0
-form=$(tail -n 1 "$rival" | python3 -c 'import json, sys; print(json.load(sys.stdin)["what"])')
+form=$(tail -n 1 "$rival" | python3 -c 'import json, sys; print(json.load(sys.stdin).get("what") or sys.exit("no rival ran"))')
 : >"$ours.turns"
 : >"$rival.turns"
 for ((turn = 0; turn < turns; turn++)); do
   "$trainer" bench --bundle "$bundle" --device "$device" --batch 1 --json | tail -n 1 >>"$ours.turns"
-  python3 benches/edge.py --bundle "$bundle" --device "$device" --only "$form" | tail -n 1 >>"$rival.turns"
+  python3 benches/edge.py --bundle "$bundle" --device "$device" --only "$form" >>"$rival.turns"
 done
 python3 benches/table.py --turns "$ours.turns" "$rival.turns"

@@ -195,10 +195,10 @@ impl Pooling {
     }
 }
 
-/// The `count` highest values in any order, by [`f32::total_cmp`]: what is no number comes first.
+/// The `count` highest values in any order, by [`f32::total_cmp`]: what is no number is above or below all that are, by its sign.
 ///
-/// The best of each block is found with vectors, and as many of these as are asked for are a bound that the highest values reach, so
-/// that few cells are looked at one by one. Selecting among all of them took three times as long, a tenth of a millisecond.
+/// The highest of each block is found with vectors. The last of the `count` highest of these is a bound that `count` values reach, so
+/// only what reaches it is looked at one by one. Selecting among all took three times as long, 0.1 ms more for 256x256.
 fn highest(values: &[f32], count: usize) -> Vec<f32> {
     const BLOCK: usize = 16;
     // A value's bits, ordered as `total_cmp` orders values, and back.
