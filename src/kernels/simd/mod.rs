@@ -36,7 +36,7 @@ fn dispatch<K: WithSimd>(kernel: K) -> K::Output {
 /// What follows each sum of a row. By comparisons, which a NaN comes through.
 ///
 /// A row at a time and in loops: with the whole block of sums the compiler keeps them in memory while they grow (up to 1.7 times the
-/// time), and a closure that an array's `map` calls is compiled for any processor (four times and more).
+/// time), and a closure that an array's `map` calls is compiled for any processor (up to seven times).
 #[inline(always)]
 fn applied<S: Simd, const K: usize>(simd: S, mut sums: [S::f32s; K], epilogue: Epilogue) -> [S::f32s; K] {
     let (zero, six) = (simd.splat_f32s(0.0), simd.splat_f32s(6.0));
