@@ -11,14 +11,20 @@ use burn::tensor::Shape;
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::simd::{Convolve, Filter, Mix, Nearest};
+use super::simd::{Attend, Convolve, Filter, Mix, Nearest};
 use super::{Epilogue, Kernels, Norm, Window};
 
 /// Sums that are carried side by side, for the compiler to keep in vector registers.
 const LANES: usize = 16;
 
+/// Cells that a thread takes at a time of those that attend.
+const COLUMNS: usize = 4 * LANES;
+
 /// Products below which a second thread costs more than it gains.
 const SMALL: usize = 1 << 20;
+
+/// Values that a thread takes at least of what is a few products or less for each.
+const VALUES: usize = 1 << 13;
 
 impl Kernels for Flex {
     fn depthwise(
@@ -56,7 +62,7 @@ impl Kernels for Flex {
         let normed = norm_factors(&moments, plane, [gamma, beta], groups, epsilon);
         let mut output = zeros(input.values().len());
         let planes = output.par_chunks_mut(plane).zip(input.values().par_chunks(plane)).zip(&normed);
-        planes.with_min_len(SMALL.div_ceil(4 * plane)).for_each(|((output, input), (factor, shift))| {
+        planes.with_min_len(VALUES.div_ceil(plane)).for_each(|((output, input), (factor, shift))| {
             Arch::new().dispatch(|| {
                 for (output, input) in output.iter_mut().zip(input) {
                     *output = input * factor + shift;
@@ -126,6 +132,26 @@ impl Kernels for Flex {
         mixed(&behind, &shape, dtype, &normed, [weight, bias], second, (norm.epilogue, added.values()))
     }
 
+    fn attend(joined: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
+        let (dtype, [batch, channels, height, width]) = (joined.dtype(), joined.shape().dims());
+        let (channels, cells, joined) = (channels / 3, height * width, Plain::new(joined));
+        let pictures = joined.values().chunks_exact(3 * channels * cells);
+        let parts = pictures.map(|picture| {
+            let (queries, rest) = picture.split_at(channels * cells);
+            let (keys, values) = rest.split_at(channels * cells);
+            [queries, keys, values]
+        });
+        attention(parts, heads, dtype, Shape::new([batch, channels, height, width]))
+    }
+
+    fn attend_to(queries: FloatTensor<Self>, tokens: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
+        let (dtype, shape) = (queries.dtype(), queries.shape());
+        let (queries, tokens) = (Plain::new(queries), Plain::new(tokens));
+        let (keys, values) = tokens.values().split_at(tokens.values().len() / 2);
+        let pictures = queries.values().chunks_exact(queries.values().len() / shape[0]);
+        attention(pictures.map(|queries| [queries, keys, values]), heads, dtype, shape)
+    }
+
     fn convolve(
         input: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -162,7 +188,7 @@ impl Kernels for Flex {
         let channels = firsts + second.shape()[1];
         let (first, second, plane) = (Plain::new(first), Plain::new(second), height * width);
         let mut output = zeros(batch * channels * plane);
-        let planes = output.par_chunks_mut(plane).with_min_len(SMALL.div_ceil(16 * plane));
+        let planes = output.par_chunks_mut(plane).with_min_len(VALUES.div_ceil(plane));
         planes.enumerate().for_each(|(index, output)| {
             let (picture, channel) = (index / channels, index % channels);
             let (from, place) = match channel.checked_sub(firsts) {
@@ -196,7 +222,7 @@ impl Kernels for Flex {
         let mut output = zeros(batch * channels * height * width);
         let planes = output.chunks_mut(height * width).zip(input.values().chunks(rows * columns));
         for (output, input) in planes {
-            output.par_chunks_mut(width).zip(&down).with_min_len(SMALL.div_ceil(8 * width)).for_each_init(
+            output.par_chunks_mut(width).zip(&down).with_min_len(VALUES.div_ceil(width)).for_each_init(
                 || vec![0.0; columns],
                 |line, (output, (low, high, part))| {
                     let (low, high) = (&input[low * columns..][..columns], &input[high * columns..][..columns]);
@@ -239,7 +265,7 @@ impl Kernels for Flex {
         let mut output = zeros(input.values().len());
         // A block of planes per plane of the input, one for each place in a square.
         let planes = output.par_chunks_mut(height * width).zip(input.values().par_chunks(height * width));
-        planes.with_min_len(SMALL.div_ceil(8 * height * width)).for_each(|(output, input)| {
+        planes.with_min_len(VALUES.div_ceil(height * width)).for_each(|(output, input)| {
             for (place, output) in output.chunks_mut(rows * columns).enumerate() {
                 let lines = input.chunks(width).skip(place / factor).step_by(factor);
                 for (output, input) in output.chunks_mut(columns).zip(lines) {
@@ -258,7 +284,7 @@ impl Kernels for Flex {
         let input = Plain::new(input);
         let mut output = zeros(input.values().len());
         let planes = output.par_chunks_mut(height * width).zip(input.values().par_chunks(height * width));
-        planes.with_min_len(SMALL.div_ceil(8 * height * width)).for_each(|(output, input)| {
+        planes.with_min_len(VALUES.div_ceil(height * width)).for_each(|(output, input)| {
             for (place, input) in input.chunks(rows * columns).enumerate() {
                 let lines = output.chunks_mut(width).skip(place / factor).step_by(factor);
                 for (output, input) in lines.zip(input.chunks(columns)) {
@@ -276,9 +302,13 @@ impl Kernels for Flex {
         let input = Plain::new(input);
         let mut output = zeros(4 * input.values().len());
         let lines = output.par_chunks_mut(4 * width).zip(input.values().par_chunks(width));
-        lines.with_min_len(SMALL.div_ceil(16 * width)).for_each(|(output, input)| {
+        lines.with_min_len(VALUES.div_ceil(width)).for_each(|(output, input)| {
             let (first, second) = output.split_at_mut(2 * width);
-            first.chunks_mut(2).zip(input).for_each(|(pair, value)| pair.fill(*value));
+            Arch::new().dispatch(|| {
+                for (pair, value) in first.chunks_exact_mut(2).zip(input) {
+                    pair.fill(*value);
+                }
+            });
             second.copy_from_slice(first);
         });
         tensor(output, Shape::new([batch, channels, 2 * height, 2 * width]), dtype)
@@ -310,7 +340,7 @@ fn filtered<T: Send>(
     let taps = window.kernel * window.kernel;
     let mut output = zeros(batch * channels * rows * columns);
     let planes = output.par_chunks_mut(rows * columns).zip(input.values().par_chunks(height * width));
-    let least = SMALL.div_ceil(taps * rows * columns);
+    let least = VALUES.div_ceil(rows * columns);
     let found = planes.enumerate().with_min_len(least).map_init(Vec::new, |padded, (index, (output, input))| {
         let channel = index % channels;
         let weight = &weight.values()[channel * taps..][..taps];
@@ -365,8 +395,32 @@ fn mixed(
     tensor(output, Shape::new([batch, outputs, height, width]), dtype)
 }
 
+/// What the cells of `[b, c, h, w]` see, from queries, keys and values of every picture, `[c, n]` each.
+fn attention<'a>(
+    pictures: impl Iterator<Item = [&'a [f32]; 3]>,
+    heads: usize,
+    dtype: DType,
+    shape: Shape,
+) -> FlexTensor {
+    let [_, channels, height, width] = shape.dims();
+    let (head, plane) = (channels / heads, height * width);
+    let mut output = zeros(shape.num_elements());
+    let mut parts = Vec::new();
+    for (output, picture) in output.chunks_mut(channels * plane).zip(pictures) {
+        for (index, output) in output.chunks_mut(head * plane).enumerate() {
+            let of_head = picture.map(|values| &values[values.len() / heads * index..][..values.len() / heads]);
+            let bands = bands(output, plane, COLUMNS).into_iter().enumerate();
+            parts.extend(bands.map(|(part, output)| (of_head, part * COLUMNS, output)));
+        }
+    }
+    parts.into_par_iter().for_each_init(Vec::new, |packed, ([queries, keys, values], first, mut output)| {
+        Attend { queries, keys, values, first, output: &mut output, packed }.run();
+    });
+    tensor(output, shape, dtype)
+}
+
 fn moments_of_planes(input: &Plain, plane: usize) -> Vec<(f32, f32)> {
-    let planes = input.values().par_chunks(plane).with_min_len(SMALL.div_ceil(4 * plane));
+    let planes = input.values().par_chunks(plane).with_min_len(VALUES.div_ceil(plane));
     planes.map(plane_moments).collect()
 }
 

@@ -1,12 +1,14 @@
 //! Inner loops of the CPU kernels, compiled for every width of vectors and chosen at run time: the release is built for any
 //! x86-64 or AArch64 processor, and loops that the compiler vectorises for all of those use a quarter of a modern one.
 
+mod attend;
 mod windows;
 
 use std::ops::Range;
 
 use pulp::{Arch, Scalar128b, Simd, WithSimd};
 
+pub(super) use self::attend::Attend;
 pub(super) use self::windows::{Convolve, Filter};
 use super::Epilogue;
 
@@ -58,13 +60,32 @@ fn applied<S: Simd, const K: usize>(simd: S, mut sums: [S::f32s; K], epilogue: E
                 let mut lanes = [0.0; 16];
                 store(simd, &mut lanes, *sum);
                 for lane in &mut lanes[..S::F32_LANES] {
-                    *lane /= 1.0 + (-*lane).exp();
+                    *lane /= 1.0 + exp(-*lane);
                 }
                 *sum = load::<S>(&lanes);
             }
         }
     }
     sums
+}
+
+/// The exponential, to 2e-7 of itself, of what lies between -87 and 88, and beyond that of these: in steps that the compiler finds
+/// vectors for, which the library's is not. A power of two, and the polynomial of Cephes' `expf` for what is left; a NaN stays one.
+#[inline(always)]
+fn exp(value: f32) -> f32 {
+    // Added to a number, this leaves the nearest integer in its last bits.
+    const ROUND: f32 = 12_582_912.0;
+    let value = if value < -87.0 { -87.0 } else { value };
+    let value = if value > 88.0 { 88.0 } else { value };
+    let shifted = value * std::f32::consts::LOG2_E + ROUND;
+    let power = shifted - ROUND;
+    // The logarithm of two in two parts, of which the first is exact times any power.
+    let rest = value - power * 0.693_359_4 + power * 2.121_944_4e-4;
+    let mut sum = 1.987_569_1e-4;
+    for factor in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5, 1.0, 1.0] {
+        sum = sum * rest + factor;
+    }
+    sum * f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0_f32.to_bits()))
 }
 
 /// So many values, whatever they are.
@@ -199,7 +220,9 @@ fn gather<S: Simd>(simd: S, line: &mut [f32], values: &[f32], factors: Option<&(
 #[inline(always)]
 fn values<S: Simd>(values: &[f32]) -> [S::f32s; VECTORS] {
     let (values, _) = S::as_simd_f32s(&values[..VECTORS * S::F32_LANES]);
-    std::array::from_fn(|k| values[k])
+    let mut found = [values[0]; VECTORS];
+    found.copy_from_slice(values);
+    found
 }
 
 /// The sums of all outputs over what `panel` has at each place of a row of weights, and what follows, into some columns of each.
@@ -237,8 +260,12 @@ fn products<S: Simd, const N: usize>(
     panel: impl Fn(usize) -> [S::f32s; VECTORS],
     places: usize,
 ) -> [[S::f32s; VECTORS]; N] {
-    let weights: [&[f32]; N] = std::array::from_fn(|row| &weight[row * places..][..places]);
-    let mut sums: [[S::f32s; VECTORS]; N] = std::array::from_fn(|row| [simd.splat_f32s(first[row]); VECTORS]);
+    let mut weights = [&weight[..0]; N];
+    let mut sums = [[simd.splat_f32s(0.0); VECTORS]; N];
+    for row in 0..N {
+        weights[row] = &weight[row * places..][..places];
+        sums[row] = [simd.splat_f32s(first[row]); VECTORS];
+    }
     for (place, values) in (0..places).map(panel).enumerate() {
         for row in 0..N {
             let weight = simd.splat_f32s(weights[row][place]);
@@ -262,8 +289,9 @@ fn block_sums<S: Simd, const N: usize>(
     after: After<'_>,
     places: usize,
 ) {
-    let bias = std::array::from_fn(|row| bias[row]);
-    let sums = products::<S, N>(simd, weight, bias, panel, places);
+    let mut first = [0.0; N];
+    first.copy_from_slice(&bias[..N]);
+    let sums = products::<S, N>(simd, weight, first, panel, places);
     let whole = columns.len() == VECTORS * S::F32_LANES;
     for (row, (output, sums)) in output.iter_mut().zip(sums).enumerate() {
         let output = &mut output[columns.clone()];
@@ -389,6 +417,30 @@ mod tests {
             let apart = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(apart < 1e-4, "{width}: {apart}");
         }
+    }
+
+    #[test]
+    fn the_exponential_is_that_of_the_library() {
+        for step in -8_700_000..=8_800_000 {
+            let value = step as f32 * 1e-5;
+            let (found, expected) = (f64::from(exp(value)), f64::from(value).exp());
+            assert!((found / expected - 1.0).abs() < 2e-7, "{value}: {found} is not {expected}");
+        }
+        assert_eq!((exp(0.0), exp(-1e30), exp(f32::NEG_INFINITY)), (1.0, exp(-87.0), exp(-87.0)));
+        assert_eq!(exp(f32::INFINITY), exp(88.0));
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn attention_is_the_same_whatever_the_width_of_vectors() {
+        // More cells than fill the last vector, and another number of keys.
+        let (channels, plane, first, count) = (3, 83, 40, 13);
+        let (queries, keys, seen) = (values(channels * plane), values(channels * count), values(channels * count));
+        all_widths_agree(channels * plane, |width, output| {
+            let mut output: Vec<&mut [f32]> = output.chunks_mut(plane).map(|row| &mut row[first..]).collect();
+            let (queries, keys, packed) = (&queries[..], &keys[..], &mut Vec::new());
+            on(width, Attend { queries, keys, values: &seen, first, output: &mut output, packed });
+        });
     }
 
     #[test]
