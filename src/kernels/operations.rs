@@ -117,11 +117,12 @@ pub fn attend(joined: Tensor<4>, heads: usize) -> Tensor<4> {
 /// behind them values `[2 c, n]`, to `[b, c, h, w]`.
 ///
 /// # Panics
-/// If the channels do not split, or differ.
+/// If the channels do not split, or differ, or there are no tokens.
 pub fn attend_to(queries: Tensor<4>, tokens: Tensor<2>, heads: usize) -> Tensor<4> {
     let [_, channels, _, _] = queries.dims();
     assert_eq!(channels % heads, 0, "{channels} channels do not split into {heads} heads");
     assert_shape!(tokens, [2 * channels, _]);
+    assert_ne!(tokens.dims()[1], 0, "no tokens to attend to");
     Tensor::from_dispatch(Dispatch::attend_to(queries.into_dispatch(), tokens.into_dispatch(), heads))
 }
 

@@ -17,13 +17,13 @@ use super::{Epilogue, Kernels, Norm, Window};
 /// Sums that are carried side by side, for the compiler to keep in vector registers.
 const LANES: usize = 16;
 
-/// Cells that a thread takes at a time of those that attend.
-const COLUMNS: usize = 4 * LANES;
+/// Cells that a thread takes at a time of those that attend: of every head it turns the keys once.
+const COLUMNS: usize = 256;
 
 /// Products below which a second thread costs more than it gains.
 const SMALL: usize = 1 << 20;
 
-/// Values that a thread takes at least of what is a few products or less for each.
+/// Values that a thread takes at least of what is moved, scaled or filtered.
 const VALUES: usize = 1 << 13;
 
 impl Kernels for Flex {
@@ -148,7 +148,7 @@ impl Kernels for Flex {
         let (dtype, shape) = (queries.dtype(), queries.shape());
         let (queries, tokens) = (Plain::new(queries), Plain::new(tokens));
         let (keys, values) = tokens.values().split_at(tokens.values().len() / 2);
-        let pictures = queries.values().chunks_exact(queries.values().len() / shape[0]);
+        let pictures = queries.values().chunks_exact(shape[1] * shape[2] * shape[3]);
         attention(pictures.map(|queries| [queries, keys, values]), heads, dtype, shape)
     }
 
